@@ -184,7 +184,7 @@ class PlainLines:
                 self._print(describe_throttling(server, seconds))
             case ImageEnded(image):
                 done = "".join(f", {text}" for text in self._done.pop(image.name, ()))
-                self._print(f"{image.name} {image.status}: {image.describe_counts()}{done}")
+                self._print(f"{image.name} {'failed' if image.failures else 'complete'}: {image.describe_counts()}{done}")
 
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -1,7 +1,7 @@
 """The commands fetch, pull and unpack: images from registries to the content store and to directories."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -22,12 +22,6 @@ from prefect_dist.cli.options import (
     Shared,
     StoredName,
 )
-from prefect_dist.ocispec.units import size
-
-if TYPE_CHECKING:
-    from prefect_dist.mirror.pull import PullReport
-    from prefect_dist.mirror.run_report import RunReport
-    from prefect_dist.transfer.image_report import ImageReport
 
 
 def fetch(
@@ -57,7 +51,7 @@ def fetch(
     }
     inputs.require_writable_store(context)
     with use_login(login, [image.host for image in images]):
-        return runs.run(context, "fetch", parameters, _show, quiet=quiet)
+        return runs.run(context, "fetch", parameters, quiet=quiet)
 
 
 def pull(
@@ -89,7 +83,7 @@ def pull(
     }
     inputs.require_writable_store(context)
     with use_login(login, [image.host]):
-        return runs.run(context, "pull", parameters, _show_pull, quiet=quiet)
+        return runs.run(context, "pull", parameters, quiet=quiet)
 
 
 def unpack(name: StoredName, directory: NewDirectory, /, *, platform: Platform = None, context: Shared) -> int:
@@ -105,17 +99,3 @@ def unpack(name: StoredName, directory: NewDirectory, /, *, platform: Platform =
     else:
         tables.lines([str(done.chain_id)])
     return 0
-
-
-def _show(report: "RunReport") -> None:
-    heads = ("IMAGE", "STATUS", "FETCHED", "EXISTED", "FAILED", "BYTES", "DIGEST")
-    tables.columns(heads, [_row(image) for image in report.images])
-
-
-def _show_pull(report: "PullReport") -> None:
-    _show(report.fetched)
-
-
-def _row(image: "ImageReport") -> tuple[str, ...]:
-    counts = (str(image.fetched), str(image.existed), str(image.failed))
-    return image.name, image.status, *counts, size(image.transferred), str(image.root.digest) if image.root else "-"

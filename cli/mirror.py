@@ -1,13 +1,13 @@
 """The commands mirror, seed and check: many images at many registries."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from prefect_dist.cli import inputs, tables
+from prefect_dist.cli import inputs
 from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.login import use_target_login
 from prefect_dist.cli.options import (
@@ -29,10 +29,8 @@ from prefect_dist.cli.options import (
 from prefect_dist.cli.tables import print_error
 
 if TYPE_CHECKING:
-    from prefect_dist.mirror.check_report import CheckReport
     from prefect_dist.mirror.config import Mirror
     from prefect_dist.mirror.entry import Entry
-    from prefect_dist.mirror.mirror_report import MirrorReport
 
 _ImageList = Annotated[
     str,
@@ -78,9 +76,8 @@ def mirror(
         "retries": retries,
         **_configured_parameters(context, wanted, network, writes=not dry_run),
     }
-    store = inputs.choose_mirror_store(context, wanted)
     with _use_mirror(login, wanted, wanted.entries):
-        return runs.run(context, "mirror", parameters, _show, notes=_notes, store=store, doing="mirroring", quiet=quiet)
+        return runs.run(context, "mirror", parameters, doing="mirroring", quiet=quiet)
 
 
 def check(
@@ -111,9 +108,8 @@ def check(
         "retries": retries,
         **_configured_parameters(context, wanted, network, writes=repair),
     }
-    store = inputs.choose_mirror_store(context, wanted)
     with _use_mirror(login, wanted, (*wanted.entries, *wanted.seed)):
-        return runs.run(context, "check", parameters, _show_check, store=store, doing="mirroring", quiet=quiet)
+        return runs.run(context, "check", parameters, doing="mirroring", quiet=quiet)
 
 
 def seed(
@@ -148,19 +144,18 @@ def seed(
         "concurrency": concurrency,
         "retries": retries,
     }
-    store, is_configured = None, images.endswith((".yaml", ".yml"))
+    is_configured = images.endswith((".yaml", ".yml"))
     if is_configured:
         wanted = _load_seed(images, (*(to or ()), *(platform or ()), *([] if lock is None else ["--lock"])))
         parameters |= {"config": inputs.make_absolute(images)}
         parameters |= _configured_parameters(context, wanted, network, writes=not dry_run)
-        store = inputs.choose_mirror_store(context, wanted)
     else:
         listed, wanted = _listed_seed(images, to or [], platform or [], rewrite_index=rewrite_index)
         parameters |= listed | runs.common_parameters(context, network)
         if not dry_run:
             inputs.require_writable_store(context)
     with _use_mirror(login, wanted, wanted.seed, is_mentioned=not is_configured):
-        return runs.run(context, "seed", parameters, _show, notes=_notes, store=store, doing="mirroring", quiet=quiet)
+        return runs.run(context, "seed", parameters, doing="mirroring", quiet=quiet)
 
 
 def _load_seed(path: str, options: Sequence[str]) -> "Mirror":
@@ -221,26 +216,3 @@ def _configured_parameters(context: Context, wanted: "Mirror", network: RunNetwo
     else:
         inputs.open_run_store(context)
     return parameters
-
-
-def _show(report: "MirrorReport") -> None:
-    rows = report.table()
-    _show_table([{**row, "note": ""} if "failed" in (row.get("result"), row.get("change")) else row for row in rows])
-
-
-def _notes(report: "MirrorReport") -> Sequence[str]:
-    return report.notes()
-
-
-def _show_check(report: "CheckReport") -> None:
-    """Print a row per target. The faults of damaged targets are printed with the failures, once per cause."""
-    rows = report.table()
-    if not any(row["result"] == "repaired" for row in rows):
-        _show_table([{key: cell for key, cell in row.items() if key != "faults"} for row in rows])
-        return
-    _show_table([row if row["result"] == "repaired" else {**row, "faults": ""} for row in rows])
-
-
-def _show_table(rows: Sequence[Mapping[str, str | int]]) -> None:
-    if rows:
-        tables.columns([head.upper() for head in rows[0]], [[str(cell) for cell in row.values()] for row in rows])

@@ -1,6 +1,6 @@
 """The commands push and push-object: content from the content store to registries."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -21,9 +21,6 @@ from prefect_dist.cli.options import (
 )
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.mediatypes import OCI_MANIFEST, OCTET_STREAM
-
-if TYPE_CHECKING:
-    from prefect_dist.mirror.push import PushReport
 
 
 def push(
@@ -52,7 +49,7 @@ def push(
         **runs.common_parameters(context, network),
     }
     with use_login(login, [reference.host]):
-        return runs.run(context, "push", parameters, _show, doing="uploading", quiet=quiet)
+        return runs.run(context, "push", parameters, doing="uploading", quiet=quiet)
 
 
 def push_object(
@@ -90,10 +87,3 @@ def push_object(
     else:
         tables.lines([f"{receipt.status} {descriptor.digest} {descriptor.media_type}"])
     return 0
-
-
-def _show(report: "PushReport") -> None:
-    (row,) = report.table()
-    heads = ("target", "outcome", "pushed", "mounted", "existed", "failed", "bytes")
-    cells = (*(str(row[head]) for head in heads), str(report.root.digest))
-    tables.columns((*map(str.upper, heads), "DIGEST"), [cells])

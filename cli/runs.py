@@ -15,14 +15,13 @@ from prefect_dist.cli.options import Context, RunNetworkOptions
 from prefect_dist.cli.prefect_api import PrefectApi, Unrecorded, prefect_api
 from prefect_dist.cli.signals import abandon_threads
 from prefect_dist.cli.tables import print_error
-from prefect_dist.mirror.causes import Cause
+from prefect_dist.mirror import render
 from prefect_dist.mirror.progress import collected_reports, notify_also
-from prefect_dist.mirror.run_report import Report, Status
+from prefect_dist.mirror.report import RunReport, Status
 from prefect_dist.mirror.run_result import RunFailed
 from prefect_dist.transfer.cancellation import Stopped, current_token
 from prefect_dist.transfer.events import Note, Notify
 
-R = TypeVar("R", bound=Report)
 T = TypeVar("T")
 # Printed causes, and objects of a cause. More lines would push these off the screen.
 _MAX_CAUSES, _MAX_OBJECTS = 20, 10
@@ -35,28 +34,21 @@ def run(
     context: Context,
     flow: str,
     parameters: Mapping[str, Any],
-    show: Callable[[R], None],
     *,
-    notes: Callable[[R], Sequence[str]] = lambda _report: (),
-    store: str | None = None,
     doing: Doing = "downloading",
     quiet: bool,
 ) -> int:
-    """Run the flow named `flow`, and print the report with `show`.
-
-    `notes` returns lines about the report, which are printed also if `quiet`. `store` is the location of the store if no
-    parameter names it.
+    """Run the flow named `flow`, and print the report. If `quiet`, print only the summary, the notes and the failures.
 
     Returns the exit code: 0 complete, 1 failed or stopped, 3 nothing failed, but a gate vetoed an image.
     """
-    place, load = store or parameters["store"], partial(_import_flow, flow)
+    load = partial(_import_flow, flow)
     with display(context.output, quiet=quiet, doing=doing) as notify:
         notify(Note("starting Prefect"))
         with (
             prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=load) as api,
             notify_also(notify),
         ):
-            report: R
             try:
                 report, flow_run_id, unrecorded = _run(api, partial(load(), **parameters, return_state=True), notify)
             except Stopped as exc:  # the run stopped before it had a report
@@ -66,16 +58,17 @@ def run(
             if unrecorded is None and report.tasks >= _MANY_TASKS and (hint := api.settings_hint()):
                 notify(Note(hint))
     if context.output == "json":
-        tables.json({**report.to_json(str(flow_run_id)), "store": place})
+        tables.json(render.to_json(report, str(flow_run_id)))
     elif quiet:
-        tables.lines([report.summary()])
+        tables.lines([render.summary_line(report)])
     else:
-        show(report)
-        tables.lines([report.summary(), f"store: {place}", address])
+        # Errors are printed below, once for each cause.
+        tables.cells([{head: cell for head, cell in row.items() if head != "error"} for row in render.table(report)])
+        tables.lines([render.summary_line(report), f"store: {report.store}", address])
     if context.output == "text":
-        for note in notes(report):
+        for note in report.notes:
             print_error(note)
-    _print_failures(report.causes())
+    _print_failures(render.group_causes(report.errors))
     if unrecorded is not None:
         print_error(unrecorded)
         return _EXIT_CODES[report.status] or 1
@@ -87,7 +80,7 @@ def _import_flow(name: str) -> Callable[..., Any]:
     return flow
 
 
-def _print_failures(causes: Sequence[Cause]) -> None:
+def _print_failures(causes: Sequence[render.Cause]) -> None:
     """Print each cause once, followed by the failed objects."""
     for cause in causes[:_MAX_CAUSES]:
         print_error(cause.text, *cause.object_lines(_MAX_OBJECTS))
@@ -115,7 +108,7 @@ def common_parameters(context: Context, network: RunNetworkOptions) -> dict[str,
     return {**store_parameters(context), "network": settings | files}
 
 
-def _run(api: PrefectApi, flow: Callable[[], Any], notify: Notify) -> tuple[Any, UUID, str | None]:
+def _run(api: PrefectApi, flow: Callable[[], Any], notify: Notify) -> tuple[RunReport, UUID, str | None]:
     """Run a flow, and return the report, the run id, and the reason if Prefect has not recorded the end.
 
     Raises:
@@ -130,10 +123,9 @@ def _run(api: PrefectApi, flow: Callable[[], Any], notify: Notify) -> tuple[Any,
                 state = api.wait_for_state(run, is_done=lambda: bool(reports), is_urgent=lambda: stop.reason is not None)
         except Unrecorded as exc:
             abandon_threads()
-            flow_run_id, report = reports[-1]
-            return report, flow_run_id, str(exc)
+            return reports[-1][1], reports[-1][0], str(exc)
     result = state.result(raise_on_failure=False)
-    report = result.report if isinstance(result, RunFailed) else result
+    report: Any = result.report if isinstance(result, RunFailed) else result
     if isinstance(report, BaseException):
         raise report
     api.wait_until_recorded(state.state_details.flow_run_id, ended=report.tasks)

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,12 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows below heads. On a terminal, long rows are folded; in a pipe, each row is a line. No cell is cut."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     lines(format_rows([heads, *rows], width))
+
+
+def cells(rows: Sequence[Mapping[str, str | int]]) -> None:
+    """Print rows that have their cells by head, without columns that are empty in all rows."""
+    if heads := [head for head in (rows[0] if rows else ()) if any(row[head] != "" for row in rows)]:
+        columns([head.upper() for head in heads], [[str(row[head]) for head in heads] for row in rows])
 
 
 def format_rows(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:

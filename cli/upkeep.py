@@ -1,20 +1,15 @@
 """The commands gc and verify maintain a content store."""
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from prefect_dist.cli import inputs, tables
+from prefect_dist.cli import inputs
 from prefect_dist.cli.login import use_target_login
 from prefect_dist.cli.names import find_record
 from prefect_dist.cli.options import Concurrency, DryRun, LoginOptions, Quiet, RunNetworkOptions, Shared
 from prefect_dist.cli.tables import print_error
-from prefect_dist.ocispec.units import size
-
-if TYPE_CHECKING:
-    from prefect_dist.mirror.gc import GcReport
-    from prefect_dist.mirror.verify import VerifyReport
 
 
 def gc(
@@ -32,7 +27,7 @@ def gc(
     if (store := inputs.open_run_store(context)) and (warning := find_hazard(store, grace=grace_period)):
         print_error(warning)
     parameters = {**runs.store_parameters(context), "grace": grace, "dry_run": dry_run}
-    return runs.run(context, "gc", parameters, _show_gc, quiet=quiet)
+    return runs.run(context, "gc", parameters, quiet=quiet)
 
 
 def verify(
@@ -64,17 +59,4 @@ def verify(
         "concurrency": concurrency,
     }
     with use_target_login(login, {inputs.parse_reference(name.name).host for name in repaired}):
-        return runs.run(context, "verify", parameters, _show_verify, quiet=quiet)
-
-
-def _show_gc(report: "GcReport") -> None:
-    if report.swept.blobs:
-        tables.columns(("DIGEST", "SIZE"), [(str(info.digest), size(info.size)) for info in report.swept.blobs])
-    tables.lines(report.swept.leftovers)
-
-
-def _show_verify(report: "VerifyReport") -> None:
-    if rows := report.table():
-        # The reason for an incomplete name is printed with the failures.
-        rows = [{**row, "more": ""} if row["state"] == "not whole" else row for row in rows]
-        tables.columns(("WHAT", "STATE", "MORE"), [tuple(map(str, row.values())) for row in rows])
+        return runs.run(context, "verify", parameters, quiet=quiet)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from types import FrameType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, cast
 
 from prefect import Flow, flow
 from prefect.client.schemas.objects import State
@@ -31,33 +31,33 @@ from prefect_dist.flows.background import await_calls
 from prefect_dist.flows.final_state import finish
 from prefect_dist.flows.pool import RUNNER
 from prefect_dist.flows.results import keep_no_task_results
-from prefect_dist.mirror.run_report import Report
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.cancellation import Stopped, current_token, use_token
 
 P = ParamSpec("P")
-R = TypeVar("R", bound=Report)
 
 _ENDED = "terminated by the worker, as on a cancellation"
 # Prefect writes the exception that ends the process of a flow run to these loggers.
 _LOGGERS = ("prefect.flow_runs", "prefect.engine")
 
 
-def flow_of(name: str, *, run_name: Callable[[], str]) -> Callable[[Callable[P, R]], Flow[P, R]]:
+def flow_of(name: str, *, run_name: Callable[[], str]) -> Callable[[Callable[P, RunReport]], Flow[P, RunReport]]:
     """Return a decorator that makes a flow of a plain function, which returns a report.
 
     `run_name` returns the name of the current run. A call of the flow returns the report. The call raises `RunFailed` or
     `RunStopped` if the run failed or was stopped.
     """
 
-    def decorate(function: Callable[P, R]) -> Flow[P, R]:
-        run = cast("Callable[P, R]", _wrap_run(name, function))  # a call of the flow returns the data of the state
+    def decorate(function: Callable[P, RunReport]) -> Flow[P, RunReport]:
+        # A call of the flow returns the data of the state.
+        run = cast("Callable[P, RunReport]", _wrap_run(function))
         return flow(name=name, flow_run_name=run_name, task_runner=RUNNER, persist_result=False)(run)
 
     return decorate
 
 
-def _wrap_run(name: str, function: Callable[P, R]) -> Callable[P, State[Any]]:
+def _wrap_run(function: Callable[P, RunReport]) -> Callable[P, State[Any]]:
     """Wrap a function: SIGTERM stops the run gracefully, and the report or the error becomes the final state."""
 
     @wraps(function)
@@ -66,7 +66,7 @@ def _wrap_run(name: str, function: Callable[P, R]) -> Callable[P, State[Any]]:
         storage = keep_no_task_results()
         with _handle_sigterm(), _freeze_garbage(), await_calls():
             try:
-                return finish(name, function(*args, **kwargs), storage)
+                return finish(function(*args, **kwargs), storage)
             except Stopped as exc:
                 return Cancelled(message=str(exc), data=exc)
             except DistError as exc:

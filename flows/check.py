@@ -27,8 +27,8 @@ from prefect_dist.flows.parameters import (
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import publish_run_progress
 from prefect_dist.mirror.check import check_mirror
-from prefect_dist.mirror.check_report import CheckReport
 from prefect_dist.mirror.lock_config import accept_lock
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.skopeo import choose_parser
 from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.session import open_session
@@ -51,7 +51,7 @@ def check(
     dialect: Format = "dist",
     to: Destinations = [],  # noqa: B006
     network: Reached = None,
-) -> CheckReport:
+) -> RunReport:
     """Check that each tag of a mirror resolves to the digest in its lock file, with all its content and referrers."""
     wanted, spec = load_run_config(config, store, store_options, network, parse=accept_lock(choose_parser(dialect, to)))
     workers, entries = concurrency or wanted.concurrency, (*wanted.entries, *wanted.seed)
@@ -68,5 +68,5 @@ def check(
         observer = MirrorEvents(session.cancel)
         report = check_mirror(wanted, pool, parts, notify, observer, is_repairing=repair)
         ended = replace(report, tasks=report.tasks + parts.count)
-    metrics.push(ended, flow="check", mirror=wanted.name, log=get_run_logger())
+    metrics.push(ended, mirror=wanted.name, log=get_run_logger())
     return ended

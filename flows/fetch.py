@@ -24,7 +24,7 @@ from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import publish_run_progress
 from prefect_dist.mirror.fetch import fetch_images
 from prefect_dist.mirror.hosts_file import CONCURRENCY
-from prefect_dist.mirror.run_report import RunReport
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.reference import expand

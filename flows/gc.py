@@ -9,8 +9,9 @@ from prefect.runtime import flow_run
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.parameters import Store, StoreOptions, label, session_spec
 from prefect_dist.flows.pool import PrefectPool
-from prefect_dist.mirror.gc import GcReport, run_gc
+from prefect_dist.mirror.gc import run_gc
 from prefect_dist.mirror.progress import LogWriter
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.ocispec.units import seconds
 from prefect_dist.storage.gc import find_hazard
 from prefect_dist.transfer.session import open_session
@@ -29,7 +30,7 @@ def gc(
     *,
     dry_run: Annotated[bool, label("Dry run", "Only report the content that would be removed")] = False,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-) -> GcReport:
+) -> RunReport:
     """Remove blobs without a name or an active run, and leftovers of crashed runs."""
     untouched = timedelta(seconds=seconds(grace))
     with open_session(session_spec(store, store_options), notify=LogWriter(get_run_logger())) as session:

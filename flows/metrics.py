@@ -6,12 +6,11 @@ Figures that cannot be pushed are a warning: the images are at their targets all
 import logging
 import os
 import time
-from typing import Protocol
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Gauge, pushadd_to_gateway
 
-from prefect_dist.mirror.run_report import Figures, Status
+from prefect_dist.mirror.report import RunReport
 
 _URL = "DIST_METRICS"
 _JOB = "prefect-dist"
@@ -20,22 +19,7 @@ _TIMEOUT_S = 10
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
-class Measured(Protocol):
-    """What is known of a run that ended."""
-
-    @property
-    def seconds(self) -> float:
-        """How long it took."""
-
-    @property
-    def status(self) -> Status:
-        """How it came out."""
-
-    def figures(self) -> Figures:
-        """What it came to."""
-
-
-def push(report: Measured, *, flow: str, mirror: str, log: Log) -> None:
+def push(report: RunReport, *, mirror: str, log: Log) -> None:
     """Push the metrics of a run. The time of the last success is only replaced if nothing failed."""
     if not (url := os.environ.get(_URL)):
         return
@@ -43,7 +27,7 @@ def push(report: Measured, *, flow: str, mirror: str, log: Log) -> None:
         log.warning("%s: expected a URL without user and password; no metrics are pushed", _URL)
         return
     try:
-        key = {"flow": flow, "mirror": mirror}
+        key = {"flow": report.flow, "mirror": mirror}
         pushadd_to_gateway(url, job=_JOB, registry=_gauges(report), grouping_key=key, timeout=_TIMEOUT_S)
     except (OSError, ValueError) as exc:  # ValueError: no URL of http
         log.warning("metrics could not be pushed to %s, which %s names: %s", url, _URL, exc)
@@ -56,18 +40,20 @@ def _has_userinfo(url: str) -> bool:
         return "@" in url
 
 
-def _gauges(report: Measured) -> CollectorRegistry:
-    figures, now = report.figures(), time.time()
+def _gauges(report: RunReport) -> CollectorRegistry:
+    counts, now = report.counts, time.time()
+    failed = sum(counts.get(key, 0) for key in ("failed", "damaged", "unresolved"))
+    vetoed = counts.get("vetoed", 0)
     is_success = report.status in ("complete", "vetoed")
     values: dict[str, tuple[str, float]] = {
         "last_run_timestamp_seconds": ("When the last run ended.", now),
         "last_run_success": ("1 if nothing failed in the last run, otherwise 0.", is_success),
         "last_run_duration_seconds": ("Duration of the last run.", report.seconds),
-        "pending_targets": ("Targets without the wanted image at the end of the last run.", figures.pending),
-        "failed_targets": ("Targets that failed in the last run.", figures.failed),
-        "vetoed_targets": ("Targets that a gate kept an image from in the last run.", figures.vetoed),
-        "last_run_received_bytes": ("Bytes that the last run fetched.", figures.received),
-        "last_run_sent_bytes": ("Bytes that the last run sent.", figures.sent),
+        "pending_targets": ("Targets without the wanted image at the end of the last run.", failed + vetoed),
+        "failed_targets": ("Targets that failed in the last run.", failed),
+        "vetoed_targets": ("Targets that a gate kept an image from in the last run.", vetoed),
+        "last_run_received_bytes": ("Bytes that the last run fetched.", counts["fetched_bytes"]),
+        "last_run_sent_bytes": ("Bytes that the last run sent.", counts["sent_bytes"]),
     }
     if is_success:
         values["last_success_timestamp_seconds"] = "When the last run ended in which nothing failed.", now

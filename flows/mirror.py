@@ -19,7 +19,7 @@ from prefect_dist.flows.parameters import (
     Retries,
     StoreOptions,
 )
-from prefect_dist.mirror.mirror_report import MirrorReport
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run import MirrorJob
 from prefect_dist.mirror.skopeo import choose_parser
 from prefect_dist.transfer.attempts import RETRIES
@@ -42,11 +42,12 @@ def mirror(
     dialect: Format = "dist",
     to: Destinations = [],  # noqa: B006
     network: Reached = None,
-) -> MirrorReport:
+) -> RunReport:
     """Mirror the images of a configuration to its targets. Only changed images are pushed, each blob once per registry."""
     wanted, spec = load_run_config(config, store, store_options, network, parse=choose_parser(dialect, to))
     job = MirrorJob(
-        name=f"mirror {wanted.name}",
+        flow="mirror",
+        configuration=wanted.name,
         entries=wanted.entries,
         others=wanted.seed,
         lock=wanted.lock,
@@ -55,5 +56,5 @@ def mirror(
     with only_run("mirror", config, label=wanted.name):
         report = run(job, spec, concurrency=concurrency or wanted.concurrency, retries=retries)
     if not dry_run:
-        metrics.push(report, flow="mirror", mirror=wanted.name, log=get_run_logger())
+        metrics.push(report, mirror=wanted.name, log=get_run_logger())
     return report

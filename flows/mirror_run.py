@@ -1,5 +1,6 @@
 """Runs a mirror job in the current flow run."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from prefect_dist.flows.api import stop_without_api
@@ -9,15 +10,16 @@ from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.prefect_events import Reason, emit_failure, emit_mirrored
 from prefect_dist.flows.progress_artifact import publish_run_progress
-from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.plan import Plan, TargetAction
-from prefect_dist.mirror.plan_text import summarize_plan, tabulate_plan
+from prefect_dist.mirror.render import plan_summary, plan_table
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run import MirrorJob, run_mirror
+from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.session import SessionSpec, open_session
 
 
-def run(job: MirrorJob, spec: SessionSpec, *, concurrency: int, retries: int) -> MirrorReport:
+def run(job: MirrorJob, spec: SessionSpec, *, concurrency: int, retries: int) -> RunReport:
     """Carry out a job in the current flow run.
 
     Raises:
@@ -47,10 +49,10 @@ class MirrorEvents:
 
     def on_plan(self, plan: Plan) -> None:
         """Show the plan, and emit the failures of images without a plan."""
-        tabulate(tabulate_plan(plan), key="plan", description=summarize_plan(plan))
+        tabulate(plan_table(plan), key="plan", description=plan_summary(plan))
         for action in () if self._is_dry else plan.actions:
-            if action.change == "failed":
-                self.on_failed(action, action.note or "")
+            if action.error is not None:
+                self.on_failed(action, (action.error,))
 
     def on_mirrored(self, action: TargetAction) -> None:
         """Emit the publication of an image at a target."""
@@ -59,11 +61,11 @@ class MirrorEvents:
             reason = _reason(action)
             emit_mirrored(action.item.source, action.target, reason=reason, digest=action.new.digest, previous=previous)
 
-    def on_failed(self, action: TargetAction, error: str) -> None:
+    def on_failed(self, action: TargetAction, errors: Sequence[DistError]) -> None:
         """Emit the failure of an image at a target, unless the run was stopped."""
         if self._cancel.reason is None:
             digest = action.new.digest if action.new else None
-            emit_failure(action.item.source, action.target, digest=digest, error=error)
+            emit_failure(action.item.source, action.target, digest=digest, errors=errors)
 
 
 def _reason(action: TargetAction) -> Reason:

@@ -4,11 +4,13 @@ Prefect queues events and sends them from a thread of its own. It adds the curre
 each of them. Error texts contain no secrets, as everywhere.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from prefect.events import emit_event
 
 from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.events import CorruptContent, Event
 
 Reason = Literal["added", "changed", "referrers", "repaired"]
@@ -22,9 +24,9 @@ def emit_mirrored(source: Reference, target: Reference, *, reason: Reason, diges
     _emit_for_image("image.changed" if reason == "changed" else "image.mirrored", source, target, payload)
 
 
-def emit_failure(source: Reference, target: Reference, *, digest: Digest | None, error: str) -> None:
+def emit_failure(source: Reference, target: Reference, *, digest: Digest | None, errors: Sequence[DistError]) -> None:
     """Emit that an image could not be mirrored to its target, or that it could not be compared with it."""
-    _emit_for_image("image.failed", source, target, {"digest": digest and str(digest), "error": error})
+    _emit_for_image("image.failed", source, target, {"digest": digest and str(digest), "error": "; ".join(map(str, errors))})
 
 
 def emit_corruption(event: Event) -> None:

@@ -11,7 +11,8 @@ from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retri
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import publish_run_progress
 from prefect_dist.mirror.hosts_file import CONCURRENCY
-from prefect_dist.mirror.pull import PullReport, run_pull
+from prefect_dist.mirror.pull import run_pull
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.reference import expand
 from prefect_dist.transfer.attempts import RETRIES
@@ -40,7 +41,7 @@ def pull(
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
-) -> PullReport:
+) -> RunReport:
     """Fetch one platform of an image into the content store, then unpack the root file system into a directory."""
     wanted = Platform.local() if platform is None else Platform.parse(platform)
     spec, source = session_spec(store, store_options, network), Reference.parse(expand(reference))

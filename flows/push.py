@@ -10,7 +10,8 @@ from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retri
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import publish_run_progress
 from prefect_dist.mirror.hosts_file import CONCURRENCY
-from prefect_dist.mirror.push import PushReport, run_push
+from prefect_dist.mirror.push import run_push
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.reference import expand
 from prefect_dist.transfer.attempts import RETRIES
@@ -32,7 +33,7 @@ def push(
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
-) -> PushReport:
+) -> RunReport:
     """Push an image of the content store to a registry. Existing content is not uploaded, and the tag is set last."""
     to = Reference.parse(expand(target))
     spec = session_spec(store, store_options, network)

@@ -1,6 +1,7 @@
 """Results of runs in Prefect: of tasks nothing is stored, of a flow only a summary, and only for the runs of deployments."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect import get_run_logger
@@ -8,6 +9,7 @@ from prefect.context import FlowRunContext
 from prefect.filesystems import NullFileSystem
 from prefect.serializers import JSONSerializer, prefect_json_object_encoder
 
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run_result import RunFailed, RunSummary
 
 if TYPE_CHECKING:
@@ -56,7 +58,9 @@ def encode(value: object) -> Mapping[str, Any]:
     """Return the JSON object for a report or its error, as Prefect's own JSON decoder reads it."""
     if isinstance(value, RunFailed):
         return {"__exc_type__": f"{_ERRORS}.{type(value).__name__}", "message": encode(value.report)}
-    if hasattr(value, "totals"):
-        return {"__class__": _SUMMARY, "data": RunSummary.of(cast("Any", value)).to_result_json()}
+    if isinstance(value, RunReport):
+        value = RunSummary.of(value)
+    if isinstance(value, RunSummary):
+        return {"__class__": _SUMMARY, "data": asdict(value)}
     encoded: Mapping[str, Any] = prefect_json_object_encoder(value)
     return encoded

@@ -26,7 +26,7 @@ from prefect_dist.flows.parameters import (
     label,
 )
 from prefect_dist.mirror.config import make_seed_mirror
-from prefect_dist.mirror.mirror_report import MirrorReport
+from prefect_dist.mirror.report import RunError, RunReport, TargetRow
 from prefect_dist.mirror.run import MirrorJob
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.ocispec.units import format_count
@@ -77,7 +77,7 @@ def seed(
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},
     network: Reached = None,
-) -> MirrorReport:
+) -> RunReport:
     """Push many images to many registries, each under its own repository and tag. Existing content is not sent again."""
     if config is not None:
         wanted, spec = load_run_config(config, store, store_options, network)
@@ -95,7 +95,8 @@ def seed(
     if not wanted.seed:
         raise InvalidInput(f"{wanted.path}: expected a section seed, there is none")
     job = MirrorJob(
-        name="seed" if config is None else f"seed {wanted.name}",
+        flow="seed",
+        configuration=None if config is None else wanted.name,
         entries=wanted.seed,
         others=wanted.entries,
         lock=wanted.lock,
@@ -108,15 +109,18 @@ def seed(
     if failed is not None:
         report = _write_unfinished(report, failed)
     if not dry_run and config is not None:
-        metrics.push(report, flow="seed", mirror=wanted.name, log=get_run_logger())
+        metrics.push(report, mirror=wanted.name, log=get_run_logger())
     return report
 
 
-def _write_unfinished(report: MirrorReport, url: str) -> MirrorReport:
-    """Write the images that failed to a file that the next run can read. Return the report, with an error if writing failed."""
-    lines = "".join(f"{image}\n" for image in report.unfinished())
+def _write_unfinished(report: RunReport, url: str) -> RunReport:
+    """Write the images that failed to a file that the next run can read. Return the report, with an error if that failed.
+
+    Vetoed images are not written: their gate would veto them again.
+    """
+    failed = (str(row.source) for row in report.select(TargetRow) if row.outcome == "failed")
     try:
-        StateFile(url).write(lines.encode())
+        StateFile(url).write("".join(f"{image}\n" for image in dict.fromkeys(failed)).encode())
     except DistError as exc:
-        return replace(report, more=(*report.more, str(exc)))
+        return report.with_error(RunError(object="list of failed images", error=exc.with_traceback(None)))
     return report

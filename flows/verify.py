@@ -12,8 +12,8 @@ from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.prefect_events import emit_corruption
 from prefect_dist.flows.progress_artifact import publish_progress
 from prefect_dist.mirror.progress import LogWriter
-from prefect_dist.mirror.run_report import RunReport
-from prefect_dist.mirror.verify import HashingProgress, Repair, VerifyReport, run_verify
+from prefect_dist.mirror.report import RunReport
+from prefect_dist.mirror.verify import HashingProgress, Repair, run_verify
 from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.events import combine_listeners
 from prefect_dist.transfer.session import open_session
@@ -33,7 +33,7 @@ def verify(
     concurrency: Concurrency = 4,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
-) -> VerifyReport:
+) -> RunReport:
     """Hash every blob again, move corrupt blobs into quarantine, check the images, and repair images on request."""
     spec, progress = session_spec(store, store_options, network), HashingProgress()
     notify = combine_listeners(LogWriter(get_run_logger()), emit_corruption)

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Protocol, Self
 
 from prefect_dist.mirror.mirror_policy import MirrorObserver, MirrorPolicy
-from prefect_dist.mirror.mirror_report import MirrorResults
 from prefect_dist.mirror.plan import OrphanTag, PlannedImage
+from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer import units
-from prefect_dist.transfer.cancellation import Stopped, describe_stop
+from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.confirming import confirm_referrers
 from prefect_dist.transfer.events import Notify, StepFailed
 from prefect_dist.transfer.pool import Failed, Pool, Unit
@@ -66,22 +67,21 @@ class Applying:
         return self._confirm(self._policy.result(self.walk))
 
     def _confirm(self, results: MirrorResults) -> MirrorResults:
-        """Return the result after a last look at the referrers that were listed under fallback tags.
+        """Return the results after the run has checked that fallback tags still list the referrers that it pushed.
 
-        An image whose referrer is not listed in the end has failed, so that the next run pushes the referrer again. A run that
-        was stopped does not look: it does not count these referrers as pushed, so that the next run looks for them.
+        If a fallback tag does not list a referrer, the image has failed, and the next run pushes the referrer again. A stopped
+        run skips the check: it does not count these referrers as pushed, so that the next run checks them.
         """
         unconfirmed = confirm_referrers(self._pool) if self._session.cancel.reason is None else []
         if self._session.cancel.reason is not None:
-            return self._without_fallback_referrers(results)
-        sources = {action.target: action.item.source for image in self._policy.planned_images for action in image.due}
+            return replace(self._without_fallback_referrers(results), is_stopped=True)
         failures, referrers = dict(results.failures), dict(results.referrers)
         for one in unconfirmed:
             for target, pushed in referrers.items():
                 if target.locator == one.repository.locator and one.referrers & pushed.keys():
-                    failures[target] = f"{sources[target]} to {target}: {one.error}"
+                    failures[target] = (*failures.get(target, ()), one.error)
                     referrers[target] = {digest: tag for digest, tag in pushed.items() if digest not in one.referrers}
-                    self._notify(StepFailed(failures[target]))
+                    self._notify(StepFailed(f"{target}: {one.error}"))
         return replace(results, failures=failures, referrers=referrers)
 
     def _without_fallback_referrers(self, results: MirrorResults) -> MirrorResults:
@@ -97,20 +97,20 @@ class Applying:
         }
         return replace(results, referrers=referrers)
 
-    def remove(self, orphans: Sequence[OrphanTag], known: Mapping[str, frozenset[str]]) -> dict[Reference, Removed | str]:
-        """Remove the tags that are due, one after the other. Return the outcome for each, or why it could not be removed.
+    def remove(self, orphans: Sequence[OrphanTag], known: Mapping[str, frozenset[str]]) -> dict[Reference, Removed | DistError]:
+        """Remove the tags that are due, one after the other. Return the result for each tag that the run tried to remove.
 
         `known` are the tags that the run wants or that the lock file has, by repository. No manifest that one of them needs is
         deleted.
 
-        If Prefect's API is lost meanwhile, the run stops, and the other tags that are due are not removed.
+        If the run loses Prefect's API meanwhile, it stops and removes no further tags.
 
-        A tag that turns out to be needed, or to be someone else's, does not count towards the limit per run: one that was held
-        back takes its place. Otherwise a number of such tags would keep all others for ever.
+        A tag that another tag needs, or that someone else changed, does not count towards the limit per run: a tag that was
+        held back takes its place. Otherwise many such tags would keep all others forever.
         """
-        if (reason := self._session.cancel.reason) is not None:
-            return {orphan.target: f"{orphan.target}: {describe_stop(reason)}" for orphan in orphans if orphan.is_due}
-        removed, count = dict[Reference, Removed | str](), 0
+        if (stopped := self._session.cancel.error) is not None:
+            return {orphan.target: stopped for orphan in orphans if orphan.is_due}
+        removed, count = dict[Reference, Removed | DistError](), 0
         allowed = defaultdict[str, list[UnwantedTag]](list)
         for orphan in (one for one in orphans if one.is_due):
             allowed[orphan.target.locator].append(_unwanted_tag(orphan))
@@ -120,14 +120,14 @@ class Applying:
                     continue
                 allowed[orphan.target.locator].append(_unwanted_tag(orphan))
             repository = orphan.target.locator
-            result = self._removal(orphan.target, allowed[repository], known.get(repository, frozenset()))
-            count += isinstance(result, str) or result.status == "removed"
+            result = self._remove_tag(orphan.target, allowed[repository], known.get(repository, frozenset()))
+            count += isinstance(result, DistError) or result.status == "removed"
             removed[orphan.target] = result
         return removed
 
-    def _removal(self, target: Reference, allowed: Sequence[UnwantedTag], known: frozenset[str]) -> Removed | str:
-        if (reason := self._session.cancel.reason) is not None:
-            return f"{target}: {describe_stop(reason)}"
+    def _remove_tag(self, target: Reference, allowed: Sequence[UnwantedTag], known: frozenset[str]) -> Removed | DistError:
+        if (stopped := self._session.cancel.error) is not None:
+            return stopped
         unit = Unit(
             work=units.remove,
             arguments=(target, tuple(allowed), known),
@@ -137,11 +137,9 @@ class Applying:
         outcome = self._pool.call(unit)
         if not isinstance(outcome, Failed):
             return outcome.value
-        if isinstance(outcome.error, Stopped):
-            return f"{target}: {outcome.error}"
-        failure = f"{target}: not removed: {outcome.error}"
-        self._notify(StepFailed(failure))
-        return failure
+        if not isinstance(outcome.error, Stopped):
+            self._notify(StepFailed(f"{target}: not removed: {outcome.error}"))
+        return outcome.error
 
 
 def _unwanted_tag(orphan: OrphanTag) -> UnwantedTag:

@@ -1,24 +1,37 @@
 """Audits the targets of a mirror, and finds the source of missing content."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from prefect_dist.mirror.check_report import Audits
 from prefect_dist.mirror.claims import EntryIndex
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Locked, Records
 from prefect_dist.mirror.plan import PlannedImage, SyncItem, TargetAction
 from prefect_dist.mirror.plan_image import with_backup
 from prefect_dist.ocispec import Descriptor, Reference
-from prefect_dist.ocispec.errors import DistError
+from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.transfer import units
 from prefect_dist.transfer.audit import Expected, Finding
 from prefect_dist.transfer.events import Notify, Planned
 from prefect_dist.transfer.pool import Failed, Pool, Unit, split_batches
 from prefect_dist.transfer.repair_source import Located
 
-# What one task looks into, of one repository.
+# The number of tags of one repository that one task audits.
 _MOST_TAGS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audits:
+    """The results of audits: the number of targets without faults, the findings for damaged targets, and errors of others.
+
+    `unchecked` is the number of targets that no entry selects.
+    """
+
+    ok: int = 0
+    damaged: Mapping[Reference, Finding] = field(default_factory=dict)
+    unresolved: Mapping[Reference, DistError] = field(default_factory=dict)
+    unchecked: int = 0
 
 
 class Auditing:
@@ -32,26 +45,25 @@ class Auditing:
         """Audit all targets that are locked and still wanted."""
         wanted = {target: record for target, record in locked.items() if self._is_wanted(target, record)}
         chunks = _batches_by_repository(_expected_state(target, record) for target, record in wanted.items())
-        damaged, unresolved, count = dict[Reference, Finding](), dict[Reference, str](), 0
+        damaged, unresolved, count = dict[Reference, Finding](), dict[Reference, DistError](), 0
         for chunk, outcome in self._pool.run(chunks, _audit_unit):
             count += len(chunk)
             self._notify(Planned(count, len(wanted)))
             findings = [outcome.error] * len(chunk) if isinstance(outcome, Failed) else outcome.value.found
             for expected, found in zip(chunk, findings, strict=True):
                 if isinstance(found, DistError):
-                    unresolved[expected.target] = f"{expected.target}: {found}"
+                    unresolved[expected.target] = found
                 elif found.faults:
                     damaged[expected.target] = found
         return Audits(
-            right=len(wanted) - len(damaged) - len(unresolved),
-            damaged={target: found.faults for target, found in damaged.items()},
-            roots={target: found.root for target, found in damaged.items()},
+            ok=len(wanted) - len(damaged) - len(unresolved),
+            damaged=damaged,
             unresolved=unresolved,
-            unaudited=len(locked) - len(wanted),
+            unchecked=len(locked) - len(wanted),
         )
 
-    def locate(self, found: Audits, locked: Records) -> tuple[dict[PlannedImage, Located], dict[Reference, str]]:
-        """Return the images to repair with the places of their content, and the reasons why others cannot be repaired."""
+    def locate(self, found: Audits, locked: Records) -> tuple[dict[PlannedImage, Located], dict[Reference, DistError]]:
+        """Return the images to repair with the sources of their content, and the errors of targets that cannot be repaired."""
 
         def unit(target: Reference) -> Unit[Located]:
             record, origin = locked[target], Reference.parse(locked[target].source)
@@ -64,23 +76,23 @@ class Auditing:
                 hosts=frozenset({origin.host}),
             )
 
-        images, lost = dict[PlannedImage, Located](), dict[Reference, str]()
+        images, lost = dict[PlannedImage, Located](), dict[Reference, DistError]()
         for target, outcome in self._pool.run(found.damaged, unit):
             if isinstance(outcome, Failed):
-                lost[target] = f"{target}: {outcome.error}"
+                lost[target] = outcome.error
                 continue
-            image = self._image(target, locked[target], found.roots[target], outcome.value.root)
+            image = self._image(target, locked[target], found.damaged[target].root, outcome.value.root)
             if image.due:
                 images[image] = outcome.value
             else:
-                lost[target] = image.actions[0].note or f"{target}: cannot be repaired"
+                lost[target] = image.actions[0].error or InvalidInput("the image cannot be repaired")
         return images, lost
 
     def _image(self, target: Reference, record: Locked, old: Descriptor | None, root: Descriptor) -> PlannedImage:
         source = Reference.parse(record.source)
         entry = self._entry_index.find_first(target, source)
         if entry is None:
-            raise ValueError(f"{target}: only what an entry wants is looked into")
+            raise ValueError(f"{target}: expected a target that an entry selects")
         item = SyncItem(entry=entry, source=source, targets=(target,))
         action = with_backup(TargetAction(item=item, target=target, change="repair", old=old, new=root))
         return PlannedImage(item=item, root=root, content=(), sent=(), actions=(action,))

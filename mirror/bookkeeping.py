@@ -8,8 +8,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from prefect_dist.mirror.lock import Locked, Records
-from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.plan import Plan, TargetAction
+from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.transfer.removal import Removed
 
@@ -23,27 +23,27 @@ def record_intent(plan: Plan, locked: Records) -> Records:
     return _wanted_again(plan, {**locked, **intentions})
 
 
-def record_results(report: MirrorReport, replaced: Records, locked: Records) -> Records:
-    """Return the records after a run: of each target that has its image, and of tags that are not wanted any more.
+def record_results(plan: Plan, results: MirrorResults, replaced: Records, locked: Records) -> Records:
+    """Return the records after a run: of each target that has its image, and of orphaned tags.
 
-    `replaced` are the records in place of which this run wrote its intentions. A target that did not get its image has that
-    record again. If there was none, the intention stays where the tag may have been set, so that the tag can be pruned later.
+    `replaced` are the records that the run replaced by its intentions. A target that did not get its image gets this record
+    back. If there was no record, the intention stays if the tag may have been set, so that a later run can prune the tag.
     """
-    records, now, results = dict(locked), datetime.now(UTC), report.results
-    for action in report.plan.actions:
-        result, known = report.result(action), replaced.get(action.target)
-        if result in ("added", "changed", "same") or action.target in results.referrers:
+    records, now = dict(locked), datetime.now(UTC)
+    for action in plan.actions:
+        outcome, known = results.outcome(action), replaced.get(action.target)
+        if outcome in ("added", "changed", "unchanged") or action.target in results.referrers:
             referrers = _merge(action.target_referrers, results.referrers.get(action.target, {}))
             record = _record(action, locked, mirrored=now, referrers=referrers)
-            is_compared = result != "failed" and report.stopped is None
+            is_compared = outcome != "failed" and not results.is_stopped
             records[action.target] = replace(record, related=action.item.related.options if is_compared else None)
         elif action.is_due and locked.get(action.target) == _intention(action, replaced):
             if known is not None:
                 records[action.target] = known
             elif action.target not in results.begun:
                 del records[action.target]
-    for orphan in report.plan.orphans:
-        removed = report.removed.get(orphan.target)
+    for orphan in plan.orphans:
+        removed = results.removed.get(orphan.target)
         if orphan.since is None or locked.get(orphan.target) != orphan.record:
             continue
         if isinstance(removed, Removed) and removed.status != "shared":  # removed, or someone else's tag
@@ -51,7 +51,7 @@ def record_results(report: MirrorReport, replaced: Records, locked: Records) -> 
         else:
             records[orphan.target] = replace(orphan.record, unwanted=orphan.since)
     _follow_moved_tags(records, results.referrers)
-    return _with_wanted_referrers(_wanted_again(report.plan, records), report.plan)
+    return _with_wanted_referrers(_wanted_again(plan, records), plan)
 
 
 def _wanted_again(plan: Plan, records: Records) -> Records:

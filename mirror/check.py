@@ -1,47 +1,75 @@
 """A run that audits the targets of a mirror, and repairs them on request."""
 
-import time
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 
 from prefect_dist.mirror.applying import Applying, MirrorScopes
-from prefect_dist.mirror.auditing import Auditing
-from prefect_dist.mirror.check_report import CheckReport
+from prefect_dist.mirror.auditing import Auditing, Audits
 from prefect_dist.mirror.config import Mirror
 from prefect_dist.mirror.lock import Lock
 from prefect_dist.mirror.mirror_policy import MirrorObserver
-from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.mirror.report import AuditRow, ReportBuilder, RunReport, count_outcomes
+from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput
+from prefect_dist.transfer.audit import Finding
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.pool import Pool
+
+_Errors = Mapping[Reference, Sequence[DistError]]
+
+
+class DamagedTarget(DistError):
+    """A target of a mirror lacks content, or its tag resolves to another digest. The text lists the faults."""
 
 
 def check_mirror(
     mirror: Mirror, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver, *, is_repairing: bool
-) -> CheckReport:
-    """Audit each target that the lock file has and that is still wanted. If `is_repairing`, push what is missing.
+) -> RunReport:
+    """Audit each target that the lock file has and that an entry selects. If `is_repairing`, upload missing content.
 
     Raises:
         InvalidInput: the lock file is damaged, or names no image.
         DistError: the lock file cannot be read.
     """
-    started, session = time.monotonic(), pool.session
+    builder, session = ReportBuilder("check", pool), pool.session
     locked = Lock(mirror.lock).read()
     if not locked:
-        lacks = "it has none, name one by `lock`" if mirror.lock is None else f"{mirror.lock} names no image"
-        raise InvalidInput(f"{mirror.path}: nothing to check in its lock file: {lacks}; mirror or seed it first")
+        lacks = "no lock file is configured, set `lock`" if mirror.lock is None else f"{mirror.lock} names no image"
+        raise InvalidInput(f"{mirror.path}: nothing to check: {lacks}; run mirror or seed first")
     auditing = Auditing(pool, notify, (*mirror.entries, *mirror.seed))
     first = auditing.audit(locked)
-    report = CheckReport(name=mirror.name, first=first)
+    rows = [AuditRow(target=one, outcome="unresolved", errors=(error,)) for one, error in first.unresolved.items()]
     if is_repairing and first.damaged:
         located, lost = auditing.locate(first, locked)
         applying = Applying(pool, scopes, notify, observer)
         applying.add(tuple(located), located)
         results = applying.run()
+        vetoed = {target: (Denied(str(veto)),) for target, veto in results.vetoes.items()}
+        failures = {**{target: (error,) for target, error in lost.items()}, **results.failures, **vetoed}
         again = auditing.audit({target: locked[target] for target in first.damaged if target not in lost})
-        report = replace(report, again=again, failures={**lost, **results.failures, **results.vetoes})
-    return replace(
-        report,
-        stats=session.stats,
-        tasks=pool.runs,
-        seconds=time.monotonic() - started,
-        stopped=session.cancel.reason,
-    )
+        rows = [*_repaired_rows(first, again, failures), *rows]
+    else:
+        rows = [*(_damaged_row(target, found) for target, found in first.damaged.items()), *rows]
+    counts = {
+        "ok": first.ok,
+        **count_outcomes(rows, ("damaged", "repaired", "failed", "unresolved")),
+        "unchecked": first.unchecked,
+        "fetched_bytes": session.stats.received,
+        "sent_bytes": session.stats.sent,
+    }
+    return builder.build(rows, counts, configuration=mirror.name)
+
+
+def _damaged_row(target: Reference, found: Finding) -> AuditRow:
+    error = DamagedTarget("; ".join(found.faults))
+    return AuditRow(target=target, outcome="damaged", faults=found.faults, errors=(error,))
+
+
+def _repaired_rows(first: Audits, again: Audits, failures: _Errors) -> Iterator[AuditRow]:
+    """Yield the row of each target that the first audit found damaged; `again` is the audit after the repair."""
+    for target, found in first.damaged.items():
+        errors = tuple(failures.get(target, ()))
+        if not errors and target in again.unresolved:
+            errors = (again.unresolved[target],)
+        elif not errors and target in again.damaged:
+            errors = (DamagedTarget(f"after the repair: {'; '.join(again.damaged[target].faults)}"),)
+        yield AuditRow(target=target, outcome="failed" if errors else "repaired", faults=found.faults, errors=errors)

@@ -1,18 +1,16 @@
 """A run that fetches images into the store."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol, Self
 
-from prefect_dist.mirror.run_report import RunReport
+from prefect_dist.mirror.report import FlowName, ReportBuilder, RunError, RunReport, sum_fields
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.transfer import units
 from prefect_dist.transfer.events import Notify, StepFailed
 from prefect_dist.transfer.fetching import Fetched
-from prefect_dist.transfer.image_report import Failure, ImageReport
+from prefect_dist.transfer.image_report import ImageReport
 from prefect_dist.transfer.pool import Pool, Unit
 from prefect_dist.transfer.related import EVERYTHING, NOTHING
 from prefect_dist.transfer.session import Session
@@ -44,21 +42,17 @@ def fetch_images(
     *,
     platforms: Platforms,
     referrers: bool,
+    flow: FlowName = "fetch",
 ) -> RunReport:
     """Fetch images, with `referrers` also the manifests that refer to them, and record their names."""
-    started, session = time.monotonic(), pool.session
+    builder = ReportBuilder(flow, pool)
     related = EVERYTHING if referrers else NOTHING
     images = [ImageState(one, platforms=platforms, related=related) for one in references]
     with scopes:
         scopes.divide(images)
-        ended = Walk(session.recorder, FetchPolicy(scopes), pool, notify).run(images)
-    return RunReport(
-        images=_update_index(session, ended, notify),
-        tasks=pool.runs,
-        seconds=time.monotonic() - started,
-        stopped=session.cancel.reason,
-        quotas=session.registries.quotas(),
-    )
+        reports = Walk(pool.session.recorder, FetchPolicy(scopes), pool, notify).run(images)
+    errors = update_index(pool.session, notify)
+    return builder.build(reports, count_images(reports), errors=errors, is_stopped=False)
 
 
 class FetchPolicy:
@@ -82,12 +76,22 @@ class FetchPolicy:
         self._scopes.end_image(image)
 
 
-def _update_index(session: Session, images: tuple[ImageReport, ...], notify: Notify) -> tuple[ImageReport, ...]:
-    """List new images in `index.json` of the store. Return the images; if that fails, each of them has failed."""
+def update_index(session: Session, notify: Notify) -> list[RunError]:
+    """List new images in `index.json` of the store. Return the error if that fails."""
     try:
         session.store.update_index()
     except DistError as exc:
         notify(StepFailed(str(exc)))
-        failure = Failure(descriptor=None, error=exc)
-        return tuple(replace(image, failures=(*image.failures, failure)) for image in images)
-    return images
+        return [RunError(object=f"index of {session.store.url}", error=exc.with_traceback(None))]
+    return []
+
+
+def count_images(reports: Sequence[ImageReport]) -> dict[str, int]:
+    """Return the numbers of images and of descriptors."""
+    return {
+        "images": len(reports),
+        "failed": sum(report.outcome == "failed" for report in reports),
+        **sum_fields(reports, "fetched", "existed", "referrers"),
+        "failed_descriptors": sum(report.failed for report in reports),
+        **sum_fields(reports, "fetched_bytes", "existed_bytes"),
+    }

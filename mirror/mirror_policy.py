@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from prefect_dist.mirror.mirror_report import MirrorResults
 from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
+from prefect_dist.mirror.results import GateVeto, MirrorResults
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.children import is_foreign
-from prefect_dist.ocispec.errors import Conflict
+from prefect_dist.ocispec.errors import Conflict, DistError
 from prefect_dist.transfer import units
 from prefect_dist.transfer.delivery import Publication
 from prefect_dist.transfer.fetching import Fetched
@@ -31,7 +31,7 @@ class MirrorObserver(Protocol):
     def on_mirrored(self, action: TargetAction) -> None:
         """The image is at its target."""
 
-    def on_failed(self, action: TargetAction, error: str) -> None:
+    def on_failed(self, action: TargetAction, errors: Sequence[DistError]) -> None:
         """The image is not at its target."""
 
 
@@ -101,32 +101,25 @@ class MirrorPolicy:
             if self._is_published(image, action):
                 self._observer.on_mirrored(action)
             elif veto is None:
-                self._observer.on_failed(action, _lines(image.failures))
+                self._observer.on_failed(action, _distinct_errors(image.failures))
         for action in planned.actions:
             if action.is_judged and image.failures:
-                self._observer.on_failed(action, _lines(image.failures))
+                self._observer.on_failed(action, _distinct_errors(image.failures))
 
     def result(self, walk: Walk) -> MirrorResults:
         """Return the result of a walk that ended, for all images."""
-        failures, vetoes = dict[Reference, str](), dict[Reference, str]()
+        failures, vetoes = dict[Reference, tuple[DistError, ...]](), dict[Reference, GateVeto]()
         referrers = dict[Reference, dict[Digest, str | None]]()
         reports = walk.reports(self._planned)
         for (image, planned), report in zip(self._planned.items(), reports, strict=True):
             veto = self._veto(image)
-            for action in planned.due:
-                if self._is_published(image, action):
-                    referrers[action.target] = {referrer.descriptor.digest: referrer.tag for referrer in image.referrers}
-                elif veto is not None:
-                    vetoes[action.target] = f"{planned.item.source} to {action.target}: vetoed by {_gate(planned)}: {veto}"
-                else:
-                    failures[action.target] = f"{planned.item.source} to {action.target}: {_lines(report.failures)}"
             for action in planned.actions:
-                if action.is_judged and veto is not None:
-                    vetoes[action.target] = (
-                        f"{action.target}: vetoed by {_gate(planned)}: {veto}; it was mirrored before and stays there"
-                    )
-                elif action.is_judged and report.failures:
-                    failures[action.target] = f"{planned.item.source} to {action.target}: {_lines(report.failures)}"
+                if action.is_due and self._is_published(image, action):
+                    referrers[action.target] = {referrer.descriptor.digest: referrer.tag for referrer in image.referrers}
+                elif veto is not None and (action.is_due or action.is_judged):
+                    vetoes[action.target] = GateVeto(gate=_gate(planned), reason=veto)
+                elif action.is_due or (action.is_judged and report.failures):
+                    failures[action.target] = _distinct_errors(report.failures)
         return MirrorResults(failures=failures, vetoes=vetoes, referrers=referrers, begun=self._begun())
 
     def _begun(self) -> frozenset[Reference]:
@@ -196,8 +189,9 @@ class MirrorPolicy:
         return FollowUp(image=image, unit=unit, describe=describe)
 
 
-def _lines(failures: Iterable[Failure]) -> str:
-    return "; ".join(dict.fromkeys(failure.message for failure in failures))
+def _distinct_errors(failures: Iterable[Failure]) -> tuple[DistError, ...]:
+    """Return the errors of an image. Errors with equal texts, such as those of a registry that is down, are one."""
+    return tuple({failure.message: failure.error for failure in failures}.values())
 
 
 def _gate(planned: PlannedImage) -> str:

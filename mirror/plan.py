@@ -9,11 +9,11 @@ from typing import Literal
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Locked
 from prefect_dist.ocispec import Descriptor, Digest, Reference
-from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.remotes import Quota
 from prefect_dist.transfer.related import Related
 
-Change = Literal["add", "change", "repair", "same", "failed"]
+Change = Literal["add", "change", "repair", "unchanged", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,7 +44,8 @@ class TargetAction:
         old: the current root at the target.
         new: the root that the target gets.
         target_referrers: the current referrers at the target that no record lists, with their tags.
-        note: the reason for a change that the digests do not show, or for a failure.
+        note: the reason for a change that the digests do not show.
+        error: the reason why no action is possible.
         backup: the name under which the current image of the target is kept.
     """
 
@@ -55,6 +56,7 @@ class TargetAction:
     new: Descriptor | None = None
     target_referrers: Mapping[Digest, str | None] = field(default_factory=dict)
     note: str | None = None
+    error: DistError | None = None
     backup: Reference | None = None
 
     @property
@@ -65,11 +67,7 @@ class TargetAction:
     @property
     def is_judged(self) -> bool:
         """Return whether the target is up to date and the gate judges the image again."""
-        return self.change == "same" and self.item.is_judged_again
-
-    def without_names(self, message: str) -> str:
-        """Return a message without the names of source and target, for a table that has them in other columns."""
-        return message.removeprefix(f"{self.item.source} to {self.target}: ")
+        return self.change == "unchanged" and self.item.is_judged_again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -108,9 +106,6 @@ class Unnamed:
     entry: Entry
     source: Reference
     error: InvalidInput
-
-    def __str__(self) -> str:
-        return f"{self.source}: {self.error}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +148,7 @@ class Plan:
     Attributes:
         problems: the error of each entry whose images are unknown, by the place of the entry in the configuration.
         idle: a line for each entry that selects no image, or no image of some source repositories.
-        settled: the number of targets that the lock file answers for without a request.
+        trusted: the number of unchanged targets for which the run trusts the lock file and sends no request.
         missing: the digests that the store lacks.
         unnamed: the images for which the name of a target is invalid.
         is_dry: true if the run only makes the plan.
@@ -161,9 +156,9 @@ class Plan:
 
     images: tuple[PlannedImage, ...]
     orphans: tuple[OrphanTag, ...] = ()
-    problems: Mapping[str, str] = field(default_factory=dict)
+    problems: Mapping[str, DistError] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
-    settled: int = 0
+    trusted: int = 0
     missing: frozenset[Digest] = frozenset()
     unnamed: tuple[Unnamed, ...] = ()
     quotas: Mapping[str, Quota] = field(default_factory=dict)
@@ -178,17 +173,6 @@ class Plan:
     def due(self) -> tuple[PlannedImage, ...]:
         """Return the images that have to be published at a target, or judged again."""
         return tuple(image for image in self.images if image.is_needed)
-
-    @property
-    def errors(self) -> list[str]:
-        """Return one line for each entry and each action that cannot be carried out."""
-        failed = (action.note for action in self.actions if action.change == "failed" and action.note)
-        return list(dict.fromkeys((*self.problems.values(), *map(str, self.unnamed), *failed)))
-
-    def count(self, change: Change) -> int:
-        """Return the number of actions of a kind. Settled targets count as `same`."""
-        more = {"same": self.settled, "failed": len(self.unnamed)}
-        return sum(action.change == change for action in self.actions) + more.get(change, 0)
 
     @property
     def to_prune(self) -> tuple[OrphanTag, ...]:

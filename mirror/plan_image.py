@@ -89,7 +89,9 @@ def _plan_action(
     known = image.target_referrers.get(target, {})
     note = _reason_to_change(item, image, there, record, known)
     if note is None:
-        return TargetAction(item=item, target=target, change="same", old=there, new=image.target_root, target_referrers=known)
+        return TargetAction(
+            item=item, target=target, change="unchanged", old=there, new=image.target_root, target_referrers=known
+        )
     return with_backup(
         TargetAction(item=item, target=target, change="change", old=there, new=image.target_root, note=note or None)
     )
@@ -111,8 +113,7 @@ def _reason_to_change(
 
 
 def _fail_action(item: SyncItem, target: Reference, error: DistError) -> TargetAction:
-    message = str(error).removeprefix(f"{target}: ")
-    return TargetAction(item=item, target=target, change="failed", note=f"{item.source} to {target}: {message}")
+    return TargetAction(item=item, target=target, change="failed", error=error.with_traceback(None))
 
 
 def _settled_digest(item: SyncItem, locked: Records) -> Digest | None:

@@ -18,6 +18,7 @@ from prefect_dist.mirror.plan import Plan, PlannedImage
 from prefect_dist.mirror.queries import QueryLoop, run_stage
 from prefect_dist.mirror.surveying import SurveyedImages, SurveyProgress, find_missing_content, survey_images
 from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer import units
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.session import Session
@@ -118,19 +119,19 @@ class Planning:
             problems=problems,
             unnamed=tuple(unnamed for selected in selections for unnamed in selected.unnamed),
             idle=tuple(notes[at] for at in dict.fromkeys(entry.at for entry in self._request.entries) if at in notes),
-            settled=len(trusted),
+            trusted=len(trusted),
             missing=frozenset[Digest]().union(*(surveyed.missing for surveyed in self._surveys)),
             quotas=self._session.registries.quotas(),
             is_dry=self._request.is_dry,
         )
 
 
-def _describe_problems(selections: Iterable[Selected]) -> dict[str, str]:
+def _describe_problems(selections: Iterable[Selected]) -> dict[str, DistError]:
     """Return the first error of each entry whose images are unknown, by the place of the entry."""
-    problems = dict[str, str]()
+    problems = dict[str, DistError]()
     for selected in selections:
         if selected.problem is not None:
-            problems.setdefault(selected.entry.at, f"{selected.entry.at}: {selected.problem}")
+            problems.setdefault(selected.entry.at, selected.problem)
     return problems
 
 

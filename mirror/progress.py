@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Literal
 from uuid import UUID
 
-from prefect_dist.mirror.run_report import Report
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.units import duration, format_count, size
 from prefect_dist.transfer.content import Receipt
@@ -221,16 +221,16 @@ def notify_also(listener: Notify) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
-_REPORTS: ContextVar[list[tuple[UUID, Report]] | None] = ContextVar("reports", default=None)
+_REPORTS: ContextVar[list[tuple[UUID, RunReport]] | None] = ContextVar("reports", default=None)
 
 
 @contextmanager
-def collected_reports() -> Iterator[list[tuple[UUID, Report]]]:
+def collected_reports() -> Iterator[list[tuple[UUID, RunReport]]]:
     """Collect the id and the report of each run that is started in this block, as soon as the work of the run is complete.
 
     A caller has the report even if Prefect's API does not record the final state of the run.
     """
-    reports = list[tuple[UUID, Report]]()
+    reports = list[tuple[UUID, RunReport]]()
     token = _REPORTS.set(reports)
     try:
         yield reports
@@ -238,7 +238,7 @@ def collected_reports() -> Iterator[list[tuple[UUID, Report]]]:
         _REPORTS.reset(token)
 
 
-def collect(flow_run_id: UUID, report: Report) -> None:
+def collect(flow_run_id: UUID, report: RunReport) -> None:
     """Add a report to the list of the enclosing `collected_reports` block, if there is one."""
     reports = _REPORTS.get()
     if reports is not None:

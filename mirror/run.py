@@ -1,39 +1,46 @@
 """A run that mirrors images: they are planned, mirrored, and recorded in the lock file."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 from prefect_dist.mirror.applying import Applying, MirrorScopes
 from prefect_dist.mirror.bookkeeping import record_intent, record_results
 from prefect_dist.mirror.entry import Entry
+from prefect_dist.mirror.fetch import update_index
 from prefect_dist.mirror.lock import Lock, Locked, Records
 from prefect_dist.mirror.mirror_policy import MirrorObserver
-from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.orphans import collect_known_tags, exclude_pushed
 from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
 from prefect_dist.mirror.planning import Planning, PlanRequest
+from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport
+from prefect_dist.mirror.results import MirrorResults, build_mirror_report
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.events import Notify, Recording, StepFailed
 from prefect_dist.transfer.pool import Pool
-from prefect_dist.transfer.session import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorJob:
-    """The images to mirror. `name` is shown to people; without a `lock` file nothing is recorded.
+    """The images to mirror. Without a `lock` file nothing is recorded.
 
-    `others` are further entries of the configuration, which share the lock file and which another run carries out. A run that
-    is `dry` only makes the plan.
+    `configuration` is the name of the configuration, None if the images were given without one. `others` are further entries
+    of the configuration, which share the lock file and which another run carries out. A run that is `dry` only makes the plan.
     """
 
-    name: str
+    flow: Literal["mirror", "seed"]
+    configuration: str | None
     entries: Sequence[Entry]
     lock: str | None
     is_dry: bool
     others: Sequence[Entry] = ()
+
+    @property
+    def name(self) -> str:
+        """Return the name of the run."""
+        return self.flow if self.configuration is None else f"{self.flow} {self.configuration}"
 
     @property
     def target_hosts(self) -> frozenset[str]:
@@ -46,14 +53,14 @@ class MirrorJob:
         return frozenset(entry.source_host for entry in self.entries)
 
 
-def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver) -> MirrorReport:
+def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver) -> RunReport:
     """Carry out a job.
 
     Raises:
         InvalidInput: the lock file is damaged.
         DistError: the store cannot be used, or the lock file cannot be read.
     """
-    started, session = time.monotonic(), pool.session
+    builder, session = ReportBuilder(job.flow, pool), pool.session
     lock = Lock(job.lock)
     locked = lock.read()
     applying = Applying(pool, scopes, notify, observer)
@@ -61,22 +68,21 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify,
     request = PlanRequest(entries=job.entries, others=job.others, locked=locked, is_dry=job.is_dry, workers=pool.window)
     Planning(request, session, notify, applying.walk, receiver).begin()
     results = applying.run()
-    plan = receiver.plan
-    report = MirrorReport(name=job.name, store=session.spec.store, plan=plan, dry_run=job.is_dry)
+    plan, errors = receiver.plan, list[RunError]()
     if not job.is_dry:
         notify(Recording())
         plan = exclude_pushed(plan, results.referrers)
         known = collect_known_tags(plan, locked, results.referrers)
-        report = replace(report, plan=plan, results=results, removed=applying.remove(plan.orphans, known))
-        report = _record(lock, report, receiver.replaced, notify)
-        report = _update_index(session, report, notify)
-    return replace(
-        report,
+        results = replace(results, removed=applying.remove(plan.orphans, known))
+        errors += _record(lock, plan, results, receiver.replaced, notify)
+        errors += update_index(session, notify)
+    return build_mirror_report(
+        builder,
+        plan,
+        None if job.is_dry else results,
         stats=session.stats,
-        tasks=pool.runs,
-        seconds=time.monotonic() - started,
-        stopped=session.cancel.reason,
-        quotas=session.registries.quotas(),
+        errors=errors,
+        configuration=job.configuration,
     )
 
 
@@ -125,21 +131,11 @@ class _PlanReceiver:
         self._applying.observer.on_plan(plan)
 
 
-def _record(lock: Lock, report: MirrorReport, before: Records, notify: Notify) -> MirrorReport:
-    """Write the results into the lock file. Return the report."""
+def _record(lock: Lock, plan: Plan, results: MirrorResults, before: Records, notify: Notify) -> list[RunError]:
+    """Write the results into the lock file. Return the error if that fails."""
     try:
-        lock.update(partial(record_results, report, before))
+        lock.update(partial(record_results, plan, results, before))
     except DistError as exc:
         notify(StepFailed(str(exc)))
-        return replace(report, more=(*report.more, f"results are not in the lock file: {exc}"))
-    return report
-
-
-def _update_index(session: Session, report: MirrorReport, notify: Notify) -> MirrorReport:
-    """List new images in `index.json` of the store. Return the report."""
-    try:
-        session.store.update_index()
-    except DistError as exc:
-        notify(StepFailed(str(exc)))
-        return replace(report, more=(*report.more, str(exc)))
-    return report
+        return [RunError(object="results in the lock file", error=exc.with_traceback(None))]
+    return []

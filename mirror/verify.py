@@ -1,21 +1,21 @@
 """A run that hashes the blobs of a store again, and checks that its images are complete; it repairs images on request."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from prefect_dist.mirror.causes import Cause, group_lines
-from prefect_dist.mirror.run_report import RunReport, Status, describe_pieces, pace
-from prefect_dist.ocispec.errors import DistError, InvalidInput
+from prefect_dist.mirror.report import BlobRow, NameRow, ReportBuilder, RunError, RunReport, count_outcomes
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import Corrupt, DistError, NotFound
 from prefect_dist.ocispec.platform import Platforms
-from prefect_dist.ocispec.units import duration, format_count, size
+from prefect_dist.ocispec.units import format_count, size
 from prefect_dist.storage import ContentStore, Info, Name, presence
 from prefect_dist.storage.presence import reachable_digests
 from prefect_dist.storage.verify import Verified
 from prefect_dist.transfer import units
 from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.events import CorruptContent, Notify
+from prefect_dist.transfer.image_report import ImageReport
 from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Unit
 
 # Bounds of a unit of work: enough blobs to be worth a task, and few enough bytes that a retry costs minutes, not hours.
@@ -32,100 +32,6 @@ class Repair:
     referrers: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyReport:
-    """What is sound, what went to quarantine, which names lack something and why, and how their repair came out.
-
-    `extra` counts blobs that no name needs; None where a damaged manifest or name leaves that unknown.
-    """
-
-    verified: Verified
-    extra: int | None
-    damaged: dict[str, str]
-    repaired: tuple[RunReport, ...] = ()
-    failures: tuple[str, ...] = ()
-    tasks: int
-    seconds: float
-    stopped: str | None = field(default=None)
-
-    @property
-    def status(self) -> Status:
-        """`complete` where nothing is corrupt and every name whole, if need be after the repair."""
-        if self.stopped:
-            return "stopped"
-        return "failed" if self.errors() else "complete"
-
-    @property
-    def repaired_names(self) -> frozenset[str]:
-        """Return the names that a repair made whole."""
-        return frozenset(image.name for run in self.repaired for image in run.images if not image.failures)
-
-    def summary(self) -> str:
-        """One line that counts."""
-        corrupt = f", {len(self.verified.corrupt)} corrupt (in quarantine now)" if self.verified.corrupt else ""
-        damaged = f"; {format_count(len(self.damaged), 'name')} not whole" if self.damaged else ""
-        mended = f", {len(self.repaired_names)} repaired" if self.repaired_names else ""
-        extra = f"; {format_count(self.extra, 'blob')} that no name needs" if self.extra else ""
-        checked = f"{format_count(self.verified.sound, 'blob')} sound, {size(self.verified.size)}"
-        return f"{checked}{corrupt}{damaged}{mended}{extra}; in {duration(self.seconds)}"
-
-    def totals(self) -> dict[str, int]:
-        """Return the numbers of blobs and names; `extra` is left out if a damaged name leaves it unknown."""
-        return {
-            "sound": self.verified.sound,
-            "corrupt": len(self.verified.corrupt),
-            "damaged": len(self.damaged),
-            "repaired": len(self.repaired_names),
-            **({} if self.extra is None else {"extra": self.extra}),
-            "hashed_bytes": self.verified.size,
-        }
-
-    def errors(self) -> list[str]:
-        """One line per name that is not whole, and per corrupt blob that no name needs; and what a repair failed with."""
-        lines = [message for name, message in self.damaged.items() if name not in self.repaired_names]
-        if not self.damaged:
-            needed = "which name needs it, nobody knows" if self.extra is None else "no name needs it"
-            lines += [f"blob {digest}: corrupt, now in quarantine; {needed}" for digest in self.verified.corrupt]
-        return [*self.failures, *lines, *(error for run in self.repaired for error in run.errors())]
-
-    def causes(self) -> list[Cause]:
-        """The failures, grouped by their cause."""
-        return group_lines(self.errors())
-
-    def to_json(self, flow_run_id: str) -> dict[str, Any]:
-        """The command line's JSON output."""
-        return {
-            "flow_run_id": flow_run_id,
-            "status": self.status,
-            "seconds": round(self.seconds, 3),
-            "sound": self.verified.sound,
-            "bytes": self.verified.size,
-            "corrupt": [str(digest) for digest in self.verified.corrupt],
-            "extra": self.extra,
-            "damaged": [{"name": n, "message": m, "repaired": n in self.repaired_names} for n, m in self.damaged.items()],
-            "errors": self.errors(),
-        }
-
-    def facts(self) -> dict[str, str | int]:
-        """What was done."""
-        return {
-            "sound": describe_pieces(self.verified.sound, self.verified.size),
-            "corrupt, now in quarantine": len(self.verified.corrupt),
-            "names not whole": len(self.damaged),
-            "names repaired": len(self.repaired_names),
-            "blobs that no name needs": "not known" if self.extra is None else self.extra,
-            **pace(self.verified.size, self.seconds),
-        }
-
-    def table(self) -> list[dict[str, str | int]]:
-        """One row per corrupt blob and per name that is not whole."""
-        rows: list[dict[str, str | int]] = [
-            {"what": str(digest), "state": "corrupt", "more": "in quarantine"} for digest in self.verified.corrupt
-        ]
-        states = {True: "repaired", False: "not whole"}
-        return rows + [{"what": n, "state": states[n in self.repaired_names], "more": m} for n, m in self.damaged.items()]
-
-
 def run_verify(
     pool: Pool,
     notify: Notify,
@@ -133,7 +39,7 @@ def run_verify(
     fetch: Callable[[Repair], RunReport],
     *,
     repair: Literal["all"] | Sequence[str],
-) -> VerifyReport:
+) -> RunReport:
     """Hash every blob again, move corrupt blobs into quarantine, and check that each name is complete.
 
     `repair` are the names to fetch again if they are not complete. `fetch` fetches them, on a pool of its own.
@@ -141,30 +47,58 @@ def run_verify(
     Raises:
         NotFound: the store does not exist.
     """
-    started, session = time.monotonic(), pool.session
+    builder, session = ReportBuilder("verify", pool), pool.session
     session.store.require()
     outcomes = _verify_all(pool, notify, progress)
     names, unreadable = session.store.names.read()
     damaged = dict(_find_damaged(session.store, names))
     wanted = damaged if repair == "all" else damaged.keys() & set(repair)
-    extra = _count_extra(session.store)
-    stopped = session.cancel.reason
-    repairs = [] if stopped else _group_repairs(name for name in names if name.name in wanted)
-    repaired = tuple(map(fetch, repairs))
-    return VerifyReport(
-        verified=_total(outcome.value for outcome in outcomes if isinstance(outcome, Ok)),
-        extra=extra,
-        damaged=damaged,
-        repaired=repaired,
-        failures=_failures(outcomes, unreadable),
-        tasks=pool.runs + sum(run.tasks for run in repaired),
-        seconds=time.monotonic() - started,
-        stopped=stopped or next((run.stopped for run in repaired if run.stopped), None),
+    unreferenced = _count_unreferenced(session.store)
+    repairs = [] if session.cancel.reason else _group_repairs(name for name in names if name.name in wanted)
+    fetched = [fetch(group) for group in repairs]
+    verified = _total(outcome.value for outcome in outcomes if isinstance(outcome, Ok))
+    rows: list[BlobRow | NameRow] = [
+        *(_blob_row(digest, has_damaged_name=bool(damaged), unreferenced=unreferenced) for digest in verified.corrupt),
+        *_name_rows(damaged, fetched),
+    ]
+    failed = (outcome.error for outcome in outcomes if isinstance(outcome, Failed))
+    report = builder.build(
+        rows,
+        {
+            "ok": verified.sound,
+            "corrupt": len(verified.corrupt),
+            **count_outcomes([row for row in rows if isinstance(row, NameRow)], ("damaged", "repaired")),
+            **({} if unreferenced is None else {"unreferenced": unreferenced}),
+            "hashed_bytes": verified.size,
+        },
+        errors=[
+            *(RunError(object=None, error=error) for error in (*failed, *unreadable)),
+            *(error for run in fetched for error in run.errors),
+        ],
     )
+    return replace(report, tasks=pool.runs + sum(run.tasks for run in fetched))
+
+
+def _blob_row(digest: Digest, *, has_damaged_name: bool, unreferenced: int | None) -> BlobRow:
+    """Return the row of a corrupt blob. The blob is an error of its own only if no damaged name shows that it is missing."""
+    needed = "the names that need it are unknown" if unreferenced is None else "no name needs it"
+    error = Corrupt(f"corrupt, now in quarantine; {needed}")
+    return BlobRow(digest=digest, outcome="corrupt", errors=() if has_damaged_name else (error,))
+
+
+def _name_rows(damaged: Mapping[str, DistError], fetched: Sequence[RunReport]) -> Iterator[NameRow]:
+    """Yield the rows of incomplete names; `fetched` are the reports of their repairs."""
+    images = (row for run in fetched for row in run.select(ImageReport))
+    repaired = {row.name for row in images if not row.failures}
+    for name, error in damaged.items():
+        if name in repaired:
+            yield NameRow(name=name, outcome="repaired", note=str(error))
+        else:
+            yield NameRow(name=name, outcome="damaged", errors=(error,))
 
 
 class HashingProgress:
-    """The progress of the verification of a store. Other threads read numbers that were right at some time."""
+    """The progress of the verification of a store. Other threads read the numbers."""
 
     def __init__(self) -> None:
         self._blobs = self._over = self._failed = self._bytes = self._over_bytes = 0
@@ -228,15 +162,15 @@ def _chunks(blobs: Iterable[Info]) -> Iterator[tuple[Info, ...]]:
         yield tuple(chunk)
 
 
-def _find_damaged(store: ContentStore, names: Iterable[Name]) -> Iterator[tuple[str, str]]:
+def _find_damaged(store: ContentStore, names: Iterable[Name]) -> Iterator[tuple[str, DistError]]:
     for name in names:
         try:
             found = presence.check_name(store, name)
         except DistError as exc:
-            yield name.name, f"{name.name}: {exc}"
+            yield name.name, exc.with_traceback(None)
         else:
             if not found.is_complete:
-                yield name.name, f"{name.name}: {found.shortage}"
+                yield name.name, NotFound(found.shortage)
 
 
 def _group_repairs(names: Iterable[Name]) -> list[Repair]:
@@ -246,19 +180,13 @@ def _group_repairs(names: Iterable[Name]) -> list[Repair]:
     return [Repair(names=tuple(group), platforms=key[0], referrers=key[1]) for key, group in groups.items()]
 
 
-def _count_extra(store: ContentStore) -> int | None:
+def _count_unreferenced(store: ContentStore) -> int | None:
     """Return the number of blobs that no name needs, or None if a manifest or a name cannot be read."""
     try:
         needed = reachable_digests(store, [root for name in store.names for root in name.roots])
     except DistError:
         return None
     return sum(info.digest not in needed for info in store.walk())
-
-
-def _failures(outcomes: Iterable[Outcome[Verified]], unreadable: Iterable[InvalidInput]) -> tuple[str, ...]:
-    """Return the errors of tasks, and of names that cannot be read; equal ones once."""
-    failed = (outcome.error for outcome in outcomes if isinstance(outcome, Failed))
-    return tuple(dict.fromkeys(map(str, (*failed, *unreadable))))
 
 
 def _total(parts: Iterable[Verified]) -> Verified:

@@ -19,14 +19,19 @@ if TYPE_CHECKING:
     from prefect_dist.flows.push import push
     from prefect_dist.flows.seed import seed
     from prefect_dist.flows.verify import verify
-    from prefect_dist.mirror.check_report import CheckReport
-    from prefect_dist.mirror.gc import GcReport
-    from prefect_dist.mirror.mirror_report import MirrorReport
-    from prefect_dist.mirror.pull import PullReport
-    from prefect_dist.mirror.push import PushReport
-    from prefect_dist.mirror.run_report import Report, RunReport
+    from prefect_dist.mirror.report import (
+        AuditRow,
+        BlobRow,
+        LeftoverRow,
+        NameRow,
+        OrphanRow,
+        PushRow,
+        RunError,
+        RunReport,
+        TargetRow,
+        UnpackRow,
+    )
     from prefect_dist.mirror.run_result import RunFailed, RunStopped, RunSummary
-    from prefect_dist.mirror.verify import VerifyReport
     from prefect_dist.ocispec.descriptor import Descriptor
     from prefect_dist.ocispec.digest import Digest
     from prefect_dist.ocispec.errors import (
@@ -52,8 +57,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlreadyExists",
+    "AuditRow",
+    "BlobRow",
     "Busy",
-    "CheckReport",
     "Conflict",
     "ContentStore",
     "Corrupt",
@@ -62,29 +68,30 @@ __all__ = [
     "Digest",
     "DistError",
     "Failure",
-    "GcReport",
     "ImageReport",
     "InvalidInput",
+    "LeftoverRow",
     "MirrorConfiguration",
-    "MirrorReport",
     "Mistakes",
+    "NameRow",
     "Network",
     "NotFound",
+    "OrphanRow",
     "Platform",
-    "PullReport",
-    "PushReport",
+    "PushRow",
     "Reference",
     "RegistryCredentials",
-    "Report",
+    "RunError",
     "RunFailed",
     "RunReport",
     "RunStopped",
     "RunSummary",
     "Session",
     "Stopped",
+    "TargetRow",
     "Unavailable",
+    "UnpackRow",
     "Unsupported",
-    "VerifyReport",
     "__version__",
     "check",
     "fetch",
@@ -110,14 +117,19 @@ _MODULES = {
     "flows.push": ("push",),
     "flows.seed": ("seed",),
     "flows.verify": ("verify",),
-    "mirror.check_report": ("CheckReport",),
-    "mirror.gc": ("GcReport",),
-    "mirror.mirror_report": ("MirrorReport",),
-    "mirror.pull": ("PullReport",),
-    "mirror.push": ("PushReport",),
-    "mirror.run_report": ("Report", "RunReport"),
+    "mirror.report": (
+        "AuditRow",
+        "BlobRow",
+        "LeftoverRow",
+        "NameRow",
+        "OrphanRow",
+        "PushRow",
+        "RunError",
+        "RunReport",
+        "TargetRow",
+        "UnpackRow",
+    ),
     "mirror.run_result": ("RunFailed", "RunStopped", "RunSummary"),
-    "mirror.verify": ("VerifyReport",),
     "ocispec.descriptor": ("Descriptor",),
     "ocispec.digest": ("Digest",),
     "ocispec.errors": (

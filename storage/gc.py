@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.children import children_reader
-from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.ocispec.errors import NotFound, Unavailable
 from prefect_dist.ocispec.units import duration
 from prefect_dist.storage import presence
 from prefect_dist.storage.store import ContentStore, Info
@@ -35,7 +35,7 @@ class Swept:
     blobs: tuple[Info, ...]
     leftovers: tuple[str, ...]
     kept: int
-    lost: tuple[str, ...] = ()
+    lost: tuple[tuple[str, NotFound], ...] = ()
 
     @property
     def size(self) -> int:
@@ -103,12 +103,12 @@ class _Needed:
             if missing.is_manifest:
                 self._awaited[missing.key] = missing
 
-    def lost(self) -> Iterator[str]:
-        """Yield a line for each name that was recorded since the first update and lacks content."""
+    def lost(self) -> Iterator[tuple[str, NotFound]]:
+        """Yield the name and the error of each name that was recorded since the first update and lacks content."""
         first = self._first or {}
         for name in self._store.names:
             if first.get(name.name) != name and not (found := presence.check_name(self._store, name)).is_complete:
-                yield f"{name.name}: recorded while gc ran, {found.shortage}; fetch the image again"
+                yield name.name, NotFound(f"recorded while gc ran, {found.shortage}; fetch the image again")
 
     def _pop_arrived(self) -> list[Descriptor]:
         """Return the awaited manifests that are in the store now, and remove them from the awaited manifests."""

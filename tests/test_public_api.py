@@ -32,7 +32,7 @@ print(*sorted(set(sys.modules) - before))
 def test_errors_and_reports_are_imported_without_prefect(tmp_path: Path) -> None:
     code = """
 import sys
-from prefect_dist import Descriptor, DistError, MirrorReport, Reference, RunFailed, RunReport, RunSummary
+from prefect_dist import Descriptor, DistError, Reference, RunFailed, RunReport, RunSummary
 print("prefect" in sys.modules)
 """
     assert run(code, tmp_path) == "False"
@@ -90,21 +90,21 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
 def test_a_checker_of_types_sees_what_calls_return(tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text("""
 from prefect_dist import RunFailed, check, fetch, gc, mirror, pull, push, seed, verify
-from prefect_dist import CheckReport, GcReport, MirrorReport, PullReport, PushReport, RunReport, VerifyReport, __version__
+from prefect_dist import RunReport, RunSummary, __version__
 
 fetched: RunReport = fetch(["app:v1"], "store")
-pulled: PullReport = pull("app:v1", "directory", "store")
-pushed: PushReport = push("app:v1", "registry.example/app:v1", "store")
-mirrored: MirrorReport = mirror("mirror.yaml")
-seeded: MirrorReport = seed(images=["app:v1"], to=["registry.example"], store="store")
-checked: CheckReport = check("mirror.yaml")
-verified: VerifyReport = verify("store")
-swept: GcReport = gc("store")
+pulled: RunReport = pull("app:v1", "directory", "store")
+pushed: RunReport = push("app:v1", "registry.example/app:v1", "store")
+mirrored: RunReport = mirror("mirror.yaml")
+seeded: RunReport = seed(images=["app:v1"], to=["registry.example"], store="store")
+checked: RunReport = check("mirror.yaml")
+verified: RunReport = verify("store")
+swept: RunReport = gc("store")
 version: str = __version__
 try:
     fetch(["app:v1"])
 except RunFailed as failed:
-    lines: list[str] = failed.report.errors()
+    report: RunReport | RunSummary = failed.report
 """)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "user.py"], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -59,6 +59,11 @@ class CancelToken:
         if self._requested.is_set():
             raise Stopped(describe_stop(str(self.reason)))
 
+    @property
+    def error(self) -> Stopped | None:
+        """Return the error of work that the cancellation left unfinished, or None if the token is not cancelled."""
+        return None if self.reason is None else Stopped(describe_stop(self.reason))
+
     def pause(self, seconds: float) -> None:
         """Sleep, at most until the token is cancelled.
 

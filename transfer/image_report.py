@@ -1,7 +1,7 @@
 """The result of a run for one image."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError
@@ -17,24 +17,16 @@ class Failure:
 
     @property
     def message(self) -> str:
-        """Return one line for people."""
+        """Return the text of the error, one line."""
         return str(self.error)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the failure's part of the command line's JSON output."""
-        return {"descriptor": self.descriptor and str(self.descriptor.digest), "message": self.message}
 
 
 class ImageEnd(Protocol):
-    """An image of which nothing is in flight any more."""
+    """The result for an image whose work is finished."""
 
     @property
     def name(self) -> str:
         """Return the image's reference."""
-
-    @property
-    def status(self) -> str:
-        """Return the outcome in one word."""
 
     @property
     def failures(self) -> tuple[Failure, ...]:
@@ -42,18 +34,22 @@ class ImageEnd(Protocol):
 
     @property
     def has_moved(self) -> bool:
-        """Return true if anything had to be transferred."""
+        """Return whether the run transferred anything."""
 
     def describe_counts(self) -> str:
-        """Return the counts in words."""
+        """Return the numbers of descriptors as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageReport:
-    """The result for one image of a run and its referrers; `referrers` is the number of those.
+    """The result for one image in the store, with its referrers.
 
-    `fetched` and `existed` count distinct descriptors. `transferred` are the bytes of this run, `existed_bytes` those of
-    content that existed before the run.
+    Attributes:
+        root: the descriptor that the name resolves to, None if the name could not be resolved.
+        fetched: the number of distinct descriptors that this run fetched.
+        existed: the number of distinct descriptors that the store had before the run, with `existed_bytes` bytes.
+        referrers: the number of referrers.
+        fetched_bytes: the bytes that this run received, failed attempts included.
     """
 
     name: str
@@ -63,13 +59,15 @@ class ImageReport:
     existed_bytes: int = 0
     referrers: int = 0
     failures: tuple[Failure, ...] = ()
-    transferred: int = 0
+    fetched_bytes: int = 0
     seconds: float = 0.0
 
     @property
-    def status(self) -> Literal["complete", "failed"]:
-        """Return `complete` if every wanted descriptor is in the store and the name is recorded."""
-        return "failed" if self.failures else "complete"
+    def outcome(self) -> Literal["fetched", "unchanged", "failed"]:
+        """Return `failed` if the run did not complete the image, and `unchanged` if the store had all of it before."""
+        if self.failures:
+            return "failed"
+        return "fetched" if self.fetched else "unchanged"
 
     @property
     def failed(self) -> int:
@@ -78,31 +76,15 @@ class ImageReport:
 
     @property
     def has_moved(self) -> bool:
-        """Return true if anything was fetched."""
+        """Return whether the run fetched anything."""
         return self.fetched > 0
 
     def describe_counts(self) -> str:
-        """Return the counts in words."""
-        along = f", with {format_count(self.referrers, 'referrer')}" if self.referrers else ""
-        return f"{self.fetched} fetched, {self.existed} existed{along}"
+        """Return the numbers of descriptors as text."""
+        referrers = f", with {format_count(self.referrers, 'referrer')}" if self.referrers else ""
+        return f"{self.fetched} fetched, {self.existed} existed{referrers}"
 
     @property
     def descriptors(self) -> int:
         """Return the number of descriptors that the walk visited."""
         return self.fetched + self.existed + self.failed
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the image's part of the command line's JSON output."""
-        return {
-            "name": self.name,
-            "digest": self.root and str(self.root.digest),
-            "status": self.status,
-            "descriptors": self.descriptors,
-            "fetched": self.fetched,
-            "existed": self.existed,
-            "failed": self.failed,
-            "referrers": self.referrers,
-            "bytes": self.transferred,
-            "seconds": round(self.seconds, 3),
-            "errors": [failure.to_json() for failure in self.failures],
-        }

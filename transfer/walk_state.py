@@ -94,7 +94,7 @@ class ImageState:
             existed_bytes=self.existed_bytes,
             referrers=len(self.referrers),
             failures=tuple(self.failures),
-            transferred=self.transferred,
+            fetched_bytes=self.transferred,
             seconds=time.monotonic() - self.started,
         )
 

@@ -86,7 +86,7 @@ def test_an_unreachable_api_ends_the_command_and_keeps_the_results(api: Relay, t
     assert len(there) > 50  # active parts continue without the API
     assert recorded(tmp_path) == there
     report = json.loads(out)
-    assert sum(image["result"] == "added" for image in report["images"]) == len(there)
+    assert sum(target["outcome"] == "added" for target in report["targets"]) == len(there)
     lines = err.splitlines()
     assert all(line.startswith("dist: ") for line in lines), err
     assert api.url in lines[-1]

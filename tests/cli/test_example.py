@@ -53,7 +53,7 @@ def test_the_example_of_a_mirror_works(prefect: PrefectServer, tmp_path: Path, m
         result = dist("--output", "json", "mirror", "--retries", "0", config)
 
         assert (result.code, result.json["status"]) == (3, "vetoed"), result.err
-        assert {one["target"].partition("/")[2]: one["result"] for one in result.json["images"]} == {
+        assert {one["target"].partition("/")[2]: one["outcome"] for one in result.json["targets"]} == {
             "hub/redis:latest": "added",
             "redis:latest": "added",
             "team/app:v1": "added",

@@ -65,7 +65,7 @@ def test_the_run_after_a_kill_transfers_only_the_rest(stalling: FakeRegistry, pr
     size = len(BIG.blobs[LAYER])
     assert second.headers["range"] == f"bytes={STALL_AT}-{size - 1}"
     assert (first.sent, second.sent) == (STALL_AT, size - STALL_AT)
-    assert result.json["images"][0]["status"] == "complete"
+    assert result.json["images"][0]["outcome"] == "fetched"
     assert {str(info.digest) for info in open_store(str(store)).walk()} == set(BIG.descriptors)
 
 
@@ -87,8 +87,8 @@ def test_a_stalled_run_stops_at_a_signal_and_reports_its_results(
     assert ingest.offset == STALL_AT
     report = json.loads(out)
     (image,) = report["images"]
-    assert (report["status"], image["status"], image["fetched"], image["failed"]) == ("stopped", "failed", 2, 1)
-    assert [error["descriptor"] for error in image["errors"]] == [LAYER]
+    assert (report["status"], image["outcome"], image["fetched"], image["failed"]) == ("stopped", "failed", 2, 1)
+    assert [error["descriptor"] for error in report["errors"]] == [LAYER]
     assert prefect.get(f"/flow_runs/{report['flow_run_id']}")["state"]["type"] == "CANCELLED"
     assert all(task["state_type"] in ("COMPLETED", "FAILED") for task in prefect.task_runs(report["flow_run_id"]))
 
@@ -218,8 +218,8 @@ def test_a_pipe_gets_progress_lines_and_a_table_at_the_end(
     assert result.code == 0
     assert result.err.splitlines() == ["starting Prefect", f"{name} complete: 3 fetched, 0 existed"]
     head, row, summary, store, address = result.out.decode().splitlines()
-    assert head.split() == ["IMAGE", "STATUS", "FETCHED", "EXISTED", "FAILED", "BYTES", "DIGEST"]
-    assert row.split()[:5] == [name, "complete", "3", "0", "0"]
+    assert head.split() == ["IMAGE", "OUTCOME", "FETCHED", "EXISTED", "FAILED", "BYTES", "DIGEST"]
+    assert row.split()[:5] == [name, "fetched", "3", "0", "0"]
     assert row.endswith(image.root.digest)
     assert summary.startswith("1 image complete: 3 fetched, 0 existed; ")
     assert store == f"store: {tmp_path}"
@@ -299,7 +299,7 @@ def test_a_layer_is_fetched_from_its_urls(prefect: PrefectServer, tmp_path: Path
         refused = dist(*fetch, "--retries", "0")
 
         assert refused.code == 1
-        (error,) = refused.json["images"][0]["errors"]
+        (error,) = refused.json["errors"]
         assert layer["digest"] in error["descriptor"]
         assert "127.0.0.1 is a loopback address; to allow it, add " in error["message"]
         assert elsewhere.requests == []

@@ -36,10 +36,10 @@ def test_a_dry_run_then_its_run(prefect: PrefectServer, tmp_path: Path) -> None:
 
         assert dry.code == 1
         heads, none, row, summary, _, _ = dry.lines
-        assert heads.split() == ["IMAGE", "TARGET", "CHANGE", "FROM", "TO", "NOTE"]
-        assert none.split()[:3] == [lost["source"], lost["target"], "failed"]
-        assert row.split() == [entry["source"], entry["target"], "add", ONE.root.digest[:19]]
-        assert summary.startswith("plan of mirror ours: 1 to add, 0 to change, 0 same, 1 cannot be told; ")
+        assert heads.split() == ["IMAGE", "TARGET", "ACTION", "OUTCOME", "TO"]
+        assert none.split() == [lost["source"], lost["target"], "failed"]
+        assert row.split() == [entry["source"], entry["target"], "add", "planned", ONE.root.digest[:19]]
+        assert summary.startswith("plan of mirror ours: 1 to add, 0 to change, 0 unchanged, 1 failed; ")
         warned = [line for line in dry.err.splitlines() if line.startswith(f"dist: warning: {path}:1: ")]
         assert [f"sync[{number}].fastCheck: has no effect" in line for number, line in enumerate(warned)] == [True, True]
         assert target.manifest("copy", "v1") is None
@@ -48,7 +48,7 @@ def test_a_dry_run_then_its_run(prefect: PrefectServer, tmp_path: Path) -> None:
         done = dist("--output", "json", "mirror", "--retries", "0", path, TARGET_PASSWORD=SECRET)
 
         assert (done.code, done.json["status"], len(done.json["errors"])) == (1, "failed", 1)
-        assert [(one["target"], one["digest"], one["result"]) for one in done.json["images"]] == [
+        assert [(one["target"], one["new"], one["outcome"]) for one in done.json["targets"]] == [
             (entry["target"], ONE.root.digest, "added"),
             (lost["target"], None, "failed"),
         ]
@@ -108,13 +108,13 @@ def test_a_veto_exits_with_3_unless_another_image_failed(prefect: PrefectServer,
         passed = dist("mirror", config(tmp_path, app))
 
         assert (vetoed.code, vetoed.json["status"], vetoed.json["errors"]) == (3, "vetoed", [])
-        assert [one["result"] for one in vetoed.json["images"]] == ["added", "vetoed"]
+        assert [one["outcome"] for one in vetoed.json["targets"]] == ["added", "vetoed"]
         assert (said.code, said.lines[-3].split(":")[0]) == (3, "mirror vetoed"), said.err
         why = f"dist: {bad['source']} to {bad['target']}: vetoed by sh: 3 critical findings (exit status 1)\n"
         assert why in said.err
         assert (quiet.code, quiet.err.count(why)) == (3, 1)
         assert (failed.code, failed.json["status"], len(failed.json["errors"])) == (1, "failed", 1)
-        assert [one["result"] for one in failed.json["images"]] == ["same", "vetoed", "failed"]
+        assert [one["outcome"] for one in failed.json["targets"]] == ["unchanged", "vetoed", "failed"]
         assert passed.code == 0, passed.err
         assert lacking(target, "app", ONE, "v1") == []
         assert target.manifest("bad", "v1") is None
@@ -130,4 +130,4 @@ def test_check_of_a_mirror_with_a_file_of_skopeo(prefect: PrefectServer, tmp_pat
         done = dist("--store", tmp_path / "store", "mirror", path, *form)
         assert done.code == 0, done.err
         found = dist("--store", tmp_path / "store", "--output", "json", "check", path, *form)
-    assert (found.code, found.json["status"], found.json["right"]) == (0, "complete", 1)
+    assert (found.code, found.json["status"], found.json["counts"]["ok"]) == (0, "complete", 1)

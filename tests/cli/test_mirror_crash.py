@@ -107,4 +107,4 @@ def test_a_mirror_that_is_killed_ten_times_is_completed_by_the_next_run(prefect:
         assert all(one["mirrored"] and one["own"] for one in locked.values())
 
         checked = dist("--output", "json", "check", path)
-        assert (checked.code, checked.json["right"], checked.json["targets"]) == (0, 400, [])
+        assert (checked.code, checked.json["counts"]["ok"], checked.json["targets"]) == (0, 400, [])

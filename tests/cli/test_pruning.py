@@ -26,9 +26,9 @@ def test_orphaned_tags_are_removed(prefect: PrefectServer, tmp_path: Path) -> No
         deleted = [one.path for one in registry.requests if one.method == "DELETE"]
         left = dist("--output", "json", "tags", f"{registry.host}/copy").json["tags"]
     assert [result.code for result in results] == [0, 0], results[-1].err
-    assert [result.json["removed"] for result in results] == [
+    assert [[(one["target"], one["outcome"]) for one in result.json["orphaned"]] for result in results] == [
         [],
-        [{"target": f"{registry.host}/copy:v2", "result": "removed", "note": None}],
+        [(f"{registry.host}/copy:v2", "removed")],
     ]
     assert deleted == ["/v2/copy/manifests/v2"]
     assert left == ["v1"]

@@ -27,11 +27,11 @@ def test_push_from_the_store_to_another_repository(store: Path, registry: CncfRe
     result = dist("--store", store, "--output", "json", "push", source, target)
     assert result.code == 0, result.err
     (image,) = result.json["images"]
-    assert {key: image[key] for key in ("name", "target", "digest", "status", "pushed", "mounted", "failed")} == {
-        "name": source,
+    assert {key: image[key] for key in ("source", "target", "digest", "outcome", "pushed", "mounted", "failed")} == {
+        "source": source,
         "target": target,
         "digest": IMAGE.root.digest,
-        "status": "complete",
+        "outcome": "pushed",
         "pushed": 1,
         "mounted": len(IMAGE.blobs),
         "failed": 0,

@@ -41,7 +41,7 @@ def test_an_offline_seed_copies_a_list_to_each_registry(prefect: PrefectServer, 
         )
 
         assert (result.code, result.err) == (0, "")
-        assert [(one["source"], one["target"], one["result"]) for one in result.json["images"]] == [
+        assert [(one["source"], one["target"], one["outcome"]) for one in result.json["targets"]] == [
             ("docker.io/library/one:latest", f"{target.host}/library/one:latest", "added"),
             ("docker.io/library/one:latest", f"{other.host}/edge/site/library/one:latest", "added"),
             ("ghcr.io/a/two:2", f"{target.host}/a/two:2", "added"),
@@ -102,12 +102,12 @@ def test_a_seed_section_is_locked_checked_and_repaired(prefect: PrefectServer, s
         repaired = dist("check", config, "--repair")
         assert lacking(target, "edge/team/one", ONE, "v1") == []
 
-    assert (unlocked.code, "mirror or seed it first" in unlocked.err) == (1, True)
+    assert (unlocked.code, "run mirror or seed first" in unlocked.err) == (1, True)
     assert (seeded.code, right.code, damaged.code, repaired.code) == (0, 0, 1, 0), repaired.err
     name = f"{target.host}/edge/team/one:v1"
     assert set(locked) == {name, f"{target.host}/edge/two:v1"}
     faults = [f"layer {layer} is missing"]
-    assert damaged.json["targets"] == [{"target": name, "result": "damaged", "faults": faults, "error": None}]
+    assert damaged.json["targets"] == [{"target": name, "outcome": "damaged", "faults": faults, "errors": faults}]
     assert damaged.err == f"dist: {name}: layer {layer} is missing\n"
     assert any(line.startswith(name) and " repaired " in line for line in repaired.lines)
 
@@ -123,8 +123,8 @@ def test_an_unwritable_list_of_failed_images_is_reported(prefect: PrefectServer,
             *("seed", tmp_path / "all.txt", "--to", target.host, "--failed", failed),
         )
     assert (result.code, result.json["status"]) == (1, "failed")
-    assert [one["result"] for one in result.json["images"]] == ["added"]
-    assert result.err.startswith(f"dist: {failed}: ")
+    assert [one["outcome"] for one in result.json["targets"]] == ["added"]
+    assert result.err.startswith(f"dist: list of failed images: {failed}: ")
 
 
 LISTS = {"wrong.txt": "redis:7\n\nNO NAME # here\n", "none.txt": "# nothing\n", "mirror.yaml": "sync: []\n"}
@@ -185,7 +185,7 @@ def test_a_list_with_a_lock_file_can_be_checked_and_repaired(
         assert lacking(target, "team/one", ONE, "v1") == []
 
     assert [result.code for result in (seeded, right, damaged, repaired)] == [0, 0, 1, 0], repaired.err
-    assert (right.json["right"], right.json["unlooked"]) == (2, 0)
+    assert (right.json["counts"]["ok"], right.json["counts"]["unchecked"]) == (2, 0)
     assert f"layer {layer} is missing" in damaged.err
     assert without_store.err.splitlines()[0] == (
         f"dist: warning: {lock}: no store is set, so a repair reads images from {tmp_path}/prefect-dist/store; "

@@ -95,7 +95,7 @@ def test_pull_fetches_referrers_and_defaults_to_the_platform_of_this_machine(tmp
             *(f"{source.host}/app:v1", tmp_path / "root"),
         )
     assert (result.code, result.json["images"][0]["referrers"]) == (0, 1), result.err
-    assert result.json["unpacked"]["manifest"] == ONE.root.digest
+    assert result.json["unpacked"][0]["manifest"] == ONE.root.digest
 
 
 @pytest.mark.parametrize(("said", "code", "comes_to"), [("concurrency: 64", 0, 64), ("defaults: {parallel: 100}", 0, 64)])

@@ -45,7 +45,8 @@ def test_verify_reports_a_damaged_name_and_continues(store: ContentStore) -> Non
     result = dist("--store", store.url, "--output", "json", "verify", "--repair", "all")
 
     assert result.code == 1
-    assert (result.json["sound"], result.json["damaged"], result.json["extra"]) == (len(IMAGE.descriptors), [], None)
+    assert (result.json["counts"]["ok"], result.json["names"]) == (len(IMAGE.descriptors), [])
+    assert "unreferenced" not in result.json["counts"]
     assert result.line.endswith(f"; remove the name with dist rm {OTHER}")
 
 
@@ -61,6 +62,6 @@ def test_gc_without_a_grace_period_needs_no_warning_on_a_disk_or_on_s3(s3: S3Ser
 
     for result in (short, long):
         assert (result.code, result.err) == (0, "")
-        assert (result.json["kept"], result.json["lost"]) == (len(IMAGE.descriptors), [])
+        assert (result.json["counts"]["kept"], result.json["names"]) == (len(IMAGE.descriptors), [])
     open_store(str(tmp_path)).prepare()
     assert dist("--store", tmp_path, "--output", "json", "gc", "--grace", "0").err == ""

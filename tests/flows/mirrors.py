@@ -13,15 +13,14 @@ from urllib.parse import parse_qs
 from prefect_dist.mirror import yamlfile
 from prefect_dist.mirror.applying import Admit
 from prefect_dist.mirror.check import check_mirror
-from prefect_dist.mirror.check_report import CheckReport
 from prefect_dist.mirror.config import Mirror, make_seed_mirror, parse_mirror
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.fetch import fetch_images
-from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
 from prefect_dist.mirror.progress import add_callers_listener
+from prefect_dist.mirror.render import message_line
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run import MirrorJob, run_mirror
-from prefect_dist.mirror.run_report import RunReport, in_one_line
 from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.reference import expand
@@ -32,7 +31,7 @@ from prefect_dist.transfer.threads import ThreadPool
 from prefect_dist.transfer.walk_state import ImageState
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.request import Recorded
-from tests.flows.reports import result_of
+from tests.flows.reports import outcomes, result_of
 from tests.images import BuiltImage
 from tests.peers.prefect import PrefectServer
 
@@ -54,7 +53,7 @@ class Mirrors:
         self.flow_run = ""
         self._seen: Counter[str] = Counter()
 
-    def run(self, *sync: dict[str, Any], dry_run: bool = False, retries: int = 0, **said: Any) -> MirrorReport:
+    def run(self, *sync: dict[str, Any], dry_run: bool = False, retries: int = 0, **said: Any) -> RunReport:
         """The report of a run with these entries of `sync`, and what else the file is to say.
 
         Raises:
@@ -64,10 +63,10 @@ class Mirrors:
 
         self.config.write_text(json.dumps({"sync": sync, **said}))  # JSON is YAML
         report = self._ended(partial(mirror, str(self.config), str(self.store), dry_run=dry_run, retries=retries))
-        assert isinstance(report, MirrorReport), report
+        assert isinstance(report, RunReport), report
         return report
 
-    def check(self, *, repair: bool = False, retries: int = 0) -> CheckReport:
+    def check(self, *, repair: bool = False, retries: int = 0) -> RunReport:
         """The report of a check of what the last run brought.
 
         Raises:
@@ -76,10 +75,10 @@ class Mirrors:
         from prefect_dist.flows.check import check
 
         report = self._ended(partial(check, str(self.config), str(self.store), repair=repair, retries=retries))
-        assert isinstance(report, CheckReport), report
+        assert isinstance(report, RunReport), report
         return report
 
-    def seed(self, *images: str, to: Sequence[FakeRegistry], retries: int = 0, **said: Any) -> MirrorReport:
+    def seed(self, *images: str, to: Sequence[FakeRegistry], retries: int = 0, **said: Any) -> RunReport:
         """The report of a seed of images.
 
         Raises:
@@ -89,7 +88,7 @@ class Mirrors:
 
         places = [place.host for place in to]
         report = self._ended(partial(seed, images=list(images), to=places, store=str(self.store), retries=retries, **said))
-        assert isinstance(report, MirrorReport), report
+        assert isinstance(report, RunReport), report
         return report
 
     def _ended(self, run: Callable[..., Any]) -> object:
@@ -101,8 +100,8 @@ class Mirrors:
         report = result_of(state)
         if isinstance(report, DistError):
             raise report
-        assert isinstance(report, MirrorReport | CheckReport), report
-        assert ((state.type.value, state.name), state.message) == (_ENDS[report.status], in_one_line(report))
+        assert isinstance(report, RunReport), report
+        assert ((state.type.value, state.name), state.message) == (_ENDS[report.status], message_line(report))
         self.flow_run = str(state.state_details.flow_run_id)
         return report
 
@@ -127,23 +126,33 @@ class DirectMirrors(Mirrors):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, cast("PrefectServer", None))
 
-    def run(self, *sync: dict[str, Any], dry_run: bool = False, retries: int = 0, **said: Any) -> MirrorReport:
+    def run(self, *sync: dict[str, Any], dry_run: bool = False, retries: int = 0, **said: Any) -> RunReport:
         """Return the report of a run; see `Mirrors.run`."""
         self.config.write_text(json.dumps({"sync": sync, **said}))
         wanted = parse_mirror(yamlfile.read(str(self.config)))
-        return self._mirror(wanted, wanted.entries, wanted.seed, name=f"mirror {wanted.name}", is_dry=dry_run, retries=retries)
+        return self._mirror(
+            wanted,
+            wanted.entries,
+            wanted.seed,
+            flow="mirror",
+            configuration=wanted.name,
+            is_dry=dry_run,
+            retries=retries,
+        )
 
-    def check(self, *, repair: bool = False, retries: int = 0) -> CheckReport:
+    def check(self, *, repair: bool = False, retries: int = 0) -> RunReport:
         """Return the report of a check; see `Mirrors.check`."""
         wanted = parse_mirror(yamlfile.read(str(self.config)))
         with self._pool(wanted, retries) as pool:
             return check_mirror(wanted, pool, OneScope(), add_callers_listener(ignore_event), Unobserved(), is_repairing=repair)
 
-    def seed(self, *images: str, to: Sequence[FakeRegistry], retries: int = 0, **said: Any) -> MirrorReport:
+    def seed(self, *images: str, to: Sequence[FakeRegistry], retries: int = 0, **said: Any) -> RunReport:
         """Return the report of a seed; see `Mirrors.seed`."""
         offline = said.pop("offline", False)
         wanted = make_seed_mirror([place.host for place in to], images=images, **said)
-        return self._mirror(wanted, wanted.seed, (), name="seed", is_dry=False, retries=retries, offline=offline)
+        return self._mirror(
+            wanted, wanted.seed, (), flow="seed", configuration=None, is_dry=False, retries=retries, offline=offline
+        )
 
     def _mirror(
         self,
@@ -151,12 +160,13 @@ class DirectMirrors(Mirrors):
         entries: Sequence[Entry],
         others: Sequence[Entry],
         *,
-        name: str,
+        flow: Literal["mirror", "seed"],
+        configuration: str | None,
         is_dry: bool,
         retries: int,
         offline: bool = False,
-    ) -> MirrorReport:
-        job = MirrorJob(name=name, entries=entries, others=others, lock=wanted.lock, is_dry=is_dry)
+    ) -> RunReport:
+        job = MirrorJob(flow=flow, configuration=configuration, entries=entries, others=others, lock=wanted.lock, is_dry=is_dry)
         with self._pool(wanted, retries, offline=offline) as pool:
             return run_mirror(job, pool, OneScope(), add_callers_listener(ignore_event), Unobserved())
 
@@ -242,7 +252,7 @@ class Unobserved:
     def on_mirrored(self, action: TargetAction) -> None:
         """Ignore it."""
 
-    def on_failed(self, action: TargetAction, error: str) -> None:
+    def on_failed(self, action: TargetAction, errors: Sequence[DistError]) -> None:
         """Ignore it."""
 
 
@@ -257,9 +267,9 @@ def repository(source: FakeRegistry, *targets: FakeRegistry, **said: Any) -> dic
     return {"type": "repository", "source": f"{source.host}/app", "targets": where, **said}
 
 
-def results(report: MirrorReport) -> dict[str, str]:
+def results(report: RunReport) -> dict[str, str]:
     """What came of each step, by repository and tag of its target."""
-    return {str(action.target).partition("/")[2]: report.result(action) for action in report.plan.actions}
+    return {target.partition("/")[2]: outcome for target, outcome in outcomes(report).items()}
 
 
 def fetched(requests: Iterable[Recorded]) -> Counter[str]:

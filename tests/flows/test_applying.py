@@ -73,7 +73,7 @@ def test_images_that_the_lock_file_cannot_name_are_not_published(applying: Apply
     root = manifest("v1")
     action = TargetAction(item=item, target=TARGET, change="add", new=root)
     image = PlannedImage(item=item, root=root, content=(root,), sent=(root,), actions=(action,))
-    job = MirrorJob(name="mirror", entries=(entry,), lock=str(lock), is_dry=False)
+    job = MirrorJob(flow="mirror", configuration=None, entries=(entry,), lock=str(lock), is_dry=False)
 
     _PlanReceiver(job, Lock(str(lock)), {}, applying).take_images([image], {image: Answers(())})
     results = applying.run()
@@ -86,5 +86,5 @@ def test_a_check_ends_in_order_when_the_api_is_lost(session: Session, lost_api: 
     record = Locked(source="one.example/app:v1", digest=manifest("v1").digest, mirrored=datetime.now(UTC), own=True)
     found = Auditing(PrefectPool(session, window=1, retries=0), ignore_event, entries(ENTRY)).audit({TARGET: record})
     assert lost_api in str(session.cancel.reason)
-    assert (found.right, list(found.unresolved)) == (0, [TARGET])
-    assert found.unresolved[TARGET].endswith("complete content is kept, run again to resume")
+    assert (found.ok, list(found.unresolved)) == (0, [TARGET])
+    assert str(found.unresolved[TARGET]).endswith("complete content is kept, run again to resume")

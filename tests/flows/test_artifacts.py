@@ -28,6 +28,7 @@ from tests import images
 from tests.fakes.faults import Fault, Refuse, Stall
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, repository
+from tests.flows.reports import error_lines, fetch_report, images_of
 from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
 from tests.storage.conformance import Place, blob_path
@@ -81,13 +82,18 @@ def test_a_mirror_shows_plan_progress_and_what_was_spared(
         "3",
         shown["summary"]["description"].partition("; ")[2].split(" fetched")[0],
     )
-    assert (report.stats.mounted, report.stats.mounted_bytes) == (3, sum(map(len, ONE.blobs.values())))
+    assert (report.counts["mounted"], report.counts["mounted_bytes"]) == (3, sum(map(len, ONE.blobs.values())))
     assert told["mounted from elsewhere in a registry"].startswith("3 pieces, ")
 
     again = mirrors.run(*sync)
-    assert again.stats.received == 0
+    assert again.counts["fetched_bytes"] == 0
     shown = artifacts(mirrors.flow_run)
-    assert facts(shown["summary"]) == {"same": "3", "bytes fetched": "0 B", "bytes sent": "0 B", "store": str(mirrors.store)}
+    assert facts(shown["summary"]) == {
+        "unchanged": "3",
+        "bytes fetched": "0 B",
+        "bytes sent": "0 B",
+        "store": str(mirrors.store),
+    }
     assert shown["progress"]["data"] == 100
 
 
@@ -101,8 +107,8 @@ def test_failures_are_a_table_that_says_what_to_do(
 
     shown = artifacts(mirrors.flow_run)
     assert shown.keys() == {"plan", "progress", "mirror", "summary", "failures"}
-    assert shown["failures"]["description"].startswith("2 failures. Put right what the lines below say, then run it again")
-    lines = [f"{number}. {error}" for number, error in enumerate(report.errors(), 1)]
+    assert shown["failures"]["description"].startswith("2 failures. Fix the failures below, then run again.")
+    lines = [f"{number}. {error}" for number, error in enumerate(error_lines(report), 1)]
     assert shown["failures"]["data"].splitlines() == lines
     assert "log in with" in lines[1]
     assert shown["progress"]["data"] < 100
@@ -130,7 +136,7 @@ def test_what_cannot_be_told_is_not_done(
 
     report = mirrors.run(*sync, dry_run=dry_run)
 
-    assert len(report.errors()) == 3
+    assert len(error_lines(report)) == 3
     shown = artifacts(mirrors.flow_run)["progress"]
     assert shown["description"].startswith("3 of 3 images compared, 3 unresolved")
     assert ("1 of 1 image finished, 4 of 4 descriptors" in shown["description"]) == (not dry_run)
@@ -146,14 +152,14 @@ def test_a_run_that_could_not_remove_a_tag_or_list_its_store_has_not_done_all(
         entry = repository(source, target, prune={"after": "0s", "most": 20})
         mirrors.run(entry)
         kept = mirrors.run({**entry, "tags": {"deny": ["v2"]}})
-        assert "the registry does not delete manifests" in "".join(kept.errors())
+        assert "the registry does not delete manifests" in "".join(error_lines(kept))
         assert artifacts(mirrors.flow_run)["progress"]["data"] < 100
 
         index = mirrors.store / "index.json"
         index.unlink()
         index.mkdir()
         unlisted = mirrors.run(entry)
-        assert "index.json" in "".join(unlisted.errors())
+        assert "index.json" in "".join(error_lines(unlisted))
         assert artifacts(mirrors.flow_run)["progress"]["data"] < 100
 
 
@@ -166,7 +172,7 @@ def test_a_check_of_what_cannot_be_told_is_not_done(
     root = TWIN.root.digest
     for method in ("GET", "HEAD"):
         target.inject(Fault(method=method, path=f"/v2/app/manifests/(v2|{root})", nth=None, action=Refuse(403)))
-    assert len(mirrors.check().first.unresolved) == 1
+    assert mirrors.check().counts["unresolved"] == 1
     shown = artifacts(mirrors.flow_run)["progress"]
     assert (shown["data"], shown["description"]) == (50, "2 of 2 images compared, 1 unresolved")
 
@@ -263,7 +269,7 @@ def test_a_check_shows_what_is_damaged_and_how_it_is_mended(
     assert layer in shown["failures"]["data"]
     shown = artifacts(check(config, str(mirrors.store), repair=True, return_state=True))
     assert shown.keys() == {"progress", "check", "summary"}
-    assert facts(shown["summary"])["targets right"] == "1"
+    assert facts(shown["summary"])["ok"] == "1"
 
 
 def test_fetch_push_and_what_keeps_a_store_show_the_same(
@@ -287,8 +293,8 @@ def test_fetch_push_and_what_keeps_a_store_show_the_same(
         assert facts(shown["summary"])["images complete"] == "1"
         assert facts(shown["summary"])["fetched"].startswith("4 pieces, ")
         again: Any = fetch([name], place.url, return_state=True)
-        (report,) = again.result().images
-        assert (report.existed_bytes, report.transferred) == (total, 0)
+        (report,) = images_of(again.result())
+        assert (report.existed_bytes, report.fetched_bytes) == (total, 0)
         assert facts(artifacts(again)["summary"])["in the store already"].startswith("4 pieces, ")
 
         pushed = push(name, f"{target.host}/app:v1", place.url, return_state=True)
@@ -314,7 +320,7 @@ def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
     """One update a second at most, from one thread, whatever happens meanwhile."""
     from prefect_dist.flows._flow import flow_of
     from prefect_dist.flows.progress_artifact import publish_progress
-    from prefect_dist.mirror.run_report import RunReport
+    from prefect_dist.mirror.report import RunReport
 
     layers = [Descriptor(media_type=images.OCI_LAYER, digest=Digest.of(bytes([n])), size=1024**2) for n in range(4)]
     seen, asked = list[float](), list[str]()
@@ -341,7 +347,7 @@ def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
                 counter(ContentFinished(layer, Receipt("fetched", layer.size)))
                 assert poll_until(partial(stands_at, 25 * number), timeout_s=20)
                 seen.append(progress()[0]["data"])
-        return RunReport(images=(), tasks=0, seconds=0)
+        return fetch_report([])
 
     goes()
 

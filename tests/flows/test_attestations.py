@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prefect_dist.mirror.run_report import RunReport
+from prefect_dist.mirror.report import AuditRow, RunReport
 from prefect_dist.ocispec import Platform
 from prefect_dist.storage import open_store
 from prefect_dist.storage.archive import import_images
@@ -16,7 +16,7 @@ from prefect_dist.storage.presence import check_name
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, lacking, results
-from tests.flows.reports import result_of
+from tests.flows.reports import document, error_lines, result_of
 from tests.images import BuiltImage
 from tests.peers.prefect import PrefectServer
 
@@ -56,7 +56,7 @@ def test_fetch_keeps_the_attestation_of_the_selected_platform(prefect: PrefectSe
     report = run(prefect, fetch, [name], str(tmp_path / "store"), platforms=["linux/arm64"])
 
     assert isinstance(report, RunReport)
-    assert not report.errors()
+    assert not error_lines(report)
     assert held(tmp_path / "store") == SELECTED
     store = open_store(str(tmp_path / "store"))
     assert check_name(store, store.names.get(name)).is_complete
@@ -69,9 +69,9 @@ def test_pull_keeps_it_and_unpacks_the_image(prefect: PrefectServer, tmp_path: P
 
     report = run(prefect, pull, name, str(tmp_path / "root"), str(tmp_path / "store"), "linux/arm64")
 
-    assert report.errors() == []
+    assert error_lines(report) == []
     assert held(tmp_path / "store") == SELECTED
-    assert report.to_json("")["unpacked"]["manifest"] == ARM.root.digest
+    assert [one["manifest"] for one in document(report)["unpacked"]] == [ARM.root.digest]
 
 
 @pytest.mark.parametrize("rewrite", [False, True], ids=["sparse index", "rewritten index"])
@@ -83,12 +83,12 @@ def test_mirror_and_check_keep_it(mirrors: Mirrors, source: FakeRegistry, name: 
         assert lacking(target, "app", ARM) + lacking(target, "app", ABOUT_ARM) == []
         assert [target.manifest("app", one.root.digest) for one in (AMD, ABOUT_AMD)] == [None, None]
         assert (children(target, "v1") == [ABOUT_ARM.root.digest, ARM.root.digest]) is rewrite
-        assert results(mirrors.run(entry)) == {"app:v1": "same"}
+        assert results(mirrors.run(entry)) == {"app:v1": "unchanged"}
         assert mirrors.check().status == "complete"
 
         target.lose("app", ABOUT_ARM.root.digest)
         damaged = mirrors.check()
-        assert [fault for _, faults in damaged.first.damaged.items() for fault in faults] == [
+        assert [fault for row in damaged.select(AuditRow) for fault in row.faults] == [
             f"manifest {ABOUT_ARM.root.digest} is missing"
         ]
         assert mirrors.check(repair=True).status == "complete"
@@ -100,7 +100,7 @@ def test_seed_keeps_it_also_from_the_store_only(mirrors: Mirrors, source: FakeRe
         assert mirrors.seed(name, to=[first], platforms=["linux/arm64"]).status == "complete"
         mirrors.asked(source)
         seeded = mirrors.seed(name, to=[second], platforms=["linux/arm64"], rewrite_index=True, offline=True)
-        assert seeded.status == "complete", seeded.errors()
+        assert seeded.status == "complete", error_lines(seeded)
         assert mirrors.asked(source) == []
         for target in (first, second):
             assert lacking(target, "app", ARM) + lacking(target, "app", ABOUT_ARM) == []
@@ -130,7 +130,7 @@ def test_an_archive_without_attestations_is_whole_and_can_be_seeded(mirrors: Mir
 
     with FakeRegistry(sparse=not rewrite) as target:
         report = mirrors.seed(name, to=[target], platforms=["linux/arm64"], rewrite_index=rewrite, offline=True)
-        assert report.status == "complete", report.errors()
+        assert report.status == "complete", error_lines(report)
         assert not lacking(target, "app", ARM)
         assert (children(target, "v1") == [ARM.root.digest]) is rewrite
     assert check_name(store, store.names.get(name)).is_complete

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from prefect_dist.mirror.gc import run_gc
-from prefect_dist.mirror.pull import PullReport, run_pull
-from prefect_dist.mirror.push import PushReport, run_push
-from prefect_dist.mirror.run_report import Report, RunReport
-from prefect_dist.mirror.verify import HashingProgress, Repair, VerifyReport, run_verify
+from prefect_dist.mirror.pull import run_pull
+from prefect_dist.mirror.push import run_push
+from prefect_dist.mirror.report import BlobRow, RunReport, UnpackRow
+from prefect_dist.mirror.verify import HashingProgress, Repair, run_verify
 from prefect_dist.ocispec import Digest, Platform, Reference
 from prefect_dist.ocispec.errors import InvalidInput, NotFound
 from prefect_dist.storage import open_store
@@ -25,7 +25,7 @@ from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import FetchScope, fetch_directly, summed
-from tests.flows.reports import result_of
+from tests.flows.reports import document, error_lines, images_of, result_of
 from tests.peers.prefect import PrefectServer
 from tests.storage.conformance import Place, blob_path
 
@@ -56,13 +56,13 @@ def threads(store: Path) -> Iterator[ThreadPool]:
         yield pool
 
 
-def outcome(report: Report, registry: FakeRegistry, store: Path) -> tuple[object, ...]:
+def outcome(report: RunReport, registry: FakeRegistry, store: Path) -> tuple[object, ...]:
     """Return all that a report states, except for durations and the places of its run."""
-    document = report.to_json("")
-    for part in (document, *document.get("images", ())):
+    stated = document(report)
+    for part in (stated, *stated.get("images", ())):
         part.pop("seconds", None)
-    stated = json.dumps([report.errors(), document]).replace(registry.host, "REGISTRY").replace(str(store), "STORE")
-    return report.status, report.tasks, report.totals(), stated
+    text = json.dumps([error_lines(report), stated]).replace(registry.host, "REGISTRY").replace(str(store), "STORE")
+    return report.status, report.tasks, dict(report.counts), text
 
 
 def load(registry: FakeRegistry) -> str:
@@ -82,7 +82,7 @@ def test_push(run: Run, source: FakeRegistry, tmp_path: Path, *, is_refused: boo
 
     store, name = tmp_path / "store", fetch_to(tmp_path / "store", source)
 
-    def with_target(push_to: Callable[[str], PushReport]) -> tuple[object, ...]:
+    def with_target(push_to: Callable[[str], RunReport]) -> tuple[object, ...]:
         with FakeRegistry() as target:
             if is_refused:
                 path = f"/v2/app/manifests/{ARM.root.digest}"
@@ -91,13 +91,13 @@ def test_push(run: Run, source: FakeRegistry, tmp_path: Path, *, is_refused: boo
             assert (target.manifest("app", "v1") is None) == is_refused
             return outcome(report, target, store), summed(target.requests)
 
-    def directly(to: str) -> PushReport:
+    def directly(to: str) -> RunReport:
         events = list[Event]()
         with threads(store) as pool:
             report = run_push(name, Reference.parse(to), pool, events.append, referrers=False)
-        assert [event.report for event in events if isinstance(event, ImageEnded)] == [report]
+        assert [event.report for event in events if isinstance(event, ImageEnded)] == list(report.rows)
         finished = [event.descriptor for event in events if isinstance(event, ContentFinished)]
-        assert len(finished) == sum(report.totals()[key] for key in ("pushed", "mounted", "existed"))
+        assert len(finished) == sum(report.counts[key] for key in ("pushed", "mounted", "existed"))
         return report
 
     assert with_target(directly) == with_target(lambda to: run(push, name, to, str(store)))
@@ -107,7 +107,7 @@ def test_push(run: Run, source: FakeRegistry, tmp_path: Path, *, is_refused: boo
 def test_pull(run: Run, tmp_path: Path, *, is_full: bool) -> None:
     from prefect_dist.flows.pull import pull
 
-    def into(kind: str, pull_to: Callable[[str, Path, Path], PullReport]) -> tuple[object, ...]:
+    def into(kind: str, pull_to: Callable[[str, Path, Path], RunReport]) -> tuple[object, ...]:
         directory, store = tmp_path / kind / "root", tmp_path / kind / "store"
         if is_full:
             directory.mkdir(parents=True)
@@ -118,7 +118,7 @@ def test_pull(run: Run, tmp_path: Path, *, is_full: bool) -> None:
             assert report.status == ("failed" if is_full else "complete")
             return outcome(report, registry, tmp_path / kind), files, summed(registry.requests)
 
-    def directly(name: str, directory: Path, store: Path) -> PullReport:
+    def directly(name: str, directory: Path, store: Path) -> RunReport:
         arm, reference = Platform.parse("linux/arm64"), Reference.parse(name)
         with threads(store) as pool:
             return run_pull(reference, str(directory), pool, FetchScope(), ignore_event, platform=arm, referrers=False)
@@ -140,7 +140,7 @@ def test_pull_that_is_stopped_before_it_unpacks(source: FakeRegistry, tmp_path: 
         arm = Platform.parse("linux/arm64")
         report = run_pull(name, str(directory), pool, FetchScope(), stop, platform=arm, referrers=False)
 
-    assert (report.fetched.status, report.status, report.unpacked) == ("complete", "stopped", None)
+    assert ([row.outcome for row in images_of(report)], report.status, report.select(UnpackRow)) == (["fetched"], "stopped", [])
     assert not directory.exists()
 
 
@@ -148,17 +148,17 @@ def test_pull_that_is_stopped_before_it_unpacks(source: FakeRegistry, tmp_path: 
 def test_verify(run: Run, tmp_path: Path, repair: Any) -> None:
     from prefect_dist.flows.verify import verify
 
-    def with_store(kind: str, verify_store: Callable[[Path], VerifyReport]) -> tuple[object, ...]:
+    def with_store(kind: str, verify_store: Callable[[Path], RunReport]) -> tuple[object, ...]:
         store = tmp_path / kind
         with FakeRegistry() as registry:
             fetch_to(store, registry)
             Place(url=str(store)).plant(blob_path(Digest.parse(LAYER)), b"wrong")
             before = len(registry.requests)
             report = verify_store(store)
-            assert report.totals()["corrupt"] == 1
+            assert report.counts["corrupt"] == 1
             return outcome(report, registry, store), summed(registry.requests[before:])
 
-    def directly(store: Path) -> VerifyReport:
+    def directly(store: Path) -> RunReport:
         def fetch(images: Repair) -> RunReport:
             assert (images.platforms, images.referrers) == (None, False)
             return fetch_directly(str(store), images.names)
@@ -184,9 +184,9 @@ def test_gc(run: Run, source: FakeRegistry, tmp_path: Path) -> None:
         with threads(kinds[0]) as pool:
             direct = run_gc(pool, grace=timedelta(0), dry_run=is_dry)
         shown = run(gc, str(kinds[1]), "0", dry_run=is_dry)
-        assert direct.totals()["blobs"] == len(INDEX.descriptors)
-        assert (direct.status, direct.tasks, direct.totals()) == (shown.status, shown.tasks, shown.totals())
-        assert {one.digest for one in direct.swept.blobs} == {one.digest for one in shown.swept.blobs}
+        assert direct.counts["planned" if is_dry else "removed"] == len(INDEX.descriptors)
+        assert (direct.status, direct.tasks, direct.counts) == (shown.status, shown.tasks, shown.counts)
+        assert {row.digest for row in direct.select(BlobRow)} == {row.digest for row in shown.select(BlobRow)}
 
     assert [list(open_store(str(store)).walk()) for store in kinds] == [[], []]
 
@@ -197,5 +197,5 @@ def test_gc_raises_the_error_of_its_unit(source: FakeRegistry, tmp_path: Path) -
     name.write_text("no name")
     with threads(tmp_path) as pool, pytest.raises(InvalidInput, match=name.stem):
         run_gc(pool, grace=timedelta(0), dry_run=False)
-    with threads(tmp_path / "missing") as pool, pytest.raises(NotFound, match="there is none"):
+    with threads(tmp_path / "missing") as pool, pytest.raises(NotFound, match="no store found"):
         run_gc(pool, grace=timedelta(0), dry_run=False)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from prefect_dist.mirror.render import summary_line, table
+from prefect_dist.mirror.report import AuditRow
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
@@ -19,6 +21,7 @@ from tests import images
 from tests.fakes.faults import Answer, Fault, Flip, Response
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, fetched, image, lacking, repository, summed, uploaded
+from tests.flows.reports import document, error_lines
 from tests.peers.prefect import PrefectServer
 
 ONE, OTHER = images.image(1150, layers=2), images.image(1151, layers=1, platform="linux/arm64/v8")
@@ -82,8 +85,8 @@ def test_what_is_whole_is_found_so_and_nothing_is_sent(mirrors: Mirrors, source:
 
     for repair in (False, True):
         report = mirrors.check(repair=repair)
-        assert (report.status, report.first.right, report.again, report.table()) == ("complete", 1, None, [])
-        assert report.summary().startswith("check of mirror complete: 1 right, 0 damaged in ")
+        assert (report.status, report.counts["ok"], report.rows, table(report)) == ("complete", 1, (), [])
+        assert summary_line(report).startswith("check of mirror complete: 1 ok in ")
         assert mirrors.asked(source) == []
         assert {one.method for one in mirrors.asked(target)} == {"GET", "HEAD"}
 
@@ -101,8 +104,8 @@ def test_each_damage_is_mended_from_the_store_and_looked_at_again(mirrors: Mirro
 
         report = mirrors.check(repair=True)
 
-        assert report.status == "complete", report.errors()
-        assert Counter(row["result"] for row in report.table()) == {"repaired": len(DAMAGE)}
+        assert report.status == "complete", error_lines(report)
+        assert Counter(row["outcome"] for row in table(report)) == {"repaired": len(DAMAGE)}
         assert {damage: lost(target) for damage, target in targets.items()} == {damage: [] for damage in DAMAGE}
         asked = {damage: mirrors.asked(target) for damage, target in targets.items()}
         assert {damage: set(uploaded(one)) for damage, one in asked.items()} == {
@@ -125,7 +128,7 @@ def test_what_a_repair_overwrites_is_backed_up_as_the_entry_says(
 
     report = mirrors.check(repair=True)
 
-    assert report.status == "complete", report.errors()
+    assert report.status == "complete", error_lines(report)
     assert not lacking(target, "app", ONE, "v1")
     assert not lacking(target, "app", theirs, "old-v1")
 
@@ -144,10 +147,10 @@ def test_damage_is_told_and_left_as_it_is_unless_repair_is_wanted(
     report = mirrors.check()
 
     faults = [f"layer {LAYER} is missing", f"manifest {OTHER.root.digest} is missing"]
-    assert (report.status, report.first.right) == ("failed", 1)
-    document = report.to_json("")
-    assert [(one["target"], one["result"], sorted(one["faults"])) for one in document["targets"]] == [(name, "damaged", faults)]
-    (error,) = report.errors()
+    assert (report.status, report.counts["ok"]) == ("failed", 1)
+    checked = document(report)
+    assert [(one["target"], one["outcome"], sorted(one["faults"])) for one in checked["targets"]] == [(name, "damaged", faults)]
+    (error,) = error_lines(report)
     assert error.startswith(f"{name}: ")
     assert all(fault in error for fault in faults)
     assert {one.method for one in mirrors.asked(target)} == {"GET", "HEAD"}
@@ -164,7 +167,7 @@ def test_what_targets_have_in_common_is_asked_for_once_in_each_repository(
 
     report = mirrors.check()
 
-    assert (report.status, report.first.right, report.tasks) == ("complete", 6, 2)
+    assert (report.status, report.counts["ok"], report.tasks) == ("complete", 6, 2)
     for place in (target, other):
         asked = mirrors.asked(place)
         assert summed(asked) == {"HEAD manifests": 3, "GET manifests": len(INDEX.manifests) + 1, "HEAD blobs": len(INDEX.blobs)}
@@ -183,8 +186,8 @@ def test_each_target_is_mended_by_itself_with_what_one_of_them_needs(
 
     report = mirrors.check(repair=True)
 
-    assert report.status == "complete", report.errors()
-    assert [row["result"] for row in report.table()] == ["repaired", "repaired"]
+    assert report.status == "complete", error_lines(report)
+    assert [row["outcome"] for row in table(report)] == ["repaired", "repaired"]
     assert uploaded(mirrors.asked(target)) == {LAYER: 1}
     assert uploaded(mirrors.asked(other)) == {}
     assert lacking(target, "copy", INDEX, "v1") + lacking(other, "copy", INDEX, "v1") == []
@@ -203,7 +206,7 @@ def test_what_the_store_has_no_longer_comes_from_the_source_by_digest(
 
     report = mirrors.check(repair=True)
 
-    assert report.status == "complete", report.errors()
+    assert report.status == "complete", error_lines(report)
     assert lost(target) == []
     asked = mirrors.asked(source)
     assert not [one.path for one in asked if one.path.endswith("/v1") or "/referrers/" in one.path]
@@ -226,9 +229,9 @@ def test_what_nobody_has_any_more_is_told_and_others_are_mended(
     report = mirrors.check(repair=True)
 
     assert report.status == "failed"
-    told = {str(one).rpartition(":")[2]: report.result(one) for one in report.first.damaged}
+    told = {str(row.target).rpartition(":")[2]: row.outcome for row in report.select(AuditRow)}
     assert told == {"v1": "failed", "v2": "repaired"}
-    (error,) = report.errors()
+    (error,) = error_lines(report)
     assert error.startswith(f"{target.host}/copy:v1: {source.host}/app@{INDEX.root.digest}: ")
     assert not lacking(target, "copy", LATER, "v2")
 
@@ -243,7 +246,7 @@ def test_a_source_that_is_gone_is_no_matter_where_the_store_has_all(mirrors: Mir
 
     report = mirrors.check(repair=True)
 
-    assert report.status == "complete", report.errors()
+    assert report.status == "complete", error_lines(report)
     assert lost(target) == []
 
 
@@ -259,12 +262,12 @@ def test_what_cannot_be_told_is_not_called_damaged_and_not_sent(
     report = mirrors.check(repair=True)
 
     assert report.status == "failed"
-    assert [row["result"] for row in report.table()] == ["repaired", "failed"]
-    assert [str(one) for one in report.first.unresolved] == [f"{other.host}/copy:v1"]
-    (error,) = report.errors()
+    assert [row["outcome"] for row in table(report)] == ["repaired", "unresolved"]
+    assert [str(row.target) for row in report.select(AuditRow) if row.outcome == "unresolved"] == [f"{other.host}/copy:v1"]
+    (error,) = error_lines(report)
     assert error.startswith(f"{other.host}/copy:v1: layer {LAYER} ")
     assert {one.method for one in mirrors.asked(other)} == {"GET", "HEAD"}
-    assert "1 cannot be told" in report.summary()
+    assert "1 unresolved" in summary_line(report)
 
 
 def test_what_is_no_better_after_a_repair_is_a_failure(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
@@ -275,9 +278,9 @@ def test_what_is_no_better_after_a_repair_is_a_failure(mirrors: Mirrors, source:
     report = mirrors.check(repair=True)
 
     assert report.status == "failed"
-    (error,) = report.errors()
+    (error,) = error_lines(report)
     fault = f"manifest {ONE.root.digest}: the registry sent content with the digest sha256:"
-    assert error.startswith(f"{target.host}/app:v1: after it was repaired: {fault}")
+    assert error.startswith(f"{target.host}/app:v1: after the repair: {fault}")
 
 
 @pytest.mark.parametrize("rewrite", [False, True])
@@ -297,7 +300,7 @@ def test_an_index_for_some_platforms_is_right_without_the_others_and_mended_so(
 
         report = mirrors.check(repair=True)
 
-        assert report.status == "complete", report.errors()
+        assert report.status == "complete", error_lines(report)
         assert not lacking(target, "app", OTHER)
         assert target.manifest("app", "v1") == standing
         assert target.manifest("app", ONE.root.digest) is None
@@ -313,8 +316,8 @@ def test_a_listing_of_referrers_is_mended_where_there_is_no_api(mirrors: Mirrors
 
         report = mirrors.check(repair=True)
 
-        assert report.status == "complete", report.errors()
-        assert report.table()[0]["faults"] == f"referrer {BILL.root.digest} is not in the list of referrers of its subject"
+        assert report.status == "complete", error_lines(report)
+        assert table(report)[0]["note"] == f"referrer {BILL.root.digest} is not in the list of referrers of its subject"
         listed = target.manifest("app", listing)
         assert listed is not None
         assert BILL.root.digest.encode() in listed[1]
@@ -333,8 +336,8 @@ def test_tags_that_are_wanted_no_longer_are_counted_and_not_asked_for(
 
     report = mirrors.check()
 
-    assert (report.status, report.first.right, report.first.unaudited) == ("complete", 1, 1)
-    assert report.summary().endswith("; 1 tag that no entry wants not looked into")
+    assert (report.status, report.counts["ok"], report.counts["unchecked"]) == ("complete", 1, 1)
+    assert summary_line(report).endswith("; 1 tag of no entry unchecked")
     assert not [one for one in mirrors.asked(target) if one.path.endswith("/v2")]
 
 
@@ -353,17 +356,15 @@ def test_a_check_that_is_ended_says_so_in_one_line(mirrors: Mirrors, source: Fak
     with use_token(cancel):
         report = mirrors.check(repair=True)
 
-    assert (report.status, report.first.damaged, report.again) == ("stopped", {}, None)
-    unreached = len(report.first.unresolved)
-    assert report.errors() == [f"{format_count(unreached, 'target')} not reached: {describe_stop('asked to end')}"]
-    assert report.table() == []
+    assert (report.status, report.counts["damaged"]) == ("stopped", 0)
+    unreached = report.counts["unresolved"]
+    assert error_lines(report) == [f"{format_count(unreached, 'target')} not finished: {describe_stop('asked to end')}"]
+    assert table(report) == []
 
 
 def test_without_a_lock_file_there_is_nothing_to_check(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     mirrors.run(image(source, target, "app:v1"), dry_run=True)
-    with pytest.raises(
-        InvalidInput, match=r"nothing to check in its lock file: .*mirror\.lock\.json names no image; mirror or seed it first"
-    ):
+    with pytest.raises(InvalidInput, match=r"nothing to check: .*mirror\.lock\.json names no image; run mirror or seed first"):
         mirrors.check()
 
 
@@ -375,4 +376,4 @@ def test_a_configuration_without_a_lock_file_says_that_it_has_none(prefect: Pref
     wanted = {"sync": [{"type": "image", "source": "a.example/app:v1", "target": "b.example/app:v1"}]}
     with temporary_settings({PREFECT_API_URL: prefect.url}):
         state = check(json.dumps(wanted), str(tmp_path / "store"), return_state=True)
-    assert "nothing to check in its lock file: it has none, name one by `lock`" in str(state.message)
+    assert "nothing to check: no lock file is configured, set `lock`" in str(state.message)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from prefect_dist.mirror.report import AuditRow
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image
+from tests.flows.reports import error_lines
 from tests.peers import skopeo
 from tests.peers.registry import CncfRegistry, cncf_registry
 
@@ -71,8 +73,8 @@ def test_what_a_registry_lost_on_its_disk_is_found_and_mended(
 
     report = mirrors.check(repair=True)
 
-    assert report.status == "complete", report.errors()
-    (faults,) = report.first.damaged.values()
+    assert report.status == "complete", error_lines(report)
+    (faults,) = [row.faults for row in report.select(AuditRow)]
     assert told in faults
     assert mirrors.asked(source) == []
     skopeo.copy(name, f"dir:{mirrors.directory / 'after'}")

@@ -7,18 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prefect_dist.mirror.run_report import RunReport
 from prefect_dist.mirror.run_result import MOST_ERRORS, RunFailed, RunSummary
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.transfer.image_report import Failure, ImageReport
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import image
+from tests.flows.reports import error_lines, fetch_report
 from tests.peers.prefect import PrefectServer
 
 BUILT = images.image(9400, layers=2)
 CALLER = """
-import json, sys
+import dataclasses, json, sys
 from prefect.deployments import run_deployment
 from prefect_dist import RunFailed
 
@@ -34,7 +34,7 @@ print(json.dumps({
     "message": state.message,
     "key": state.data.storage_key,
     "block": state.data.storage_block_id and str(state.data.storage_block_id),
-    "report": report.to_result_json(),
+    "report": dataclasses.asdict(report),
     "error": error,
     "class": type(state.result(raise_on_failure=False)).__name__,
 }))
@@ -65,8 +65,8 @@ def test_a_run_has_a_small_result(server: PrefectServer, source: FakeRegistry, t
     assert (run["class"], run["error"]) == ("RunSummary", None)
     assert (report["status"], report["errors"], report["more_errors"]) == ("complete", [], 0)
     assert report["summary"] == report["message"] == run["message"]
-    assert report["totals"]["added"] == 1
-    assert report["totals"]["sent_bytes"] >= sum(map(len, BUILT.blobs.values()))
+    assert report["counts"]["added"] == 1
+    assert report["counts"]["sent_bytes"] >= sum(map(len, BUILT.blobs.values()))
     assert report["seconds"] > 0
     assert "sha256:" not in stored  # no rows of the plan
     assert len(stored) < 2000
@@ -82,7 +82,7 @@ def test_a_failed_run_raises_its_error_for_the_program_that_started_it(
 
     report = run["report"]
     assert (run["class"], run["error"]) == ("RunFailed", run["message"])
-    assert (report["status"], report["totals"]["added"], report["totals"]["failed"]) == ("failed", 1, 1)
+    assert (report["status"], report["counts"]["added"], report["counts"]["failed"]) == ("failed", 1, 1)
     assert any(f"{source.host}/app:gone" in line for line in report["errors"])
     assert not [line for line in server.logs(run["run"]) if "Traceback" in line]
 
@@ -105,16 +105,16 @@ def test_a_result_in_shared_storage_is_read_from_any_machine(
     assert not Path(run["key"]).is_absolute()
     assert run["block"] is not None
     assert (tmp_path / "shared" / run["key"]).exists()
-    assert run["report"]["totals"]["fetched"] == len(BUILT.descriptors)
+    assert run["report"]["counts"]["fetched"] == len(BUILT.descriptors)
 
 
 def test_of_very_many_errors_the_first_are_kept() -> None:
     failures = tuple(Failure(descriptor=None, error=NotFound(f"a.example/app:{n}: not found")) for n in range(MOST_ERRORS + 5))
-    report = RunReport(images=(ImageReport(name="a.example/app", root=None, failures=failures),), tasks=0, seconds=0)
+    report = fetch_report([ImageReport(name="a.example/app", root=None, failures=failures)])
 
     summary = RunSummary.of(report)
 
-    assert summary.errors() == report.errors()[:MOST_ERRORS]
+    assert list(summary.errors) == error_lines(report)[:MOST_ERRORS]
     assert summary.more_errors == 5
     assert str(RunFailed(summary)) == str(RunFailed(report))
     assert str(RunFailed(report)).endswith(f" (and {MOST_ERRORS + 4} more)")

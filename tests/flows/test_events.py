@@ -12,7 +12,9 @@ from uuid import uuid4
 import pytest
 
 from prefect_dist.mirror.progress import notify_also
+from prefect_dist.mirror.render import summary_line
 from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.storage import open_store
 from prefect_dist.transfer.cancellation import CancelToken, use_token
 from prefect_dist.transfer.events import Event, StepDone
@@ -20,6 +22,7 @@ from tests import images
 from tests.fakes.faults import Fault, Flip, Refuse
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, results
+from tests.flows.reports import error_lines
 from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
 from tests.peers.webhook import Webhook, webhook
@@ -77,12 +80,12 @@ def check(event: dict[str, Any]) -> None:
 def test_each_image_tells_what_came_of_it_and_what_stays_the_same_tells_nothing(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, told: Callable[[str], list[dict[str, Any]]]
 ) -> None:
-    for tag, built in (("new", NEW), ("changed", NEW), ("same", OTHER), ("broken", OTHER)):
+    for tag, built in (("new", NEW), ("changed", NEW), ("unchanged", OTHER), ("broken", OTHER)):
         images.load(source, "app", built, tag)
-    for tag, built in (("changed", OLD), ("same", OTHER)):
+    for tag, built in (("changed", OLD), ("unchanged", OTHER)):
         images.load(target, "app", built, tag)
     target.inject(Fault(method="PUT", path="/v2/app/manifests/broken", nth=1, action=Refuse(403)))
-    sync = [image(source, target, f"app:{tag}") for tag in ("new", "changed", "same", "broken", "none")]
+    sync = [image(source, target, f"app:{tag}") for tag in ("new", "changed", "unchanged", "broken", "none")]
 
     mirrors.run(*sync, dry_run=True)
     assert told(mirrors.flow_run) == []
@@ -184,7 +187,7 @@ def test_thousands_of_events_are_told_and_none_is_lost(prefect: PrefectServer) -
         source = Reference.parse("a.example/app:v1")
         for number in range(many):
             target = Reference.parse(f"many.example/app:v{number}")
-            emit_failure(source, target, digest=None, error="not found")
+            emit_failure(source, target, digest=None, errors=[NotFound("not found")])
 
     tells()
 
@@ -286,7 +289,7 @@ def test_somebody_is_notified_of_a_failure(
 
     calls = [json.loads(call.body) for call in listener.told(at_least=2)]
     by_subject = {call["subject"]: call["body"] for call in calls}
-    assert by_subject[f"{target.host}/app:none failed"] == report.errors()[0]
+    assert by_subject[f"{target.host}/app:none failed"] == error_lines(report)[0]
     run = by_subject["mirror mirror: Failed"]
-    assert report.summary() in run
+    assert summary_line(report) in run
     assert mirrors.flow_run in run

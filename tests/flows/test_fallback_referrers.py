@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prefect_dist.mirror.progress import notify_also
-from prefect_dist.mirror.push import PushReport
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import fallback_tag
 from prefect_dist.transfer.cancellation import CancelToken, use_token
@@ -17,6 +17,7 @@ from tests import images
 from tests.fakes.faults import Call, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, results
+from tests.flows.reports import error_lines
 from tests.peers.prefect import PrefectServer
 
 IMAGE = images.image(8300, layers=1)
@@ -52,7 +53,7 @@ def test_a_mirror_lists_a_referrer_again_that_another_client_overwrote(mirrors: 
 
         report = mirrors.run(image(source, target, "app:v1", referrers=True))
 
-        assert report.status == "complete", report.errors()
+        assert report.status == "complete", error_lines(report)
         assert listed(target, "app") == {OURS.root.digest, THEIRS.root.digest}
         assert list(mirrors.locked()[f"{target.host}/app:v1"]["referrers"]) == [OURS.root.digest]
 
@@ -66,7 +67,7 @@ def test_a_repair_lists_a_referrer_again_that_another_client_overwrote(mirrors: 
 
         report = mirrors.check(repair=True)
 
-        assert report.status == "complete", report.errors()
+        assert report.status == "complete", error_lines(report)
         assert listed(target, "app") == {OURS.root.digest, THEIRS.root.digest}
 
 
@@ -112,7 +113,7 @@ def test_a_mirror_reports_a_referrer_that_others_overwrite_each_time_and_the_nex
         report = mirrors.run(entry)
 
         assert (report.status, results(report)) == ("failed", {"app:v1": "failed"})
-        (error,) = report.errors()
+        (error,) = error_lines(report)
         lost = f"{target.host}/app:{FALLBACK}: other clients overwrote the entry for manifest {OURS.root.digest} 5 times"
         assert error == f"{source.host}/app:v1 to {target.host}/app:v1: {lost}; try again"
         writes = [one for one in mirrors.asked(target) if one.method == "PUT" and one.path.endswith(FALLBACK)]
@@ -141,8 +142,8 @@ def test_a_push_lists_a_referrer_again_that_another_client_overwrote(
         target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(overwriting(target, "copy"))))
         fetch([name], store, referrers=True)
         report: Any = push(name, f"{target.host}/copy:v1", store, referrers=True, return_state=True).result()
-        assert isinstance(report, PushReport)
-        assert report.status == "complete", report.errors()
+        assert isinstance(report, RunReport)
+        assert report.status == "complete", error_lines(report)
         assert listed(target, "copy") == {OURS.root.digest, THEIRS.root.digest}
 
 
@@ -157,7 +158,7 @@ def test_the_last_look_costs_one_request_per_subject_and_none_with_a_referrers_a
     with FakeRegistry(referrers=has_api) as target:
         report = mirrors.run(image(source, target, "app:v1", referrers=True))
 
-        assert report.status == "complete", report.errors()
+        assert report.status == "complete", error_lines(report)
         paths = [f"{one.method} {one.path.rpartition('/')[2]}" for one in mirrors.asked(target)]
         last = paths[paths.index("PUT v1") + 1 :]
         assert last == ([] if has_api else [f"GET {FALLBACK}"])

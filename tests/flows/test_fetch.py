@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 
 from prefect_dist.mirror.progress import notify_also
-from prefect_dist.mirror.run_report import RunReport, in_one_line
+from prefect_dist.mirror.render import message_line, summary_line
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.ocispec import Digest, Platform, Reference
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.storage import ContentStore, open_store
@@ -18,7 +19,7 @@ from tests import images
 from tests.fakes.faults import Answer, Cut, Fault, Flip, WithHeaders
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import fetch_directly
-from tests.flows.reports import result_of
+from tests.flows.reports import document, error_lines, images_of, result_of
 from tests.images import BuiltImage
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
@@ -59,8 +60,8 @@ def flow_of_fetch(prefect: PrefectServer, store: ContentStore) -> Fetch:
         report = result_of(state)
         assert isinstance(report, RunReport), report
         assert isinstance(state.state_details.flow_run_id, UUID)
-        ends = ends or ("FAILED" if report.failed else "COMPLETED")
-        assert (state.type.value, state.message) == (ends, in_one_line(report))
+        ends = ends or ("FAILED" if report.errors else "COMPLETED")
+        assert (state.type.value, state.message) == (ends, message_line(report))
         return report, str(state.state_details.flow_run_id)
 
     return run
@@ -106,7 +107,7 @@ def test_every_descriptor_is_one_completed_task_and_the_arrows_run_from_parent_t
     assert sorted(task["name"] for task in tasks) == sorted({label for edge in expected for label in edge})
     assert {task["state_type"] for task in tasks} == {"COMPLETED"}
     assert blobs(store) == set(index.descriptors)
-    assert report.images[0].fetched == len(index.descriptors)
+    assert images_of(report)[0].fetched == len(index.descriptors)
     assert [record.name for record in store.names] == [name]
 
 
@@ -119,7 +120,7 @@ def test_tasks_keep_the_limit_that_an_operator_set_on_their_registry(prefect: Pr
 
         report, run = fetch(f"{registry.host}/app:v1")
 
-    assert not report.failed
+    assert not report.errors
     assert [task["tags"] for task in prefect.task_runs(run, at_least=4)] == [[tag]] * 4
 
 
@@ -152,7 +153,7 @@ def test_a_platform_that_is_missing_is_an_error_that_lists_those_there(fetch: Fe
 
         report, _ = fetch(f"{registry.host}/app:v1", platforms=["linux/s390x"], retries=0)
 
-    assert "no manifest for linux/s390x; the index has 'linux/amd64', 'linux/arm64/v8'" in report.errors()[0]
+    assert "no manifest for linux/s390x; the index has 'linux/amd64', 'linux/arm64/v8'" in error_lines(report)[0]
     assert not list(store.names)
 
 
@@ -180,8 +181,8 @@ def test_an_image_without_an_index_has_to_be_for_a_wanted_platform(fetch: Fetch,
         assert not list(store.names)
         right, _ = fetch(f"{registry.host}/app:v1", platforms=["linux/arm64", "linux/amd64"])
 
-    assert wrong.errors()[0].endswith("no manifest for linux/arm64; the image is for 'linux/amd64'")
-    assert not right.failed
+    assert error_lines(wrong)[0].endswith("no manifest for linux/arm64; the image is for 'linux/amd64'")
+    assert not right.errors
     assert [name.name for name in store.names] == [f"{registry.host}/app:v1"]
 
 
@@ -191,7 +192,7 @@ def test_an_artifact_is_for_every_platform(fetch: Fetch) -> None:
 
         report, _ = fetch(f"{registry.host}/app:v1", platforms=["linux/arm64"])
 
-    assert not report.failed
+    assert not report.errors
 
 
 def test_an_index_json_that_cannot_be_written_is_a_failure_of_each_image(fetch: Fetch, store: ContentStore) -> None:
@@ -205,8 +206,8 @@ def test_an_index_json_that_cannot_be_written_is_a_failure_of_each_image(fetch: 
 
         report, _ = fetch(f"{registry.host}/a:v1", f"{registry.host}/b:v1")
 
-    assert [len(image.failures) for image in report.images] == [1, 1]
-    (error,) = report.errors()
+    assert [len(image.failures) for image in images_of(report)] == [1, 1]
+    (error,) = error_lines(report)
     assert "index.json" in error
     assert len(list(store.names)) == 2
 
@@ -221,7 +222,7 @@ def test_a_second_run_asks_once_and_makes_one_task(prefect: PrefectServer, fetch
         report, run = fetch(f"{registry.host}/app:v1")
 
         assert [(r.method, r.path) for r in registry.requests[before:]] == [("HEAD", "/v2/app/manifests/v1")]
-    assert (report.images[0].existed, report.tasks) == (len(index.descriptors), 1)
+    assert (images_of(report)[0].existed, report.tasks) == (len(index.descriptors), 1)
     assert len(prefect.task_runs(run, at_least=1)) == 1
 
 
@@ -235,8 +236,8 @@ def test_content_that_images_share_is_fetched_once(fetch: Fetch) -> None:
 
         paths = [request.path for request in registry.asked("GET", ".*")]
     assert len(paths) == len(set(paths)) == len(index.descriptors)
-    assert sum(image.fetched for image in report.images) == len(index.descriptors)
-    assert [image.descriptors for image in report.images] == [len(i.descriptors) for i in (index, one, other)]
+    assert sum(image.fetched for image in images_of(report)) == len(index.descriptors)
+    assert [image.descriptors for image in images_of(report)] == [len(i.descriptors) for i in (index, one, other)]
 
 
 def repeated(image: BuiltImage) -> BuiltImage:
@@ -256,7 +257,7 @@ def test_a_layer_that_is_named_twice_is_fetched_once(fetch: Fetch, store: Conten
         report, _ = fetch(f"{registry.host}/app:v1")
 
         paths = [request.path for request in registry.asked("GET", ".*")]
-    assert (len(report.failed), report.images[0].fetched) == (0, len(image.descriptors))
+    assert (len(report.errors), images_of(report)[0].fetched) == (0, len(image.descriptors))
     assert report.tasks == 1 + len(image.descriptors)
     assert len(paths) == len(set(paths)) == len(image.descriptors)
     assert blobs(store) == set(image.descriptors)
@@ -274,7 +275,7 @@ def test_images_of_an_index_that_share_a_config_have_layers_of_their_own(fetch: 
 
         report, _ = fetch(f"{registry.host}/app:v1")
 
-    assert not report.failed
+    assert not report.errors
     assert blobs(store) == set(index.descriptors)
     assert len(index.descriptors) == 1 + 2 + 1 + 2 * 3
 
@@ -289,7 +290,7 @@ def test_a_blob_that_one_repository_lacks_comes_from_the_next_that_names_it(fetc
 
         report, _ = fetch(f"{registry.host}/broken:v1", f"{registry.host}/whole:v1", retries=0)
 
-    assert not report.failed
+    assert not report.errors
     assert blobs(store) == set(image.descriptors)
 
 
@@ -303,8 +304,8 @@ def test_a_failure_ends_nothing_beside_it(prefect: PrefectServer, fetch: Fetch, 
 
         report, run = fetch(f"{registry.host}/bad:v1", f"{registry.host}/good:v1", f"{registry.host}/none:v1", retries=0)
 
-    assert [(image.status, image.failed) for image in report.images] == [("failed", 1), ("complete", 0), ("failed", 0)]
-    assert report.summary().startswith("1 of 3 images complete: 9 fetched, 0 existed, 1 failed; ")
+    assert [(image.outcome, image.failed) for image in images_of(report)] == [("failed", 1), ("fetched", 0), ("failed", 0)]
+    assert summary_line(report).startswith("1 of 3 images complete: 9 fetched, 0 existed, 1 failed; ")
     assert blobs(store) == {*good.descriptors, *bad.descriptors} - {layer}
     assert [record.name for record in store.names] == [f"{registry.host}/good:v1"]
     states = [task["state_type"] for task in prefect.task_runs(run, at_least=13)]
@@ -321,7 +322,7 @@ def test_a_registry_that_fails_for_a_while_is_asked_again_by_prefect(prefect: Pr
         report, run = fetch(f"{registry.host}/app:v1", retries=1)
 
         assert [r.status for r in registry.asked("GET", f"/v2/app/blobs/{layer}")] == [503, 200]
-    assert not report.failed
+    assert not report.errors
     retried = [task for task in prefect.task_runs(run, at_least=4) if task["run_count"] > 1]
     assert [task["name"] for task in retried] == [short("layer", layer)]
 
@@ -339,7 +340,7 @@ def test_many_images_are_fetched_in_flow_runs_of_their_own(prefect: PrefectServe
 
         for blob in image.blobs:
             assert len(registry.asked("GET", f"/v2/app/blobs/{blob}")) == 1
-    assert [one.name.rpartition(":")[2] for one in report.images] == tags
+    assert [one.name.rpartition(":")[2] for one in images_of(report)] == tags
     assert len(list(store.names)) == len(tags)
     parts = prefect.post("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}})
     assert {part["name"]: part["state_type"] for part in parts} == {
@@ -365,7 +366,7 @@ def test_a_long_retry_after_is_waited_for_in_one_state(prefect: PrefectServer, f
         assert time.monotonic() - began > 12
 
         assert [r.status for r in registry.asked("GET", f"/v2/app/blobs/{layer}")] == [429, 200]
-    assert not report.failed
+    assert not report.errors
     (task,) = [task for task in prefect.task_runs(run, at_least=4) if task["name"] == short("layer", layer)]
     assert prefect.states(task["id"]) == ["PENDING", "RUNNING", "SCHEDULED", "RUNNING", "COMPLETED"]
 
@@ -380,7 +381,7 @@ def test_wrong_bytes_are_fetched_anew_once_and_never_become_visible(fetch: Fetch
         report, _ = fetch(f"{registry.host}/app:v1", retries=3)
 
         assert len(registry.asked("GET", f"/v2/app/blobs/{layer}")) == 2
-    assert f"expected {layer}, got sha256:" in report.errors()[0]
+    assert f"expected {layer}, got sha256:" in error_lines(report)[0]
     assert blobs(store) == set(image.descriptors) - {layer}
     assert not list(store.names)
 
@@ -398,7 +399,7 @@ def test_a_line_that_breaks_is_gone_on_with_inside_one_attempt(
 
         asked = registry.asked("GET", f"/v2/app/blobs/{layer}")
     assert [r.headers.get("range", "").partition("-")[0] for r in asked] == ["", "bytes=100000", "bytes=200000"]
-    assert not report.failed
+    assert not report.errors
     assert {task["run_count"] for task in prefect.task_runs(run, at_least=4)} == {1}
     assert store.info(Digest.parse(layer)).size == len(image.blobs[layer])
 
@@ -417,8 +418,8 @@ def test_a_run_that_is_stopped_begins_nothing_more(fetch: Fetch, store: ContentS
         assert not [one for one in registry.requests if any(layer in one.path for layer in list(image.blobs)[1:])]
 
     assert report.status == "stopped"
-    assert report.images[0].failed == 4
-    assert report.errors() == ["asked to end; complete content is kept, run again to resume"]
+    assert images_of(report)[0].failed == 4
+    assert [str(one.error) for one in report.errors] == ["asked to end; complete content is kept, run again to resume"]
     assert not list(store.names)
 
 
@@ -428,7 +429,7 @@ def test_the_table_of_images_is_an_artifact_of_the_run(prefect: PrefectServer, f
 
     found = prefect.post("/artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}})
     (artifact,) = (one for one in found if one["key"] == "fetch")
-    assert (artifact["key"], artifact["type"], artifact["description"]) == ("fetch", "table", in_one_line(report))
+    assert (artifact["key"], artifact["type"], artifact["description"]) == ("fetch", "table", message_line(report))
     assert f"{registry.host}/none:v1" in artifact["data"]
 
 
@@ -458,6 +459,6 @@ def test_a_registrys_quota_is_shown(fetch: Fetch) -> None:
         images.load(registry, "app", images.image(270), "v1")
         said = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "42;w=21600"))
         registry.inject(Fault(method="HEAD", nth=None, action=WithHeaders(said)))
-        report, run = fetch(f"{registry.host}/app:v1")
-    assert report.summary().endswith(f"; {registry.host} allows 42 of 100 more")
-    assert report.to_json(run)["quotas"] == {registry.host: {"limit": 100, "remaining": 42, "window_s": 21600}}
+        report, _ = fetch(f"{registry.host}/app:v1")
+    assert summary_line(report).endswith(f"; {registry.host}: 42 of 100 pulls left")
+    assert document(report)["quotas"] == {registry.host: {"limit": 100, "remaining": 42, "window_s": 21600}}

@@ -67,7 +67,7 @@ print(refresh(names[:1], store))
 try:
     refresh(names, store)
 except RunFailed as failed:
-    print(type(failed.report).__name__, failed.report.totals()["failed"])
+    print(type(failed.report).__name__, failed.report.counts["failed"])
 """
     lines = project.run("refresh", "refresh", program=program).splitlines()
 
@@ -84,7 +84,7 @@ def test_lists_of_images_are_mirrored(project: Project, loaded: FakeRegistry, ta
     program = f"""
 import json
 store = {str(tmp_path / "store")!r}
-print(json.dumps(copy_images(["{loaded.host}/app:v1"], "{target.host}/seeded", store).totals()))
+print(json.dumps(copy_images(["{loaded.host}/app:v1"], "{target.host}/seeded", store).counts))
 print(json.dumps(mirror_images({first!r}, store, "false")))
 print(json.dumps(mirror_images({wanted!r}, store, "true")))
 """

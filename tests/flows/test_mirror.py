@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from prefect_dist.flows import mirror_parts as parts
+from prefect_dist.mirror.render import summary_line
 from prefect_dist.storage import open_store
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, bytes_of, fetched, image, lacking, repository, results, summed, uploaded
+from tests.flows.reports import document, error_lines, plan_of
 from tests.images import BuiltImage
 from tests.peers.prefect import PrefectServer
 
@@ -38,19 +40,19 @@ def test_a_dry_run_says_what_a_run_then_does_and_changes_nothing(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     changed, old, same = (images.image(seed, layers=1) for seed in (902, 903, 904))
-    for built, tag in ((INDEX, "new"), (changed, "changed"), (same, "same")):
+    for built, tag in ((INDEX, "new"), (changed, "changed"), (same, "unchanged")):
         images.load(source, "app", built, tag)
-    for built, tag in ((old, "changed"), (same, "same")):
+    for built, tag in ((old, "changed"), (same, "unchanged")):
         images.load(target, "app", built, tag)
-    sync = [image(source, target, f"app:{tag}") for tag in ("new", "changed", "same", "none")]
+    sync = [image(source, target, f"app:{tag}") for tag in ("new", "changed", "unchanged", "none")]
 
     dry = mirrors.run(*sync, dry_run=True)
 
-    told = {str(action.target).rpartition(":")[2]: action for action in dry.plan.actions}
+    told = {str(action.target).rpartition(":")[2]: action for action in plan_of(dry).actions}
     assert {tag: action.change for tag, action in told.items()} == {
         "new": "add",
         "changed": "change",
-        "same": "same",
+        "unchanged": "unchanged",
         "none": "failed",
     }
     action = told["changed"]
@@ -58,21 +60,21 @@ def test_a_dry_run_says_what_a_run_then_does_and_changes_nothing(
         old.root.digest,
         changed.root.digest,
     )
-    (error,) = dry.errors()
+    (error,) = error_lines(dry)
     assert error.startswith(f"{source.host}/app:none to {target.host}/app:none: ")
-    assert dry.summary().startswith("plan of mirror: 1 to add, 1 to change, 1 same, ")  # the file is mirror.yaml
+    assert summary_line(dry).startswith("plan of mirror: 1 to add, 1 to change, 1 unchanged, ")  # the file is mirror.yaml
     planning = mirrors.asked(source, target)
     assert {one.method for one in planning} == {"HEAD", "GET"}
     assert not mirrors.lock.exists()
     assert not list(open_store(str(mirrors.store)).walk())
     assert target.manifest("app", "new") is None
-    plan = dry.to_json("")["plan"]
-    assert plan["fetch"] == plan["send"] == {"objects": 9 + 3, "bytes": bytes_of(INDEX, changed)}
+    plan = document(dry)["plan"]
+    assert plan["fetch"] == plan["send"] == {"descriptors": 9 + 3, "bytes": bytes_of(INDEX, changed)}
 
     done = mirrors.run(*sync)
 
-    assert results(done) == {"app:new": "added", "app:changed": "changed", "app:same": "same", "app:none": "failed"}
-    assert (done.stats.received, done.stats.sent) == (bytes_of(INDEX, changed), bytes_of(INDEX, changed))
+    assert results(done) == {"app:new": "added", "app:changed": "changed", "app:unchanged": "unchanged", "app:none": "failed"}
+    assert (done.counts["fetched_bytes"], done.counts["sent_bytes"]) == (bytes_of(INDEX, changed), bytes_of(INDEX, changed))
     heads = Counter(one.path for one in planning if one.method == "HEAD")
     carried = [one for one in mirrors.asked(source, target) if not (one.method == "HEAD" and heads.pop(one.path, 0))]
     assert plan["requests"] / 1.5 <= len(carried) <= plan["requests"] * 1.5
@@ -87,7 +89,7 @@ def test_each_digest_is_fetched_once_and_sent_once_to_each_registry(
 
     report = mirrors.run(registry)
 
-    assert report.status == "complete", report.errors()
+    assert report.status == "complete", error_lines(report)
     everything = {*INDEX.descriptors, *TWIN.descriptors}
     assert fetched(one for one in mirrors.asked(source) if "_catalog" not in one.path) == Counter(everything)
     blobs = Counter({*INDEX.blobs, *TWIN.blobs})
@@ -100,11 +102,11 @@ def test_each_digest_is_fetched_once_and_sent_once_to_each_registry(
             assert not lacking(place, f"{prefix}/{name}", built, "v1")
             writes = [one for one in asked if one.method in ("PUT", "POST") and f"/{prefix}/{name}/" in one.path]
             assert writes[-1].path == f"/v2/{prefix}/{name}/manifests/v1"
-    stats = report.stats
-    assert (stats.mounted, stats.existed) == (2 * (len(TWIN.blobs) - 1 + len(ONE.blobs)), 0)
+    counts = report.counts
+    assert (counts["mounted"], counts["existed"]) == (2 * (len(TWIN.blobs) - 1 + len(ONE.blobs)), 0)
     manifests = [INDEX.manifests[0], INDEX.manifests[1], INDEX.manifests[-1], *TWIN.manifests, *ONE.manifests]
     sent = sum(map(len, {**INDEX.blobs, **TWIN.blobs}.values())) + sum(len(one.raw) for one in manifests)
-    assert (report.stats.received, stats.sent) == (bytes_of(INDEX, TWIN), 2 * sent)
+    assert (report.counts["fetched_bytes"], counts["sent_bytes"]) == (bytes_of(INDEX, TWIN), 2 * sent)
 
 
 def test_each_descriptor_is_a_task_and_so_is_each_image_at_each_target(
@@ -146,11 +148,11 @@ def test_where_nothing_changed_each_tag_is_asked_for_once_at_each_place(
 
     report = mirrors.run(entry)
 
-    assert (report.status, report.plan.count("same"), report.tasks) == ("complete", 10, 2)
+    assert (report.status, report.counts["unchanged"], report.tasks) == ("complete", 10, 2)
     assert summed(mirrors.asked(source)) == {"GET tags": 1, "HEAD manifests": 5}
     for place in (target, other):
         assert summed(mirrors.asked(place)) == {"HEAD manifests": 5}
-    assert (report.stats.received, report.stats.sent) == (0, 0)
+    assert (report.counts["fetched_bytes"], report.counts["sent_bytes"]) == (0, 0)
     assert mirrors.locked() == before
 
 
@@ -166,8 +168,8 @@ def test_an_entry_that_chooses_nothing_is_told_and_is_no_failure(
     ]
     report = mirrors.run(*entries, dry_run=dry_run)
     at = f"{mirrors.config}:1: sync"
-    assert (report.status, report.plan.count("add")) == ("complete", 1)
-    assert report.notes() == [
+    assert (report.status, report.counts["planned" if dry_run else "added"]) == ("complete", 1)
+    assert list(report.notes) == [
         f"{at}[0]: no image of {source.host}/app is selected",
         f"{at}[1]: no image of {source.host} is selected",
     ]
@@ -199,11 +201,11 @@ def test_of_an_index_some_platforms_are_mirrored_alone(mirrors: Mirrors, source:
     images.load(source, "app", INDEX, "v1")
     with FakeRegistry(sparse=not rewritten) as target:
         entry = image(source, target, "app:v1", platforms=["linux/arm64"], rewriteIndex=rewritten)
-        dry = mirrors.run(entry, dry_run=True).to_json("")["plan"]
+        dry = document(mirrors.run(entry, dry_run=True))["plan"]
         mirrors.asked(source, target)
         report = mirrors.run(entry)
-        assert report.status == "complete", report.errors()
-        assert (dry["fetch"]["bytes"], dry["send"]["bytes"]) == (report.stats.received, report.stats.sent)
+        assert report.status == "complete", error_lines(report)
+        assert (dry["fetch"]["bytes"], dry["send"]["bytes"]) == (report.counts["fetched_bytes"], report.counts["sent_bytes"])
         assert fetched(mirrors.asked(source)) == Counter({*OTHER.descriptors, INDEX.root.digest})
         assert not lacking(target, "app", OTHER)
         assert target.manifest("app", ONE.root.digest) is None
@@ -212,7 +214,7 @@ def test_of_an_index_some_platforms_are_mirrored_alone(mirrors: Mirrors, source:
         mirrors.asked(target)
 
         again = mirrors.run(entry)
-        assert results(again) == {"app:v1": "same"}
+        assert results(again) == {"app:v1": "unchanged"}
         assert summed(mirrors.asked(source, target)) == {"HEAD manifests": 2}
         locked = mirrors.locked()[f"{target.host}/app:v1"]
         assert (locked["platforms"], locked["digest"] == INDEX.root.digest) == (["linux/arm64"], not rewritten)
@@ -227,15 +229,17 @@ def test_platforms_that_are_wanted_later_are_brought_then(mirrors: Mirrors, sour
         assert target.manifest("app", ONE.root.digest) is None
 
         dry = mirrors.run(entry, dry_run=True)
-        assert [(action.change, action.note) for action in dry.plan.actions] == [("change", "for more platforms than before")]
-        assert dry.to_json("")["plan"]["fetch"]["bytes"] == bytes_of(ONE)
+        assert [(action.change, action.note) for action in plan_of(dry).actions] == [
+            ("change", "for more platforms than before")
+        ]
+        assert document(dry)["plan"]["fetch"]["bytes"] == bytes_of(ONE)
         mirrors.asked(source)
         assert results(mirrors.run(entry)) == {"app:v1": "changed"}
         assert fetched(mirrors.asked(source)) == Counter(ONE.descriptors)
         assert not lacking(target, "app", INDEX, "v1")
 
         for narrower in (entry, {**entry, "platforms": ["linux/arm64"]}):
-            assert set(results(mirrors.run(narrower)).values()) <= {"same"}
+            assert set(results(mirrors.run(narrower)).values()) <= {"unchanged"}
 
 
 def test_all_forms_of_content_arrive_as_they_are(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
@@ -248,7 +252,7 @@ def test_all_forms_of_content_arrive_as_they_are(mirrors: Mirrors, source: FakeR
     for tag, built in forms.items():
         images.load(source, "app", built, tag)
     report = mirrors.run(repository(source, target))
-    assert report.status == "complete", report.errors()
+    assert report.status == "complete", error_lines(report)
     for tag, built in forms.items():
         assert not lacking(target, "copy", built, tag)
 
@@ -261,7 +265,7 @@ def test_an_image_that_is_named_by_its_digest_gets_the_tag_that_is_said(
     assert results(mirrors.run(entry)) == {"copy:pinned": "added"}
     assert not lacking(target, "copy", INDEX, "pinned")
     images.load(source, "app", ONE, "v1")
-    assert results(mirrors.run(entry)) == {"copy:pinned": "same"}
+    assert results(mirrors.run(entry)) == {"copy:pinned": "unchanged"}
 
 
 def test_what_was_overwritten_is_kept_as_the_configuration_says(
@@ -277,7 +281,7 @@ def test_what_was_overwritten_is_kept_as_the_configuration_says(
     assert not lacking(target, "copy", ONE, "v1")
     assert target.manifest("copy", "old-v2") is None
     mirrors.asked(target)
-    assert results(mirrors.run(entry)) == {"copy:v1": "same", "copy:v2": "same"}
+    assert results(mirrors.run(entry)) == {"copy:v1": "unchanged", "copy:v2": "unchanged"}
     assert summed(mirrors.asked(target)) == {"HEAD manifests": 2}
 
 
@@ -287,11 +291,11 @@ def test_only_images_of_a_time_are_mirrored(mirrors: Mirrors, source: FakeRegist
         images.load(source, "app", made_at(created), tag)
     entry = repository(source, target, tags={"created": {"after": "2025-01-01"}})
     dry = mirrors.run(entry, dry_run=True)
-    assert {action.target.tag for action in dry.plan.actions} == {"new", "unknown"}
+    assert {action.target.tag for action in plan_of(dry).actions} == {"new", "unknown"}
     assert results(mirrors.run(entry)) == {"copy:new": "added", "copy:unknown": "added"}
     assert target.manifest("copy", "old") is None
     mirrors.asked(source, target)
-    assert results(mirrors.run(entry)) == {"copy:new": "same", "copy:unknown": "same"}
+    assert results(mirrors.run(entry)) == {"copy:new": "unchanged", "copy:unknown": "unchanged"}
     assert summed(mirrors.asked(source)) == {"GET tags": 1, "HEAD manifests": 3}  # dates are in the store
 
 
@@ -317,7 +321,7 @@ def test_more_than_one_graph_can_show_is_brought_in_runs_of_their_own(
 
     report = mirrors.run(entry)
 
-    assert report.status == "complete", report.errors()
+    assert report.status == "complete", error_lines(report)
     assert Counter(results(report).values()) == {"added": 101}
     tasks = Counter(run["name"].split()[0] for run in prefect.task_runs(mirrors.flow_run, at_least=5))
     assert tasks == {"tags": 1, "survey": 2, "mirror-part-0": 1, "mirror-part-1": 1}  # the parts are drawn, too
@@ -327,7 +331,7 @@ def test_more_than_one_graph_can_show_is_brought_in_runs_of_their_own(
     assert uploaded(mirrors.asked(target)) == Counter(built.blobs.keys())
     mirrors.asked(source)
     again = mirrors.run(entry)
-    assert (again.tasks, again.plan.count("same")) == (1 + 2, 101)  # tags, and two surveys
+    assert (again.tasks, again.counts["unchanged"]) == (1 + 2, 101)  # tags, and two surveys
 
 
 def made_at(created: str | None) -> BuiltImage:
@@ -348,6 +352,6 @@ def test_layers_that_are_not_to_be_distributed_are_not_uploaded(
 
     report = mirrors.run(image(source, target, "app:v1"))
 
-    assert report.status == "complete", report.errors()
+    assert report.status == "complete", error_lines(report)
     assert not [one for one in target.requests if layer in one.path or layer in one.query]
     assert target.manifest("app", "v1") == (images.OCI_MANIFEST, built.manifests[-1].raw)

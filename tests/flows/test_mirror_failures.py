@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from prefect_dist.mirror.progress import notify_also
+from prefect_dist.mirror.render import summary_line, table
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.transfer.cancellation import CancelToken, describe_stop, use_token
 from prefect_dist.transfer.events import ContentAdvanced, ContentFinished, Event
@@ -14,6 +15,7 @@ from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Answer, Fault, Flip, Refuse
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, bytes_of, fetched, image, lacking, repository, results, uploaded
+from tests.flows.reports import document, error_lines, outcomes
 
 BUILT = {tag: images.image(1000 + number, layers=2) for number, tag in enumerate(("v1", "v2", "v3"))}
 
@@ -39,16 +41,16 @@ def test_credentials_of_the_configuration_that_are_wrong_are_told_alike_with_the
             f"{shut.host}: the password of user 'me' (from {mirrors.config}:1: registries.{shut.host}) was rejected; "
             "correct user and pass there ("
         )
-        told = [error.partition(": ")[2] for error in report.errors()]
+        told = [error.partition(": ")[2] for error in error_lines(report)]
         assert [error[: len(start)] for error in told] == [start] * len(BUILT)
         assert len(set(told)) == 1
-        assert "topsecret" not in "".join(report.errors())
+        assert "topsecret" not in "".join(error_lines(report))
 
 
 @pytest.mark.usefixtures("prefect")
 def test_who_mirrors_without_credentials_is_told_the_ways_of_a_mirror(mirrors: Mirrors, source: FakeRegistry) -> None:
     with FakeRegistry(auth=Basic("me", "right")) as shut:
-        (error,) = mirrors.run(image(source, shut, "app:v1")).errors()
+        (error,) = error_lines(mirrors.run(image(source, shut, "app:v1")))
     assert (
         f"; set user and pass, or block, in registries of {mirrors.config}, give the run a credentials block (--credentials), "
         f"or log in with 'docker login {shut.host}' or 'podman login {shut.host}' (" in error
@@ -73,7 +75,7 @@ def test_each_failure_is_told_and_no_reason_to_leave_out_anything_else(
 
     report = mirrors.run(*sync)
 
-    told = {str(action.target): report.result(action) for action in report.plan.actions}
+    told = outcomes(report)
     assert told == {
         **{f"{target.host}/copy:{tag}": "added" for tag in BUILT},
         **{f"{gone.host}/copy:{tag}": "failed" for tag in BUILT},
@@ -84,7 +86,7 @@ def test_each_failure_is_told_and_no_reason_to_leave_out_anything_else(
     }
     assert not [digest for tag, built in BUILT.items() for digest in lacking(target, "copy", built, tag)]
     assert not lacking(other, "app", BUILT["v1"], "v1")
-    errors = sorted(report.errors())
+    errors = sorted(error_lines(report))
     expected = sorted(
         [
             *(f"{source.host}/app:{tag} to {gone.host}/copy:{tag}: " for tag in BUILT),
@@ -95,9 +97,8 @@ def test_each_failure_is_told_and_no_reason_to_leave_out_anything_else(
         ]
     )
     assert [error[: len(start)] for error, start in zip(errors, expected, strict=True)] == expected
-    assert report.summary().startswith("mirror failed: 4 added, 0 changed, 0 same, 6 failed, 1 cannot be told; ")
-    document = report.to_json("")
-    assert (document["status"], len(document["errors"])) == ("failed", 7)
+    assert summary_line(report).startswith("mirror failed: 4 added, 0 changed, 0 unchanged, 6 failed, 1 unresolved; ")
+    assert len(document(report)["errors"]) == 7
     locked = mirrors.locked()
     assert {name for name, one in locked.items() if one["mirrored"]} == {name for name, came in told.items() if came == "added"}
 
@@ -113,14 +114,14 @@ def test_a_target_without_space_keeps_nothing_from_the_others(
     report = mirrors.run(entry)
 
     assert report.status == "failed"
-    came = {str(action.target): report.result(action) for action in report.plan.actions}
+    came = outcomes(report)
     assert Counter((name.partition("/")[0], result) for name, result in came.items()) == {
         (target.host, "added"): 3,
         (other.host, "failed"): 3,
     }
     assert not [digest for tag, built in BUILT.items() for digest in lacking(target, "copy", built, tag)]
-    assert all(f"to {other.host}/copy:" in error and str(status) in error for error in report.errors())
-    assert len(report.errors()) == 3
+    assert all(f"to {other.host}/copy:" in error and str(status) in error for error in error_lines(report))
+    assert len(error_lines(report)) == 3
     assert other.asked("PUT", ".*/manifests/.*") == []
 
 
@@ -146,11 +147,11 @@ def test_what_failed_is_gone_on_with_by_the_next_run(
 
     report = mirrors.run(entry)
 
-    came = {str(action.target): report.result(action) for action in report.plan.actions}
+    came = outcomes(report)
     failed = {f"{target.host}/copy:v2", f"{other.host}/copy:v2", f"{other.host}/copy:v3"}
     assert {name for name, result in came.items() if result == "failed"} == failed
-    assert len(report.errors()) == 3
-    assert all(layer in error for error in report.errors() if "/app:v2 to" in error)
+    assert len(error_lines(report)) == 3
+    assert all(layer in error for error in error_lines(report) if "/app:v2 to" in error)
     for place in (target, other):
         assert place.manifest("copy", "v2") is None
         assert place.blob("copy", layer) is None
@@ -158,7 +159,7 @@ def test_what_failed_is_gone_on_with_by_the_next_run(
 
     again = mirrors.run(entry)
 
-    assert again.status == "complete", again.errors()
+    assert again.status == "complete", error_lines(again)
     assert fetched(mirrors.asked(source)) == {layer: 1}
     assert uploaded(mirrors.asked(target)) == uploaded(mirrors.asked(other)) == {layer: 1}
     for place in (target, other):
@@ -171,9 +172,9 @@ def test_what_is_counted_stays_right_where_an_attempt_is_repeated(
 ) -> None:
     other.inject(Fault(method="POST", path=".*/uploads/", nth=1, times=3, action=Answer(503, (), b"")))
     report = mirrors.run(repository(source, target, other), retries=2)
-    assert report.status == "complete", report.errors()
-    assert report.stats.received == bytes_of(*BUILT.values())
-    assert report.stats.sent == 2 * bytes_of(*BUILT.values())
+    assert report.status == "complete", error_lines(report)
+    assert report.counts["fetched_bytes"] == bytes_of(*BUILT.values())
+    assert report.counts["sent_bytes"] == 2 * bytes_of(*BUILT.values())
 
 
 def test_a_registry_that_finds_a_blob_unreadable_for_a_moment_is_asked_again(
@@ -183,7 +184,7 @@ def test_a_registry_that_finds_a_blob_unreadable_for_a_moment_is_asked_again(
     answer = Answer(400, (("Content-Type", "application/json"),), json.dumps({"errors": errors}).encode())
     target.inject(Fault(method="PUT", path=".*/manifests/v2", action=answer))
     report = mirrors.run(repository(source, target), retries=1)
-    assert report.status == "complete", report.errors()
+    assert report.status == "complete", error_lines(report)
     assert len(target.asked("PUT", ".*/manifests/v2")) == 2
 
 
@@ -213,7 +214,7 @@ def test_a_run_that_is_stopped_while_it_plans_reports_and_changes_nothing(
         report = mirrors.run(repository(source, target), concurrency=1)
 
     assert (report.status, set(results(report).values())) == ("stopped", {"failed"})
-    assert report.errors() == ["3 targets not reached: asked to end; complete content is kept, run again to resume"]
+    assert error_lines(report) == ["3 targets not finished: asked to end; complete content is kept, run again to resume"]
     assert {one.method for one in target.requests} == {"HEAD"}
     assert mirrors.run(repository(source, target)).status == "complete"
 
@@ -235,14 +236,14 @@ def test_a_run_that_is_stopped_reports_and_the_next_one_goes_on(
     assert report.status == "stopped"
     assert "failed" in results(report).values()
     unreached = list(results(report).values()).count("failed")
-    assert report.errors() == [f"{unreached} target{'s' * (unreached > 1)} not reached: {describe_stop('asked to end')}"]
-    assert "failed" not in {row["result"] for row in report.table()}
+    assert error_lines(report) == [f"{unreached} target{'s' * (unreached > 1)} not finished: {describe_stop('asked to end')}"]
+    assert "failed" not in {row["outcome"] for row in table(report)}
     before = fetched(mirrors.asked(source))
     sent = uploaded(mirrors.asked(target))
 
     again = mirrors.run(entry)
 
-    assert again.status == "complete", again.errors()
+    assert again.status == "complete", error_lines(again)
     assert not [digest for tag, built in BUILT.items() for digest in lacking(target, "copy", built, tag)]
     assert set(before + fetched(mirrors.asked(source))) == {digest for one in BUILT.values() for digest in one.descriptors}
     assert layer in before

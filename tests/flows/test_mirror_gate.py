@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from prefect_dist.mirror.render import summary_line
 from prefect_dist.transfer.gate import Candidate, Veto
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, lacking, repository, results, uploaded
+from tests.flows.reports import error_lines
 from tests.peers.prefect import PrefectServer
 
 GOOD, BAD = images.image(980, layers=1), images.image(981, layers=1)
@@ -45,12 +47,12 @@ def test_a_vetoed_image_stays_away_and_its_run_ends_as_vetoed(
     report = mirrors.run(entry)
 
     assert (report.status, results(report)) == ("vetoed", {"copy:good": "added", "copy:bad": "vetoed"})
-    (note,) = report.notes()
+    (note,) = list(report.notes)
     assert note.startswith(f"{source.host}/app:bad to {target.host}/copy:bad: vetoed by ")
     assert "3 critical findings" in note
     assert not lacking(target, "copy", GOOD, "good")
     assert uploaded(mirrors.asked(target)).keys() == GOOD.blobs.keys()
-    assert (report.errors(), "1 vetoed" in report.summary()) == ([], True)
+    assert (error_lines(report), "1 vetoed" in summary_line(report)) == ([], True)
     recorded = prefect.get(f"/flow_runs/{mirrors.flow_run}")["state"]
     assert (recorded["type"], recorded["name"]) == ("COMPLETED", "Vetoed")
     assert f"{target.host}/copy:bad" not in mirrors.locked()
@@ -60,7 +62,7 @@ def test_a_vetoed_image_stays_away_and_its_run_ends_as_vetoed(
     judged = f"gate {source.host}/app:good"
     assert {(f"mirror layer {layer}", judged), (judged, f"publish {target.host}/copy:good")} <= edges
 
-    assert results(mirrors.run({**entry, "gate": None})) == {"copy:good": "same", "copy:bad": "added"}
+    assert results(mirrors.run({**entry, "gate": None})) == {"copy:good": "unchanged", "copy:bad": "added"}
 
 
 @pytest.mark.parametrize(
@@ -81,8 +83,8 @@ def test_a_gate_that_breaks_is_a_failure_and_nothing_is_published(
     free = {"type": "image", "source": f"{source.host}/free:v1", "target": f"{target.host}/free:v1"}
     report = mirrors.run(repository(source, target, gate=gate), free)
     assert results(report) == {"copy:good": "failed", "copy:bad": "failed", "free:v1": "added"}
-    assert all(says in error for error in report.errors())
-    assert len(report.errors()) == 2
+    assert all(says in error for error in error_lines(report))
+    assert len(error_lines(report)) == 2
     assert {one.path.split("/")[2] for one in mirrors.asked(target) if one.method != "HEAD"} == {"free"}
 
 
@@ -103,15 +105,15 @@ def test_a_gate_that_is_added_later_is_asked_about_mirrored_images_if_the_config
 ) -> None:
     load(source)
     assert mirrors.run(repository(source, target)).status == "complete"
-    assert results(mirrors.run(repository(source, target, gate=PROGRAM))) == {"copy:good": "same", "copy:bad": "same"}
+    assert results(mirrors.run(repository(source, target, gate=PROGRAM))) == {"copy:good": "unchanged", "copy:bad": "unchanged"}
     shutil.rmtree(mirrors.store)
     mirrors.asked(target)
     entry = repository(source, target, gate={**PROGRAM, "existing": True}, immutableTags=[".*"])
 
     report = mirrors.run(entry)
 
-    assert (report.status, results(report)) == ("vetoed", {"copy:good": "same", "copy:bad": "vetoed"})
-    (note,) = report.notes()
+    assert (report.status, results(report)) == ("vetoed", {"copy:good": "unchanged", "copy:bad": "vetoed"})
+    (note,) = list(report.notes)
     assert note == (
         f"{target.host}/copy:bad: vetoed by sh: 3 critical findings (exit status 1); it was mirrored before and stays there"
     )
@@ -127,4 +129,4 @@ def test_a_gate_that_breaks_is_a_failure_of_the_mirrored_image_that_it_is_asked_
     assert mirrors.run(repository(source, target)).status == "complete"
     report = mirrors.run(repository(source, target, gate={"command": ["/no/such/program"], "existing": True}))
     assert (report.status, results(report)) == ("failed", {"copy:good": "failed", "copy:bad": "failed"})
-    assert all("cannot be started" in error for error in report.errors())
+    assert all("cannot be started" in error for error in error_lines(report))

@@ -7,12 +7,14 @@ import pytest
 
 from prefect_dist.flows import mirror_parts as parts
 from prefect_dist.mirror.progress import notify_also
+from prefect_dist.mirror.render import summary_line
 from prefect_dist.transfer.cancellation import CancelToken, use_token
 from prefect_dist.transfer.events import Event, Notify, StepDone, Throttled
 from tests import images
 from tests.fakes.faults import Answer, Fault, Stall, WithHeaders
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, lacking, repository, results
+from tests.flows.reports import document, error_lines, plan_of
 from tests.peers.prefect import PrefectServer
 
 MANY = images.image(1042, layers=12)
@@ -114,7 +116,7 @@ def test_the_plan_is_whole_although_registries_are_planned_by_themselves(
 ) -> None:
     entries = image(busy, target, "more:v1"), repository(source, target), image(busy, target, "more:none")
     dry = mirrors.run(*entries, dry_run=True)
-    assert [str(action.item.source).partition("/")[2] for action in dry.plan.actions] == [
+    assert [str(action.item.source).partition("/")[2] for action in plan_of(dry).actions] == [
         "more:v1",
         "app:v1",
         "app:v2",
@@ -135,7 +137,7 @@ def test_two_registries_that_claim_one_target_are_told_apart_before_anything_is_
     report = mirrors.run(claim, repository(source, target))
     assert results(report) == {"copy:v1": "failed", "copy:v2": "added"}
     assert target.manifest("copy", "v1") is None
-    assert len(report.errors()) == 2
+    assert len(error_lines(report)) == 2
 
 
 def test_a_slow_blob_of_one_part_does_not_delay_the_next_part(
@@ -157,7 +159,7 @@ def test_a_slow_blob_of_one_part_does_not_delay_the_next_part(
     with notify_also(publications(note)):
         report = mirrors.run(repository(source, target), concurrency=2)
 
-    assert report.status == "complete", report.errors()
+    assert report.status == "complete", error_lines(report)
     assert published == [f"{source.host}/app:v2", f"{source.host}/app:v1"]
     found = prefect.post(
         "/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [mirrors.flow_run]}}, "sort": "START_TIME_DESC"}
@@ -180,8 +182,8 @@ def test_a_plan_counts_the_pulls_that_it_needs_of_a_quota(mirrors: Mirrors, sour
 
     dry = mirrors.run(repository(source, target), dry_run=True)
 
-    assert f"; {source.host}: {pulls} of the 42 pulls that it still allows" in dry.summary()
-    assert dry.to_json("")["plan"]["quotas"] == {source.host: {"needed": pulls, "remaining": 42, "limit": 100}}
+    assert f"; {source.host}: {pulls} of the 42 pulls that it still allows" in summary_line(dry)
+    assert document(dry)["plan"]["quotas"] == {source.host: {"needed": pulls, "remaining": 42, "limit": 100}}
     report = mirrors.run(repository(source, target))
-    assert report.summary().endswith(f"; {source.host} allows 42 of 100 more")
-    assert report.to_json("")["quotas"] == {source.host: {"limit": 100, "remaining": 42, "window_s": 21600}}
+    assert summary_line(report).endswith(f"; {source.host} allows 42 of 100 more")
+    assert document(report)["quotas"] == {source.host: {"limit": 100, "remaining": 42, "window_s": 21600}}

@@ -11,6 +11,7 @@ from prefect_dist.ocispec.referrers import cosign_tags
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, lacking, repository, results, summed
+from tests.flows.reports import plan_of
 
 ONE, OTHER = images.image(960, layers=1), images.image(961, layers=1, platform="linux/arm64")
 INDEX = images.index([ONE, OTHER])
@@ -40,7 +41,7 @@ def test_a_settled_tag_costs_one_request_to_the_target_and_none_to_the_source(
         ("HEAD", "/v2/app/manifests/1.0"),
         ("HEAD", "/v2/app/manifests/1.1"),
     ]
-    assert (report.status, report.plan.count("same"), report.tasks) == ("complete", 2, 1)
+    assert (report.status, report.counts["unchanged"], report.tasks) == ("complete", 2, 1)
     assert mirrors.locked() == before
 
 
@@ -56,7 +57,7 @@ def test_with_trust_lock_a_settled_tag_costs_no_request_and_a_new_target_is_fill
     report = mirrors.run(entry)
 
     assert mirrors.asked(source, target) == []
-    assert (report.status, report.plan.count("same"), report.tasks) == ("complete", 1, 0)
+    assert (report.status, report.counts["unchanged"], report.tasks) == ("complete", 1, 0)
     assert mirrors.locked().keys() == {f"{target.host}/app:1.0"}
     assert results(mirrors.run({**entry, "target": f"{target.host}/more"})) == {"more:latest": "added"}
 
@@ -128,7 +129,7 @@ def test_a_signature_of_a_settled_tag_that_comes_later_is_mirrored(
 
     assert not lacking(target, "app", late, None if key == "referrers" else SIGNATURE_TAG)
     assert not [one for one in mirrors.asked(source) if one.path.endswith("/manifests/1.0")]
-    assert results(mirrors.run(entry)) == {"app:1.0": "same"}
+    assert results(mirrors.run(entry)) == {"app:1.0": "unchanged"}
 
 
 def test_a_settled_tag_that_disappeared_from_the_target_or_moved_there_is_mirrored_again(
@@ -156,7 +157,7 @@ def test_other_platforms_of_a_settled_tag_with_a_rewritten_index_are_noticed(
     assert results(mirrors.run(few)) == {"app:1.0": "added"}
     shutil.rmtree(mirrors.store)
     mirrors.asked(source)
-    assert results(mirrors.run(few)) == {"app:1.0": "same"}
+    assert results(mirrors.run(few)) == {"app:1.0": "unchanged"}
     assert mirrors.asked(source) == []
     assert results(mirrors.run(more)) == {"app:1.0": "changed"}
     assert not lacking(target, "app", INDEX, "1.0")
@@ -180,5 +181,5 @@ def test_a_settled_tag_that_is_older_than_the_wanted_time_is_no_longer_wanted(
 
     report = mirrors.run(entry | {"tags": {"created": {"within": "90d"}}})
 
-    assert [str(orphan.target) for orphan in report.plan.orphans] == [f"{target.host}/copy:1.0"]
+    assert [str(orphan.target) for orphan in plan_of(report).orphans] == [f"{target.host}/copy:1.0"]
     assert summed(mirrors.asked(source)) == {"GET tags": 1}  # the store has the config with the date

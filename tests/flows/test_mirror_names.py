@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from prefect_dist.mirror.report import TargetRow
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, lacking, repository, results
+from tests.flows.reports import document, error_lines
 
 V1, V2, MORE = images.image(1030, layers=1), images.image(1031, layers=1), images.image(1032, layers=1)
 NO = {"command": ["sh", "-c", "echo not signed; exit 1"]}
@@ -36,12 +38,12 @@ def test_two_sources_of_one_target_fail_there_and_other_images_are_mirrored(
         f"expected one source for this target, got 2: {source.host}/app:v2 ({at}: sync[0]) and {source.host}/more:v2 "
         f"({at}: sync[1])"
     )
-    assert sorted(report.errors()) == sorted(
+    assert sorted(error_lines(report)) == sorted(
         f"{source.host}/{name} to {target.host}/copy:v2: {claims}" for name in ("app:v2", "more:v2")
     )
     assert target.asked("HEAD", ".*/manifests/v2") == []
     assert mirrors.locked().keys() == {f"{target.host}/copy:v1"}
-    assert report.counts()["failed"] == 2
+    assert report.counts["failed"] == 2
 
 
 def test_tags_that_are_renamed_to_one_name_are_both_refused(
@@ -55,7 +57,7 @@ def test_tags_that_are_renamed_to_one_name_are_both_refused(
     assert results(report) == {"copy:other": "added", "copy:stable": "failed"}
     assert not lacking(target, "copy", MORE, "other")
     assert target.manifest("copy", "stable") is None
-    assert len(report.errors()) == 2
+    assert len(error_lines(report)) == 2
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_a_second_entry_with_other_options_is_a_failure_and_skips_no_gate(
     assert results(report) == {"copy:v1": "failed", "copy:v2": "added"}
     assert target.manifest("copy", "v1") is None
     at = f"{mirrors.directory}/mirror.yaml:1"
-    (error,) = report.errors()
+    (error,) = error_lines(report)
     assert error == (
         f"{source.host}/app:v1 to {target.host}/copy:v1: expected equal options for {source.host}/app:v1, which several "
         f"entries publish to this target; different: {named} in {at}: sync[0] and {at}: sync[1]; make them equal, or keep "
@@ -106,11 +108,11 @@ def test_a_backup_whose_name_is_too_long_is_a_failure_of_that_image(
 
     report = mirrors.run(entry)
 
-    assert results(report) == {"copy:v1": "changed", "copy:v2": "same", f"copy:{long}": "failed"}
+    assert results(report) == {"copy:v1": "changed", "copy:v2": "unchanged", f"copy:{long}": "failed"}
     assert not lacking(target, "copy", MORE, "v1")
     assert not lacking(target, "copy", V1, "old-v1")
     assert not lacking(target, "copy", V1, long)
-    (error,) = report.errors()
+    (error,) = error_lines(report)
     assert error.startswith(f"{source.host}/app:{long} to {target.host}/copy:{long}: {mirrors.config}:1: sync[0].backup: ")
     assert "expected 1 to 128 letters, digits" in error
     assert mirrors.locked()[f"{target.host}/copy:{long}"]["digest"] == V1.root.digest
@@ -129,10 +131,10 @@ def test_an_invalid_name_at_one_target_is_a_failure_of_that_image_there(
         assert not lacking(place, "copy", V1, f"{prefix}v1")
         assert not lacking(place, "copy", V2, f"{prefix}v2")
     assert not lacking(target, "copy", MORE, long)
-    (error,) = report.errors()
+    (error,) = error_lines(report)
     assert error.startswith(f"{source.host}/app:{long}: {mirrors.config}:1: sync[0].targets[1]: ")
-    assert (report.counts()["failed"], report.counts()["added"]) == (1, 5)
-    assert report.unfinished() == [f"{source.host}/app:{long}"]
-    (failed,) = [one for one in report.to_json("")["images"] if one["result"] == "failed"]
+    assert (report.counts["failed"], report.counts["added"]) == (1, 5)
+    assert [str(row.source) for row in report.select(TargetRow) if row.outcome == "failed"] == [f"{source.host}/app:{long}"]
+    (failed,) = [one for one in document(report)["targets"] if one["outcome"] == "failed"]
     assert (failed["source"], failed["target"]) == (f"{source.host}/app:{long}", None)
-    assert mirrors.run(entry).counts()["same"] == 5
+    assert mirrors.run(entry).counts["unchanged"] == 5

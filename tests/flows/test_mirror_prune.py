@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 import pytest
 
-from prefect_dist.mirror.plan_text import plan_to_json
+from prefect_dist.mirror.render import summary_line, table
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import cosign_tags
 from tests import images
 from tests.fakes.faults import Answer, Fault, Refuse, Response
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, lacking, repository, results
+from tests.flows.reports import document, error_lines, plan_of, removals
 
 BUILT = {tag: images.image(950 + number, layers=1) for number, tag in enumerate(("v1", "v2", "v3", "v4"))}
 AT_ONCE = {"after": "0s", "most": 20}
@@ -50,9 +51,9 @@ def test_a_tag_goes_some_time_after_it_was_last_wanted(mirrors: Mirrors, entry: 
     name = f"{target.host}/copy:v2"
 
     report = mirrors.run(without(patient, "v2"))
-    assert [(str(orphan.target), orphan.is_due) for orphan in report.plan.orphans] == [(name, False)]
+    assert [(str(orphan.target), orphan.is_due) for orphan in plan_of(report).orphans] == [(name, False)]
     assert (report.status, deleted(mirrors, target)) == ("complete", [])
-    assert "3 same, 1 no longer wanted; " in report.summary()
+    assert "3 unchanged, 1 orphaned; " in summary_line(report)
     assert mirrors.locked()[name]["unwanted"]
 
     mirrors.run(patient)
@@ -61,21 +62,21 @@ def test_a_tag_goes_some_time_after_it_was_last_wanted(mirrors: Mirrors, entry: 
     mirrors.run(without(patient, "v2"))
     age(mirrors, name)
     dry = mirrors.run(without(patient, "v2"), dry_run=True)
-    assert [orphan.is_due for orphan in dry.plan.orphans] == [True]
+    assert [orphan.is_due for orphan in plan_of(dry).orphans] == [True]
     assert deleted(mirrors, target) == []
 
     report = mirrors.run(without(patient, "v2"))
-    assert (report.status, report.to_json("")["removed"]) == (
+    assert (report.status, [(str(one.target), one.outcome, one.note) for one in removals(report)]) == (
         "complete",
-        [{"target": name, "result": "removed", "note": None}],
+        [(name, "removed", None)],
     )
-    assert "1 of 1 removed" in report.summary()
+    assert "1 removed" in summary_line(report)
     assert deleted(mirrors, target) == ["v2"]
     assert name not in mirrors.locked()
     assert target.manifest("copy", "v2") is None
     assert not lacking(target, "copy", BUILT["v1"], "foreign")
     assert not lacking(target, "copy", BUILT["v1"], "v1")
-    assert mirrors.run(without(patient, "v2")).plan.orphans == ()
+    assert plan_of(mirrors.run(without(patient, "v2"))).orphans == ()
 
 
 def test_so_many_go_in_one_run_the_longest_unwanted_first(
@@ -99,7 +100,7 @@ def test_what_the_mirror_did_not_make_or_others_have_changed_stays(
     images.load(source, "app", images.image(962), "kept")
     images.load(target, "copy", BUILT["v1"], "v1")  # there before, and the same
     images.load(target, "copy", images.image(960), "v2")  # there before, and overwritten
-    came = {"copy:v1": "same", "copy:v2": "changed", "copy:v3": "added", "copy:v4": "added", "copy:kept": "added"}
+    came = {"copy:v1": "unchanged", "copy:v2": "changed", "copy:v3": "added", "copy:v4": "added", "copy:kept": "added"}
     assert results(mirrors.run(entry)) == came
     theirs = images.image(961)
     images.load(target, "copy", theirs, "v3")
@@ -107,15 +108,15 @@ def test_what_the_mirror_did_not_make_or_others_have_changed_stays(
 
     report = mirrors.run(without(entry, "v.*"))
 
-    assert report.status == "complete", report.errors()
+    assert report.status == "complete", error_lines(report)
     assert deleted(mirrors, target) == ["v4"]
     assert not lacking(target, "copy", theirs, "v3")
     was = f"not to {BUILT['v3'].root.digest} as this mirror left it; it is someone else's tag"
-    assert report.notes() == [f"{target.host}/copy:v3: not removed: it resolves to {theirs.root.digest} now, {was}"]
-    assert "1 of 2 removed" in report.summary()
+    assert list(report.notes) == [f"{target.host}/copy:v3: not removed: it resolves to {theirs.root.digest} now, {was}"]
+    assert "1 removed, 1 not removed" in summary_line(report)
     left = {name.rpartition(":")[2] for name in mirrors.locked()}
     assert left == {"v1", "v2", "kept"}
-    assert mirrors.run(without(entry, "v.*")).plan.orphans == ()
+    assert plan_of(mirrors.run(without(entry, "v.*"))).orphans == ()
 
 
 def test_an_entry_that_chooses_nothing_at_all_prunes_nothing(
@@ -127,9 +128,9 @@ def test_an_entry_that_chooses_nothing_at_all_prunes_nothing(
 
     report = mirrors.run({**entry, "tags": {"allow": ["w.*"]}})
 
-    assert (report.status, report.plan.orphans, deleted(mirrors, target)) == ("complete", (), [])
+    assert (report.status, plan_of(report).orphans, deleted(mirrors, target)) == ("complete", (), [])
     told = f"{mirrors.config}:1: sync[0]: no image of {entry['source']} is selected, so no tag of this entry is pruned"
-    assert report.notes() == [told]
+    assert list(report.notes) == [told]
     assert not any(record["unwanted"] for record in mirrors.locked().values())
 
 
@@ -148,12 +149,12 @@ def test_a_repository_that_a_registry_lists_no_tags_of_or_does_not_list_is_not_p
 
         report = mirrors.run(entry)
 
-        assert (report.status, report.plan.orphans, deleted(mirrors, target)) == ("complete", (), [])
-        assert report.notes() == [told]
+        assert (report.status, plan_of(report).orphans, deleted(mirrors, target)) == ("complete", (), [])
+        assert list(report.notes) == [told]
         assert not any(record["unwanted"] for record in mirrors.locked().values())
     report = mirrors.run({**entry, "repos": {"deny": ["b"]}})
 
-    assert (report.notes(), deleted(mirrors, target)) == ([], ["v1"])
+    assert (list(report.notes), deleted(mirrors, target)) == ([], ["v1"])
     assert {name.removeprefix(f"{target.host}/") for name in mirrors.locked()} == {"a:v1"}
 
 
@@ -170,7 +171,7 @@ def test_a_signature_that_was_mirrored_as_a_tag_stays_as_a_referrer_of_a_wanted_
     for _ in range(2):
         report = mirrors.run({**entry, "referrers": True, "tags": {"allow": ["v.*"]}})
 
-        assert (report.status, report.plan.orphans, deleted(mirrors, target)) == ("complete", (), [])
+        assert (report.status, plan_of(report).orphans, deleted(mirrors, target)) == ("complete", (), [])
         assert not lacking(target, "copy", signature, tag)
     assert {name.rpartition(":")[2]: record["unwanted"] for name, record in mirrors.locked().items()} == {"v1": None, tag: None}
 
@@ -195,19 +196,19 @@ def test_registries_differ_in_what_they_remove(
         if deletes == "all":
             assert (report.status, gone, left) == ("complete", {"alone", "shared", "doomed", "doomed2"}, {"kept"})
             assert deleted(mirrors, target) == ["alone", "doomed", "doomed2", "shared"]
-            assert "4 of 4 removed" in report.summary()
+            assert "4 removed" in summary_line(report)
         elif deletes == "manifests":
             assert (report.status, gone, left) == ("complete", {"alone", "doomed", "doomed2"}, {"kept", "shared"})
             assert [one for one in deleted(mirrors, target) if ":" in one] == [alone.root.digest, doomed.root.digest]
-            (note,) = report.notes()
+            (note,) = list(report.notes)
             needed = f"{target.host}/copy:kept needs {shared.root.digest}"
             assert note.startswith(f"{target.host}/copy:shared: not removed: {needed}, and this registry deletes only ")
-            assert "3 of 4 removed" in report.summary()
+            assert "3 removed, 1 not removed" in summary_line(report)
         else:
             assert (report.status, gone, left) == ("failed", set(), {tag for tag, _ in loaded})
-            assert len(report.errors()) == 3  # of shared it is seen before that it cannot go
-            assert all("the registry does not delete manifests" in error for error in report.errors())
-            assert "0 of 4 removed" in report.summary()
+            assert len(error_lines(report)) == 3  # of shared it is seen before that it cannot go
+            assert all("the registry does not delete manifests" in error for error in error_lines(report))
+            assert "4 not removed" in summary_line(report)
 
 
 def test_nothing_goes_where_it_cannot_be_told_what_is_wanted(
@@ -217,7 +218,7 @@ def test_nothing_goes_where_it_cannot_be_told_what_is_wanted(
     mirrors.asked(target)
     source.__exit__()
     report = mirrors.run(entry)
-    assert (report.status, report.plan.orphans) == ("failed", ())
+    assert (report.status, plan_of(report).orphans) == ("failed", ())
     assert deleted(mirrors, target) == []
     assert mirrors.locked().keys() == {f"{target.host}/copy:{tag}" for tag in BUILT}
 
@@ -245,7 +246,7 @@ sys.exit("brought by another run")
     report = mirrors.run(without(unpruned, "v2", "v3", gate=gate))
 
     assert results(report)["copy:late"] == "vetoed"
-    assert {str(orphan.target) for orphan in report.plan.orphans} == {v2, v3}
+    assert {str(orphan.target) for orphan in plan_of(report).orphans} == {v2, v3}
     locked = mirrors.locked()
     assert [(locked[name]["mirrored"][:19], locked[name]["unwanted"]) for name in (v2, late)] == [(theirs[:19], None)] * 2
     assert locked[v3]["unwanted"]
@@ -275,7 +276,7 @@ def test_a_tag_that_is_wanted_again_gets_the_whole_grace_period_again_even_if_it
     assert mirrors.locked()[name]["digest"] == BUILT["v2"].root.digest
     mirrors.asked(target)
     report = mirrors.run(without(patient, "v2"))
-    assert [orphan.is_due for orphan in report.plan.orphans] == [False]
+    assert [orphan.is_due for orphan in plan_of(report).orphans] == [False]
     assert deleted(mirrors, target) == []
 
 
@@ -312,12 +313,12 @@ def test_the_limit_holds_for_a_run_over_all_entries(mirrors: Mirrors, source: Fa
     dry = mirrors.run(*denying, dry_run=True)
 
     first, *others = [f"{target.host}/copy{number}:unwanted" for number in range(3)]
-    assert [(one["target"], one["remove"], one["held"]) for one in plan_to_json(dry.plan)["extra"]] == [
-        (first, True, False),
-        *((other, False, True) for other in others),
+    assert [(one["target"], one["outcome"]) for one in document(dry)["orphaned"]] == [
+        (first, "planned"),
+        *((other, "held") for other in others),
     ]
-    assert "3 extra, 1 to remove, 2 held back by prune.most; " in dry.summary()
-    assert [str(row["note"]).partition("; ")[2] for row in dry.table()] == [
+    assert "3 orphaned, 1 to remove, 2 held back by prune.most; " in summary_line(dry)
+    assert [str(row["note"]).partition("; ")[2] for row in table(dry)] == [
         "stays if this registry deletes only whole manifests and another tag needs this one: decided at removal",
         *["held back in this run by prune.most (1)"] * 2,
     ]
@@ -325,7 +326,7 @@ def test_the_limit_holds_for_a_run_over_all_entries(mirrors: Mirrors, source: Fa
         report = mirrors.run(*denying)
         assert [one.path for one in mirrors.asked(target) if one.method == "DELETE"] == [f"/v2/copy{number}/manifests/unwanted"]
         left = 2 - number
-        assert f"{left} no longer wanted ({left} held back by prune.most)" in report.summary() or not left
+        assert f"{left} orphaned ({left} held back by prune.most)" in summary_line(report) or not left
 
 
 def test_tags_that_have_to_stay_do_not_use_up_the_limit(mirrors: Mirrors, source: FakeRegistry) -> None:
@@ -338,7 +339,7 @@ def test_tags_that_have_to_stay_do_not_use_up_the_limit(mirrors: Mirrors, source
         mirrors.run(entry, retries=3)
         for kept in ({"a1", "a2", "c"}, {"a1", "a2"}):
             report = mirrors.run(without(entry, "a.", "b", "c"))
-            assert report.status == "complete", report.errors()
+            assert report.status == "complete", error_lines(report)
             assert {name.rpartition(":")[2] for name in mirrors.locked()} == kept | {"index"}
         assert not lacking(target, "copy", images.index([one, two]), "index")
 
@@ -351,10 +352,10 @@ def test_the_limit_holds_where_tags_go_with_their_manifest(mirrors: Mirrors, sou
         mirrors.run(entry)
         mirrors.asked(target)
         report = mirrors.run(without(entry, "a", "b"))
-        assert [one["result"] for one in report.to_json("")["removed"]] == ["shared", "shared"]
+        assert [one.outcome for one in removals(report)] == ["shared", "shared"]
         assert not [name for name in deleted(mirrors, target) if ":" in name]
         report = mirrors.run(without(entry, "a", "b", prune={"after": "0s", "most": 2}))
-        assert [one["result"] for one in report.to_json("")["removed"]] == ["removed", "removed"]
+        assert [one.outcome for one in removals(report)] == ["removed", "removed"]
 
 
 @pytest.mark.parametrize("deletes", ["all", "manifests"])
@@ -377,7 +378,7 @@ def test_a_tag_that_a_killed_run_was_about_to_change_is_still_the_mirrors_own(
 
         report = mirrors.run(without(entry, "v1"))
 
-        assert [one["result"] for one in report.to_json("")["removed"]] == ["removed"]
+        assert [one.outcome for one in removals(report)] == ["removed"]
         assert len(deleted(mirrors, target)) >= 1
         assert target.manifest("copy", "v1") is None
         assert target.manifest("copy", "kept") is not None
@@ -396,15 +397,15 @@ def test_a_tag_that_still_exists_after_its_deletion_has_failed_and_the_next_run_
 
     report = mirrors.run(without(entry, "v1"))
 
-    failure = f"{name}: not removed: {name} still resolves to {digest} after DELETE was answered with {by_digest}"
-    assert (report.status, report.errors()) == ("failed", [failure])
-    assert [one["result"] for one in report.to_json("")["removed"]] == ["failed"]
+    failure = f"orphaned tag {name}: still resolves to {digest} after DELETE was answered with {by_digest}"
+    assert (report.status, error_lines(report)) == ("failed", [failure])
+    assert [one.outcome for one in removals(report)] == ["failed"]
     assert deleted(mirrors, target) == (["v1"] if by_tag == 202 else ["v1", digest])
     assert mirrors.locked()[name]["digest"] == digest
 
     again = mirrors.run(without(entry, "v1"))
 
-    assert [one["result"] for one in again.to_json("")["removed"]] == ["removed"]
+    assert [one.outcome for one in removals(again)] == ["removed"]
     assert target.manifest("copy", "v1") is None
     assert name not in mirrors.locked()
 
@@ -421,7 +422,7 @@ def test_a_tag_that_a_registry_takes_a_moment_to_delete_is_removed(
 
     report = mirrors.run(without(entry, "v1"), retries=1)
 
-    assert [(one["result"], one["note"]) for one in report.to_json("")["removed"]] == [("removed", None)]
+    assert [(one.outcome, one.note) for one in removals(report)] == [("removed", None)]
     assert report.status == "complete"
     assert deleted(mirrors, target) == ["v1"]
     assert f"{target.host}/copy:v1" not in mirrors.locked()

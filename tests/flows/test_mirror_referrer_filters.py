@@ -10,6 +10,7 @@ from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, lacking, results
+from tests.flows.reports import error_lines, plan_of
 
 BILLS, NOTES, SCANS = "application/vnd.example.bill", "application/vnd.example.note", "application/vnd.example.scan"
 KEY, LEVEL = "org.example.key", "org.example.level"
@@ -73,7 +74,7 @@ def test_only_listed_referrers_that_match_a_filter_go_along_and_all_digest_tags(
 
         report = mirrors.run(entry(source, target))
 
-        assert report.status == "complete", report.errors()
+        assert report.status == "complete", error_lines(report)
         assert not lacking(target, "copy", INDEX, "v1") + lacking(target, "copy", SIGNATURE, SIGNATURE_TAG)
         assert not [digest for one in WANTED for digest in lacking(target, "copy", one)]
         assert unwanted(target) == []
@@ -94,10 +95,10 @@ def test_a_filtered_image_is_unchanged_in_the_next_run_and_changes_with_its_filt
 
     again = mirrors.run(entry(source, target, **said))
 
-    assert results(again) == {"copy:v1": "same"}
+    assert results(again) == {"copy:v1": "unchanged"}
     assert {one.method for one in mirrors.asked(target)} == {"HEAD"}
     report = mirrors.run(entry(source, target, filters=[*FILTERS, {"artifactType": SCANS}], **said))
-    (action,) = report.plan.actions
+    (action,) = plan_of(report).actions
     assert (results(report), action.note) == ({"copy:v1": "changed"}, "4 referrers not known to be there")
     assert not lacking(target, "copy", SCAN)
 
@@ -111,7 +112,7 @@ def test_an_empty_list_of_filters_and_an_empty_filter_accept_all_referrers(
     for filters in accepting:
         wanted = entry(source, target, filters)
         report = mirrors.run(wanted, defaults={"referrerFilters": FILTERS})
-        assert report.status == "complete", report.errors()
+        assert report.status == "complete", error_lines(report)
         assert recorded(mirrors, target) == every
         mirrors.lock.unlink()
 
@@ -126,7 +127,7 @@ def test_referrers_at_a_target_that_no_record_lists_are_compared_by_the_same_fil
 
     report = mirrors.run(entry(source, target))
 
-    assert results(report) == {"copy:v1": "same"}
+    assert results(report) == {"copy:v1": "unchanged"}
     assert recorded(mirrors, target) == {one.root.digest for one in (*WANTED, SIGNATURE)}
 
 
@@ -140,7 +141,7 @@ def test_a_check_expects_and_repairs_the_referrers_that_match_a_filter(
 
     report = mirrors.check(repair=True)
 
-    assert report.status == "complete", report.errors()
+    assert report.status == "complete", error_lines(report)
     assert not lacking(target, "copy", NOTE)
     assert unwanted(target) == []
 
@@ -153,7 +154,7 @@ def test_two_entries_with_different_filters_for_one_target_are_a_failure(
     report = mirrors.run(entry(source, target), entry(source, target, FILTERS[:1]))
 
     assert results(report) == {"copy:v1": "failed"}
-    (error,) = report.errors()
+    (error,) = error_lines(report)
     assert "; different: referrerFilters in " in error
     assert target.manifest("copy", "v1") is None
 

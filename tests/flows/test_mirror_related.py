@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from prefect_dist.mirror.render import table
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, bytes_of, fetched, lacking, results, summed
+from tests.flows.reports import error_lines, plan_of
 from tests.images import BuiltImage
 
 ONE, OTHER = images.image(940, layers=1), images.image(941, layers=1, platform="linux/arm64/v8")
@@ -55,7 +57,7 @@ def test_what_refers_to_an_image_goes_along_and_then_all_is_quiet(
         load(source, api=apis[0])
         wanted = entry(source, target, type_=type_)
         report = mirrors.run(wanted)
-        assert report.status == "complete", report.errors()
+        assert report.status == "complete", error_lines(report)
         assert not lost(target)
         if not apis[1]:
             for artifact, subject in LISTED:
@@ -66,7 +68,7 @@ def test_what_refers_to_an_image_goes_along_and_then_all_is_quiet(
 
         again = mirrors.run(wanted)
 
-        assert set(results(again).values()) == {"same"}, again.table()
+        assert set(results(again).values()) == {"unchanged"}, table(again)
         assert summed(mirrors.asked(target)).keys() == {"HEAD manifests"}
         assert not [one for one in mirrors.asked(source) if "/blobs/" in one.path]
 
@@ -82,15 +84,15 @@ def test_a_signature_that_comes_later_is_brought_alone(mirrors: Mirrors, source:
     report = mirrors.run(wanted)
 
     assert results(report) == {"app:v1": "changed"}
-    (action,) = report.plan.actions
+    (action,) = plan_of(report).actions
     assert action.note == "2 referrers not known to be there"
     assert not lacking(target, "app", SIGNATURE, SIGNATURE_TAG) + lacking(target, "app", BILL)
     read = fetched(one for one in mirrors.asked(source) if "/referrers/" not in one.path)
     assert read.keys() == {*SIGNATURE.descriptors, *BILL.descriptors}
-    assert report.stats.received == bytes_of(SIGNATURE, BILL)
+    assert report.counts["fetched_bytes"] == bytes_of(SIGNATURE, BILL)
     assert sorted(mirrors.locked()[f"{target.host}/app:v1"]["referrers"]) == sorted([SIGNATURE.root.digest, BILL.root.digest])
     mirrors.asked(target)
-    assert results(mirrors.run(wanted)) == {"app:v1": "same"}
+    assert results(mirrors.run(wanted)) == {"app:v1": "unchanged"}
     assert summed(mirrors.asked(target)) == {"HEAD manifests": 1}
 
 
@@ -107,7 +109,7 @@ def test_a_late_signature_of_a_bill_of_materials_is_mirrored(
 
     assert results(report) == {"app:v1": "changed"}
     assert not lacking(target, "app", SIGNED_BILL)
-    assert results(mirrors.run(wanted)) == {"app:v1": "same"}
+    assert results(mirrors.run(wanted)) == {"app:v1": "unchanged"}
 
 
 def test_related_manifests_of_one_index_under_several_tags_are_requested_once(
@@ -122,7 +124,7 @@ def test_related_manifests_of_one_index_under_several_tags_are_requested_once(
 
     report = mirrors.run(wanted)
 
-    assert set(results(report).values()) == {"same"}
+    assert set(results(report).values()) == {"unchanged"}
     # Three tags and one digest tag; the index, its two images and four related manifests are subjects.
     assert summed(mirrors.asked(source)) == {"GET tags": 1, "HEAD manifests": 3 + 1, "GET referrers": 7}
     assert summed(mirrors.asked(target)) == {"HEAD manifests": 3}
@@ -140,10 +142,10 @@ def test_referrers_that_are_there_are_known_to_be_without_a_lock_file(mirrors: M
 
         report = mirrors.run(wanted)
 
-        assert results(report) == {"app:v1": "same"}
+        assert results(report) == {"app:v1": "unchanged"}
         assert not [one for one in mirrors.asked(target) if one.method not in ("GET", "HEAD")]
         assert mirrors.locked()[f"{target.host}/app:v1"]["referrers"] == before
-        assert results(mirrors.run(wanted)) == {"app:v1": "same"}
+        assert results(mirrors.run(wanted)) == {"app:v1": "unchanged"}
 
         if apis[1]:
             target.lose("app", BILL.root.digest)
@@ -207,8 +209,8 @@ def test_what_only_a_target_lists_stays_listed_there(mirrors: Mirrors) -> None:
         wanted = entry(source, target, type_="repository")
         for _ in range(2):
             report = mirrors.run(wanted)
-            assert report.status == "complete", report.errors()
+            assert report.status == "complete", error_lines(report)
             listed = target.manifest("app", tag)
             assert listed is not None
             assert {one["digest"] for one in json.loads(listed[1])["manifests"]} == {BILL.root.digest, theirs.root.digest}
-        assert results(report) == {"app:v1": "same", f"app:{SIGNATURE_TAG}": "same"}
+        assert results(report) == {"app:v1": "unchanged", f"app:{SIGNATURE_TAG}": "unchanged"}

@@ -4,6 +4,7 @@ from tests import images
 from tests.fakes.faults import Call, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, lacking, results
+from tests.flows.reports import error_lines
 
 OLD, NEW, NEWEST = (images.image(seed, layers=1) for seed in (8200, 8201, 8202))
 
@@ -23,9 +24,9 @@ def test_a_run_with_an_older_plan_does_not_move_a_tag_backwards(
     assert not lacking(target, "app", NEWEST, "v1")
     assert target.manifest("app", "old-v1") is None
     assert (report.status, results(report)) == ("failed", {"app:v1": "failed"})
-    (error,) = report.errors()
+    (error,) = error_lines(report)
     moved = f"target tag moved from {OLD.root.digest} to {NEWEST.root.digest} since it was planned; run again"
-    assert error == f"{source.host}/app:v1 to {target.host}/app:v1: {target.host}/app:v1: {moved}"
+    assert error == f"{source.host}/app:v1 to {target.host}/app:v1: {moved}"
     assert mirrors.locked() == before
 
     report = mirrors.run(entry)
@@ -47,5 +48,5 @@ def test_a_repair_does_not_move_a_tag_back_that_moved_after_the_check(
 
     assert not lacking(target, "app", NEWEST, "v1")
     assert report.status == "failed"
-    (error,) = report.errors()
+    (error,) = error_lines(report)
     assert f"target tag moved from {OLD.root.digest} to {NEWEST.root.digest} since it was planned; run again" in error

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from prefect_dist import DistError, InvalidInput, MirrorReport, RunFailed, RunReport, RunStopped
+from prefect_dist import DistError, InvalidInput, RunFailed, RunReport, RunStopped
+from prefect_dist.mirror.render import summary_line
 from prefect_dist.transfer.cancellation import CancelToken, Stopped, use_token
 from tests import images
 from tests.fakes.faults import Call, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import image
+from tests.flows.reports import document, images_of
 from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
 
@@ -57,7 +59,7 @@ def test_a_called_flow_returns_its_report(prefect: PrefectServer, source: FakeRe
 
     report = state.result()
     assert isinstance(report, RunReport)
-    assert (report.status, report.totals()["fetched"]) == ("complete", len(BUILT.descriptors))
+    assert (report.status, report.counts["fetched"]) == ("complete", len(BUILT.descriptors))
     (child,) = children(prefect, state)
     assert (child["name"], child["state_type"]) == (f"fetch {source.host}/app:v1", "COMPLETED")
     assert child["state"]["data"] is None
@@ -75,7 +77,7 @@ def test_a_failed_one_raises_an_error_with_its_report(prefect: PrefectServer, so
         state.result()
     report = raised.value.report
     assert isinstance(report, RunReport)
-    assert [image.status for image in report.images] == ["complete", "failed"]
+    assert [image.outcome for image in images_of(report)] == ["fetched", "failed"]
     assert str(raised.value).startswith(f"1 of 2 images complete: {len(BUILT.descriptors)} fetched, 0 existed; ")
     assert f"{names[1]}: " in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -100,9 +102,10 @@ def test_the_error_of_a_mirror_survives_pickling_and_is_one_line_in_the_log(
     assert isinstance(error, RunFailed)
     again = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert (type(again), str(again)) == (RunFailed, str(error))
-    assert isinstance(again.report, MirrorReport)
-    assert again.report.to_json("id") == error.report.to_json("id")
-    assert (again.report.totals()["added"], again.report.totals()["failed"]) == (1, 1)
+    assert isinstance(again.report, RunReport)
+    assert isinstance(error.report, RunReport)
+    assert document(again.report) == document(error.report)
+    assert (again.report.counts["added"], again.report.counts["failed"]) == (1, 1)
     assert repr(again) == f"RunFailed({str(error)!r})"
 
     def logged() -> list[str]:
@@ -110,7 +113,7 @@ def test_the_error_of_a_mirror_survives_pickling_and_is_one_line_in_the_log(
 
     assert poll_until(lambda: bool(logged()), timeout_s=20)
     assert logged()[0].splitlines()[0] == f"Encountered exception during execution: {error!r}"
-    assert "MirrorReport(" not in logged()[0]
+    assert "RunReport(" not in logged()[0]
 
 
 def test_a_vetoed_run_returns_its_report(
@@ -124,8 +127,8 @@ def test_a_vetoed_run_returns_its_report(
     state = call(mirror, json.dumps({"sync": [entry]}), str(tmp_path / "store"))
 
     report = state.result()
-    assert isinstance(report, MirrorReport)
-    assert (report.status, report.totals()["vetoed"]) == ("vetoed", 1)
+    assert isinstance(report, RunReport)
+    assert (report.status, report.counts["vetoed"]) == ("vetoed", 1)
     assert [(one["state_type"], one["state_name"]) for one in children(prefect, state)] == [("COMPLETED", "Vetoed")]
     assert target.manifest("app", "v1") is None
 
@@ -205,4 +208,4 @@ def test_a_flow_that_persists_its_result_stores_a_summary_and_returns_the_report
     assert isinstance(report, RunReport)
     (stored,) = (tmp_path / "results").iterdir()
     data = json.loads(json.loads(stored.read_text())["result"])["data"]
-    assert (data["status"], data["summary"], data["totals"]) == ("complete", report.summary(), report.totals())
+    assert (data["status"], data["summary"], data["counts"]) == ("complete", summary_line(report), report.counts)

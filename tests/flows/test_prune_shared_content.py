@@ -13,6 +13,7 @@ from tests import images
 from tests.fakes.faults import Answer, Call, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, lacking, repository, results
+from tests.flows.reports import error_lines, removals
 from tests.peers import skopeo
 from tests.peers.registry import cncf_registry
 
@@ -31,8 +32,8 @@ def denying(entry: dict[str, Any], *tags: str) -> dict[str, Any]:
 
 
 def outcome(report: Any, tag: str) -> tuple[str, str]:
-    (found,) = [one for one in report.to_json("")["removed"] if one["target"].endswith(f":{tag}")]
-    return found["result"], found["note"] or ""
+    (found,) = [one for one in removals(report) if one.target.tag == tag]
+    return found.outcome, found.note or ""
 
 
 def test_an_index_on_the_cncf_registry_keeps_its_manifests_when_their_own_tags_are_pruned(
@@ -47,7 +48,7 @@ def test_an_index_on_the_cncf_registry_keeps_its_manifests_when_their_own_tags_a
         report = mirrors.run(denying(entry, "1.0-.*", "other"))
 
         skopeo.copy(f"docker://{target.host}/copy:1.0", f"oci:{tmp_path / 'pulled'}:1.0")
-        removed = {one["target"].rpartition(":")[2]: (one["result"], one["note"]) for one in report.to_json("")["removed"]}
+        removed = {one.target.tag: (one.outcome, one.note) for one in removals(report)}
         only = "this registry deletes only whole manifests, not tags"
         needed = {
             tag: f"{target.host}/copy:1.0 needs {one.root.digest}, and {only}"
@@ -112,12 +113,12 @@ def test_nothing_is_deleted_if_a_manifest_of_a_remaining_tag_cannot_be_read(mirr
         report = mirrors.run(denying(entry, "v1"))
 
         assert report.status == "failed"
-        (error,) = report.errors()
-        assert error.startswith(f"{target.host}/copy:v1: not removed: ")
+        (error,) = error_lines(report)
+        assert error.startswith(f"orphaned tag {target.host}/copy:v1: ")
         assert theirs.root.digest in error
         assert deleted(mirrors, target) == []
         assert not lacking(target, "copy", AMD, "v1")
-        assert results(mirrors.run(entry)).get("copy:v1") == "same"
+        assert results(mirrors.run(entry)).get("copy:v1") == "unchanged"
 
 
 def test_a_tag_that_moves_while_the_others_are_read_is_kept(mirrors: Mirrors, source: FakeRegistry) -> None:
@@ -177,7 +178,7 @@ def test_an_unwanted_index_goes_before_its_unwanted_manifests_and_each_manifest_
         report = mirrors.run(denying(entry, "[abc]-.*"))
 
         asked = mirrors.asked(target)
-        assert [one["result"] for one in report.to_json("")["removed"]] == ["removed"] * 3
+        assert [one.outcome for one in removals(report)] == ["removed"] * 3
         gone = [one.path.rpartition("/")[2] for one in asked if one.method == "DELETE" and one.status == 202]
         assert gone == [INDEX.root.digest, AMD.root.digest, ARM.root.digest]
         assert sum(one.path.endswith("/tags/list") for one in asked) == 1
@@ -235,9 +236,9 @@ def test_nothing_is_deleted_if_the_list_of_tags_lacks_a_tag_that_exists(
         assert deleted(mirrors, target) == []
         assert not lacking(target, "copy", INDEX, "1.0")
         assert not lacking(target, "copy", other, "x2")
-        errors = report.errors()
-        assert [one.partition(": not removed: ")[0] for one in errors] == [
-            f"{target.host}/copy:{tag}" for tag in ("1.0-amd64", "1.0-arm64", "x1")
+        errors = error_lines(report)
+        assert [one.object for one in report.errors] == [
+            f"orphaned tag {target.host}/copy:{tag}" for tag in ("1.0-amd64", "1.0-arm64", "x1")
         ]
         lacked = min({"1.0", "1.0-amd64", "1.0-arm64", "x1", "x2"} - {*(tags or ())})
         assert all(f"{target.host}/copy: the list of tags lacks {lacked}, which resolves to sha256:" in one for one in errors)

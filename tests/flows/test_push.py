@@ -7,14 +7,14 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from prefect_dist.mirror.push import PushReport
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
 from prefect_dist.storage import ContentStore, open_store
 from tests import images
 from tests.fakes.faults import Answer, Cut, Drop, Fault, WithoutHeaders
 from tests.fakes.registry import FakeRegistry
-from tests.flows.reports import result_of
+from tests.flows.reports import error_lines, pushed_row, result_of
 from tests.images import BuiltImage
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
@@ -22,7 +22,7 @@ from tests.peers.registry import CncfRegistry
 
 ONE, OTHER = images.image(600, layers=2), images.image(601, layers=2, platform="linux/arm64/v8")
 INDEX = images.index([ONE, OTHER])
-Push = Callable[..., tuple[PushReport, str]]
+Push = Callable[..., tuple[RunReport, str]]
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def push(prefect: PrefectServer, store: ContentStore) -> Push:
 
     from prefect_dist.flows.push import push as flow
 
-    def run(name: str, target: str, **parameters: Any) -> tuple[PushReport, str]:
+    def run(name: str, target: str, **parameters: Any) -> tuple[RunReport, str]:
         with temporary_settings({PREFECT_API_URL: prefect.url}):
             state = flow(name, target, store.url, return_state=True, **parameters)
         report = result_of(state)
         if isinstance(report, DistError):
             raise report
-        assert isinstance(report, PushReport), report
+        assert isinstance(report, RunReport), report
         assert state.type.value == ("COMPLETED" if report.status == "complete" else "FAILED")
         return report, str(state.state_details.flow_run_id)
 
@@ -70,8 +70,8 @@ def short(what: str, digest: str) -> str:
 
 def test_an_index_is_byte_identical_to_an_independent_client(push: Push, registry: CncfRegistry, store: ContentStore) -> None:
     report, _ = push("index", f"{registry.host}/push/whole:v1")
-    assert (report.status, report.describe_counts()) == ("complete", f"{len(INDEX.descriptors)} pushed")
-    assert report.transferred == sum(info.size for info in store.walk())
+    assert (report.status, pushed_row(report).describe_counts()) == ("complete", f"{len(INDEX.descriptors)} pushed")
+    assert report.counts["sent_bytes"] == sum(info.size for info in store.walk())
     for image in (INDEX, ONE, OTHER):
         raw = skopeo.raw(f"docker://{registry.host}/push/whole@{image.root.digest}")
         assert raw == image.manifests[-1].raw
@@ -97,7 +97,7 @@ def test_a_layer_that_is_named_twice_is_sent_once(push: Push, store: ContentStor
     put(store, image, "twice")
     with FakeRegistry() as fake:
         report, _ = push("twice", f"{fake.host}/app:v1")
-        assert report.status == "complete", report.errors()
+        assert report.status == "complete", error_lines(report)
         uploads = [one for one in fake.requests if one.method == "PUT" and "/blobs/" in one.path]
         assert len(uploads) == len(ONE.blobs)
         assert fake.manifest("app", "v1") == (images.OCI_MANIFEST, image.manifests[-1].raw)
@@ -129,7 +129,7 @@ def test_what_is_in_another_repository_of_the_registry_is_mounted(
     put(store, ONE, "from there", source=f"{registry.host}/push/first")
     before = len(registry.requests())
     report, _ = push("from there", f"{registry.host}/push/second:v1")
-    assert report.describe_counts() == f"1 pushed, {len(ONE.blobs)} mounted"
+    assert pushed_row(report).describe_counts() == f"1 pushed, {len(ONE.blobs)} mounted"
     asked = registry.requests(at_least=before + 2 * len(ONE.blobs) + 1)[before:]
     assert not [one for one in asked if one.method in ("PATCH", "PUT") and "/blobs/" in one.path]
 
@@ -142,7 +142,10 @@ def test_what_is_there_is_asked_for_once(push: Push, at: str) -> None:
         report, _ = push("index", f"{fake.host}/app{at}")
         (asked,) = fake.requests[before:]
     assert (asked.method, asked.path) == ("HEAD", f"/v2/app/manifests/{at[1:]}")
-    assert (report.describe_counts(), report.transferred) == (f"0 pushed, {len(INDEX.descriptors)} existed", 0)
+    assert (pushed_row(report).describe_counts(), report.counts["sent_bytes"]) == (
+        f"0 pushed, {len(INDEX.descriptors)} existed",
+        0,
+    )
     assert report.tasks == 1
 
 
@@ -156,7 +159,7 @@ def test_a_tag_is_set_that_stands_for(push: Push, there: BuiltImage, without: tu
         images.load(fake, "app", there, "v1")
         fake.inject(Fault(method="HEAD", path=".*/manifests/v1", nth=None, action=WithoutHeaders(without)))
         report, _ = push("index", f"{fake.host}/app:v1")
-        assert report.describe_counts() == f"{pushed} pushed, {len(INDEX.descriptors) - pushed} existed"
+        assert pushed_row(report).describe_counts() == f"{pushed} pushed, {len(INDEX.descriptors) - pushed} existed"
         assert len(fake.asked("PUT", "/v2/app/manifests/v1")) == 1
         assert fake.manifest("app", "v1") == (images.OCI_INDEX, INDEX.manifests[-1].raw)
 
@@ -167,8 +170,8 @@ def test_a_registry_that_refuses_is_asked_once_and_told_once(push: Push) -> None
             fake.inject(Fault(method=method, nth=None, action=Answer(403, (), b"")))
         report, _ = push("index", f"{fake.host}/app:v1")
         assert len(fake.requests) == 2  # a HEAD that is refused says nothing, a GET does
-    assert len(report.errors()) == 1
-    assert (report.status, report.done.waiting) == ("failed", len(INDEX.descriptors))
+    assert len(error_lines(report)) == 1
+    assert (report.status, pushed_row(report).waiting) == ("failed", len(INDEX.descriptors))
 
 
 def test_layers_that_are_not_to_be_distributed_are_not(push: Push, store: ContentStore) -> None:
@@ -176,7 +179,7 @@ def test_layers_that_are_not_to_be_distributed_are_not(push: Push, store: Conten
     put(store, image, "foreign")
     with FakeRegistry() as fake:
         report, _ = push("foreign", f"{fake.host}/app:v1")
-        assert report.status == "complete", report.errors()
+        assert report.status == "complete", error_lines(report)
         assert not [one for one in fake.requests if layer in one.path or layer in one.query]
         assert fake.manifest("app", "v1") == (images.OCI_MANIFEST, image.manifests[-1].raw)
     store.delete(Digest.parse(layer))
@@ -223,7 +226,7 @@ def test_an_upload_that_breaks_off_is_retried_by_prefect(push: Push, action: Dro
     with FakeRegistry() as fake:
         fake.inject(Fault(method="PUT", path=".*/blobs/uploads/.*", action=action))
         report, _ = push("one", f"{fake.host}/app:v1", retries=2)
-        assert report.status == "complete", report.errors()
+        assert report.status == "complete", error_lines(report)
 
 
 def test_a_blob_that_is_refused_keeps_its_manifest_and_tag_away_and_nothing_else(push: Push) -> None:
@@ -231,8 +234,8 @@ def test_a_blob_that_is_refused_keeps_its_manifest_and_tag_away_and_nothing_else
         fake.inject(Fault(method="POST", path=".*/blobs/uploads/", nth=1, action=Answer(507, (), b"{}")))
         report, _ = push("index", f"{fake.host}/app:v1", retries=0, concurrency=1)
         assert report.status == "failed"
-        assert len(report.failures) == 1
-        assert report.done.waiting == 3  # the manifests and the index, which are pushed once all blobs are there
+        assert len(report.errors) == 1
+        assert pushed_row(report).waiting == 3  # the manifests and the index, which are pushed once all blobs are there
         assert not [one for one in fake.requests if one.path.endswith("/manifests/v1") and one.method == "PUT"]
         again, _ = push("index", f"{fake.host}/app:v1")
         assert again.status == "complete"
@@ -242,7 +245,7 @@ def test_an_answer_that_is_cut_is_no_success_twice(push: Push) -> None:
     with FakeRegistry() as fake:
         fake.inject(Fault(method="PUT", path=".*/manifests/v1", action=Cut(0)))
         report, _ = push("one", f"{fake.host}/app:v1")
-        assert report.status == "complete", report.errors()
+        assert report.status == "complete", error_lines(report)
 
 
 def test_an_artifact_is_listed_at_its_subject_by_a_registry_without_the_api(
@@ -252,7 +255,7 @@ def test_an_artifact_is_listed_at_its_subject_by_a_registry_without_the_api(
     put(store, signature, "signature")
     push("one", f"{registry.host}/push/signed:v1")
     report, _ = push("signature", f"{registry.host}/push/signed@{signature.root.digest}")
-    assert report.status == "complete", report.errors()
+    assert report.status == "complete", error_lines(report)
     tag = ONE.root.digest.replace(":", "-")
     (entry,) = skopeo.inspect(f"docker://{registry.host}/push/signed:{tag}", raw=True)["manifests"]
     assert (entry["digest"], entry["size"]) == (signature.root.digest, signature.root.size)

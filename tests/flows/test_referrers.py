@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from prefect_dist.mirror.push import PushReport
-from prefect_dist.mirror.run_report import RunReport
+from prefect_dist.mirror.render import summary_line
+from prefect_dist.mirror.report import NameRow, RunReport
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import Referrer, cosign_tags, fallback_tag
 from prefect_dist.storage import ContentStore, Name, gc, open_store, presence
@@ -17,7 +17,7 @@ from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import fetch_directly
-from tests.flows.reports import result_of
+from tests.flows.reports import error_lines, images_of, pushed_row, result_of
 from tests.images import BuiltImage
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
@@ -72,11 +72,11 @@ def flow_of_fetch(prefect: PrefectServer, store: ContentStore) -> Run:
 def push(prefect: PrefectServer, store: ContentStore) -> Run:
     from prefect_dist.flows.push import push as flow
 
-    def run(name: str, target: str, *, referrers: bool = True, **parameters: Any) -> tuple[PushReport, str]:
+    def run(name: str, target: str, *, referrers: bool = True, **parameters: Any) -> tuple[RunReport, str]:
         with at(prefect):
             state = flow(name, target, store.url, referrers=referrers, return_state=True, **parameters)
         report = result_of(state)
-        assert isinstance(report, PushReport), report
+        assert isinstance(report, RunReport), report
         return report, str(state.state_details.flow_run_id)
 
     return run
@@ -115,12 +115,12 @@ def test_all_that_refers_to_an_image_comes_along(fetch: Run, store: ContentStore
 
         report, run = fetch(name)
 
-    assert not report.errors()
+    assert not error_lines(report)
     assert stored(store) == everything()
-    (image,) = report.images
+    (image,) = images_of(report)
     assert (image.fetched, image.existed, image.referrers) == (len(everything()), 0, 4)
     assert report.to_json(run)["images"][0]["referrers"] == 4
-    assert report.summary().startswith(f"1 image complete: {len(everything())} fetched, 0 existed, with 4 referrers;")
+    assert summary_line(report).startswith(f"1 image complete: {len(everything())} fetched, 0 existed, with 4 referrers;")
     assert noted(store.names.get(name)) == EXPECTED
 
 
@@ -139,7 +139,7 @@ def test_a_forged_list_of_referrers_brings_nothing_unrelated(
             report, _ = fetch(f"{registry.host}/app:v1")
         manifests = [one.path.rpartition("/")[2] for one in registry.requests if one.method == "GET"]
 
-    assert not report.errors()
+    assert not error_lines(report)
     assert noted(store.names.get(f"{registry.host}/app:v1")) == {(BILL.root.digest, None)}
     assert manifests.count(BILL.root.digest) == 1
     gc.collect(store, grace=timedelta(0), dry_run=False)
@@ -157,7 +157,7 @@ def test_without_being_asked_for_nothing_is_looked_for(fetch: Run, store: Conten
         name = load(registry)
         report, _ = fetch(name, referrers=False)
         assert not [one for one in registry.requests if "referrers" in one.path or ".sig" in one.path]
-    assert report.images[0].referrers == 0
+    assert images_of(report)[0].referrers == 0
     assert stored(store) == set(INDEX.descriptors)
     assert store.names.get(name).referrers == ()
 
@@ -195,7 +195,7 @@ def test_a_run_with_nothing_to_do_asks_once_about_each_manifest_and_fetches_noth
         report, _ = fetch(name)
         asked = registry.requests[before:]
     assert report.tasks == 1 + 7
-    assert (report.images[0].fetched, report.images[0].existed) == (0, len(everything()))
+    assert (images_of(report)[0].fetched, images_of(report)[0].existed) == (0, len(everything()))
     others = sorted(f"{one.method} {one.path}" for one in asked if "/referrers/" not in one.path)
     assert others == ["GET /v2/app/tags/list", f"HEAD /v2/app/manifests/{SIGNATURE_TAG}", "HEAD /v2/app/manifests/v1"]
     assert sum("/referrers/" in one.path for one in asked) == 7
@@ -210,8 +210,8 @@ def test_images_of_one_repository_ask_about_what_they_share_once(fetch: Run, sto
         report, _ = fetch(*(f"{registry.host}/app:{tag}" for tag in ("v1", "v2", "one")))
         assert len({one.path for one in registry.requests if "/referrers/" in one.path}) == 7
         assert sum("/referrers/" in one.path for one in registry.requests) == 7
-    assert [image.referrers for image in report.images] == [4, 4, 2]
-    assert sum(image.fetched for image in report.images) == len(everything())
+    assert [image.referrers for image in images_of(report)] == [4, 4, 2]
+    assert sum(image.fetched for image in images_of(report)) == len(everything())
     assert noted(store.names.get(f"{registry.host}/app:one")) == {(one.root.digest, None) for one in (BILL, SIGNED_BILL)}
 
 
@@ -222,7 +222,7 @@ def test_what_came_later_is_fetched_alone(fetch: Run, store: ContentStore) -> No
         late = images.artifact(710, subject=OTHER)
         images.load(registry, "app", late)
         report, _ = fetch(name)
-    assert (report.images[0].fetched, report.images[0].referrers) == (2, 5)  # its empty config was there
+    assert (images_of(report)[0].fetched, images_of(report)[0].referrers) == (2, 5)  # its empty config was there
     assert noted(store.names.get(name)) == EXPECTED | {(late.root.digest, None)}
 
 
@@ -231,7 +231,7 @@ def test_a_list_that_cannot_be_had_keeps_the_name_back(fetch: Run, store: Conten
         name = load(registry)
         registry.inject(Fault(path=f".*/referrers/{BILL.root.digest}", nth=None, action=Answer(500, (), b"")))
         report, _ = fetch(name, retries=0)
-    (error,) = report.errors()
+    (error,) = error_lines(report)
     assert error.startswith(f"referrers of {BILL.root.digest} at {registry.host}/app: ")
     assert stored(store) == everything() - set(SIGNED_BILL.descriptors) | {Digest.of(b"{}").__str__()}
     assert not list(store.names)
@@ -243,7 +243,7 @@ def test_a_referrer_that_cannot_be_had_keeps_the_name_back(fetch: Run, store: Co
         payload = list(ATTESTED.blobs)[-1]
         registry.inject(Fault(path=f".*/blobs/{payload}", nth=None, action=Answer(404, (), b"")))
         report, _ = fetch(name, retries=0)
-        (error,) = report.errors()
+        (error,) = error_lines(report)
         assert payload in error
         assert not list(store.names)
         again, _ = fetch(name, referrers=False)
@@ -255,14 +255,14 @@ def test_referrers_without_end_are_told(fetch: Run, monkeypatch: pytest.MonkeyPa
     with FakeRegistry() as registry:
         name = load(registry)
         report, _ = fetch(name)
-    assert report.errors() == [f"{name}: expected at most 2 referrers, there are more"]
+    assert error_lines(report) == [f"{name}: expected at most 2 referrers, there are more"]
 
 
 def test_only_what_refers_to_the_wanted_platform_comes_along(fetch: Run, store: ContentStore) -> None:
     with FakeRegistry() as registry:
         name = load(registry)
         report, _ = fetch(name, platforms=["linux/arm64"])
-    assert report.images[0].referrers == 2
+    assert images_of(report)[0].referrers == 2
     assert stored(store) == {d for image in (OTHER, ATTESTED, SIGNATURE) for d in image.descriptors} | {INDEX.root.digest}
 
 
@@ -292,7 +292,6 @@ def test_gc_keeps_what_refers_to_a_name_and_the_check_of_names_counts_it(fetch: 
 
 def test_a_repair_brings_back_what_refers_to_an_image(fetch: Run, prefect: PrefectServer, store: ContentStore) -> None:
     from prefect_dist.flows.verify import verify
-    from prefect_dist.mirror.verify import VerifyReport
 
     with FakeRegistry() as registry:
         name = load(registry)
@@ -301,8 +300,8 @@ def test_a_repair_brings_back_what_refers_to_an_image(fetch: Run, prefect: Prefe
         with at(prefect):
             state = verify(store.url, "all", return_state=True)
     report = result_of(state)
-    assert isinstance(report, VerifyReport)
-    assert report.repaired_names == {name}
+    assert isinstance(report, RunReport)
+    assert [(row.name, row.outcome) for row in report.select(NameRow)] == [(name, "repaired")]
     assert stored(store) == everything()
     assert noted(store.names.get(name)) == EXPECTED
 
@@ -323,7 +322,7 @@ def test_it_goes_from_one_registry_to_another_through_the_store(
         name = load(source)
         fetch(name)
     report, _ = push(name, f"{registry.host}/referrers/copy:v1")
-    assert report.status == "complete", report.errors()
+    assert report.status == "complete", error_lines(report)
     assert report.describe_counts() == f"{len(everything())} pushed"
     target = f"docker://{registry.host}/referrers/copy"
     assert skopeo.raw(f"{target}:{SIGNATURE_TAG}") == SIGNATURE.manifests[-1].raw
@@ -333,7 +332,7 @@ def test_it_goes_from_one_registry_to_another_through_the_store(
         assert skopeo.raw(f"{target}@{artifact.root.digest}") == artifact.manifests[-1].raw
 
     back, _ = fetch(f"{registry.host}/referrers/copy:v1")
-    assert (back.images[0].fetched, back.images[0].existed) == (0, len(everything()))
+    assert (images_of(back)[0].fetched, images_of(back)[0].existed) == (0, len(everything()))
     assert noted(store.names.get(f"{registry.host}/referrers/copy:v1")) == EXPECTED
 
 
@@ -341,7 +340,7 @@ def test_referrers_come_after_their_subjects_and_before_the_tag(fetch: Run, push
     with FakeRegistry() as source, FakeRegistry() as target:
         fetch(load(source))
         report, _ = push(f"{source.host}/app:v1", f"{target.host}/copy:v1")
-        assert report.status == "complete", report.errors()
+        assert report.status == "complete", error_lines(report)
         order = [one.path.rpartition("/")[2] for one in target.requests if one.method == "PUT" and "/manifests/" in one.path]
     assert order[-1] == "v1"
     assert SIGNATURE_TAG in order
@@ -355,7 +354,7 @@ def test_a_referrer_that_is_refused_keeps_the_tag_back(fetch: Run, push: Run) ->
         target.inject(Fault(method="PUT", path=f".*/manifests/{SIGNED_BILL.root.digest}", action=Answer(403, (), b"")))
         report, _ = push(f"{source.host}/app:v1", f"{target.host}/copy:v1", retries=0)
         assert report.status == "failed"
-        assert report.done.waiting == 2  # the referrer that was next, and the tag
+        assert pushed_row(report).waiting == 2  # the referrer that was next, and the tag
         assert target.manifest("copy", "v1") is None
         again, _ = push(f"{source.host}/app:v1", f"{target.host}/copy:v1")
         assert again.status == "complete"
@@ -368,7 +367,7 @@ def test_what_was_put_and_not_listed_is_listed_by_the_next_push(fetch: Run, push
     images.push(registry.host, "referrers/half", ONE, "v1")
     images.push(registry.host, "referrers/half", BILL)  # as a run that was ended before it could list it
     report, _ = push(f"{source.host}/app:v1", f"{registry.host}/referrers/half:v1")
-    assert report.status == "complete", report.errors()
+    assert report.status == "complete", error_lines(report)
     tag = fallback_tag(Digest.parse(ONE.root.digest))
     (entry,) = skopeo.inspect(f"docker://{registry.host}/referrers/half:{tag}", raw=True)["manifests"]
     assert entry["digest"] == BILL.root.digest

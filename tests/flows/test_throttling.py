@@ -3,10 +3,10 @@
 import itertools
 from pathlib import Path
 
-from prefect_dist.mirror.run_report import RunReport
+from prefect_dist.mirror.report import RunReport
 from prefect_dist.storage import open_store
 from tests import images
-from tests.flows.reports import result_of
+from tests.flows.reports import error_lines, result_of
 from tests.peers.nginx import put, static_registry
 from tests.peers.prefect import PrefectServer
 
@@ -26,7 +26,7 @@ def test_200_images_at_20_requests_a_second(prefect: PrefectServer, tmp_path: Pa
             state = fetch(references, str(tmp_path / "store"), return_state=True)
         report = result_of(state)
         assert isinstance(report, RunReport), report
-        assert report.status == "complete", report.errors()
+        assert report.status == "complete", error_lines(report)
         statuses = registry.statuses
     assert len(list(open_store(str(tmp_path / "store")).names)) == len(IMAGES)
     wanted = set(itertools.chain.from_iterable(image.descriptors for image in IMAGES))

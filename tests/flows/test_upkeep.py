@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
+from prefect_dist.mirror.render import summary_line
+from prefect_dist.mirror.report import UnpackRow
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import InvalidInput, NotFound
 from prefect_dist.storage import ContentStore, open_store
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
-from tests.flows.reports import result_of
+from tests.flows.reports import error_lines, result_of
 from tests.peers.prefect import PrefectServer
 from tests.peers.seaweedfs import S3Server
 from tests.storage.conformance import Place, blob_path
@@ -64,7 +66,7 @@ def test_gc_is_one_task_and_tells_what_it_removed(prefect: PrefectServer, run: R
     report, flow_run = run(gc, store.url, "0")
 
     assert not list(store.walk())
-    assert report.summary().startswith("5 blobs with ")
+    assert summary_line(report).startswith("5 blobs with ")
     assert task_names(prefect, flow_run) == ["sweep"]
     artifacts = prefect.post("/artifacts/filter", {"flow_runs": {"id": {"any_": [flow_run]}}})
     assert {one["key"] for one in artifacts} == {"gc", "summary"}
@@ -82,7 +84,7 @@ def test_verify_hashes_all_and_finds_nothing_wrong(prefect: PrefectServer, run: 
 
     report, flow_run = run(verify, store.url)
 
-    assert (report.verified.sound, report.errors(), report.extra) == (len(image.descriptors), [], 0)
+    assert (report.counts["ok"], report.errors, report.counts["unreferenced"]) == (len(image.descriptors), (), 0)
     (name,) = task_names(prefect, flow_run)
     assert name.startswith("verify 5 blobs, ")
 
@@ -103,13 +105,13 @@ def test_what_is_corrupt_is_quarantined_told_and_repaired_on_request(run: Run, p
         found, _ = run(verify, store.url)
         assert {str(digest) for digest in found.verified.corrupt} == {layer, index.manifests[0].digest}
         assert found.damaged.keys() == {name}
-        assert "missing in the store" in found.errors()[0]
+        assert "missing in the store" in error_lines(found)[0]
         before = len(registry.requests)
 
         mended, _ = run(verify, store.url, "all")
 
     assert mended.repaired_names == {name}
-    assert mended.errors() == []
+    assert error_lines(mended) == []
     asked = {request.path.rpartition("/")[2] for request in registry.requests[before:] if request.method == "GET"}
     assert asked == {layer, index.manifests[0].digest}
     assert {str(info.digest) for info in store.walk()} == set(index.descriptors)
@@ -131,7 +133,7 @@ def test_a_repair_that_fails_says_why(run: Run, place: Place, store: ContentStor
         report, _ = run(verify, store.url, [name])
 
     assert report.status == "failed"
-    assert any("not found" in line for line in report.errors())
+    assert any("not found" in line for line in error_lines(report))
 
 
 def test_pull_brings_an_image_to_a_directory(prefect: PrefectServer, run: Run, store: ContentStore, tmp_path: Path) -> None:
@@ -144,8 +146,8 @@ def test_pull_brings_an_image_to_a_directory(prefect: PrefectServer, run: Run, s
 
         report, flow_run = run(pull, f"{registry.host}/app:v1", str(tmp_path / "root"), store.url, "linux/arm64")
 
-    assert report.unpacked.layers == 2
-    assert str(report.unpacked.manifest.digest) == arm.root.digest
+    (unpacked,) = report.select(UnpackRow)
+    assert (unpacked.layers, str(unpacked.manifest)) == (2, arm.root.digest)
     assert sorted(path.name for path in (tmp_path / "root").iterdir())
     assert f"unpack {registry.host}/app:v1" in task_names(prefect, flow_run)
 
@@ -160,7 +162,7 @@ def test_a_pull_that_cannot_unpack_keeps_the_image_and_says_why(run: Run, store:
 
         report, _ = run(pull, f"{registry.host}/app:v1", str(tmp_path / "full"), store.url, "linux/amd64")
 
-    assert "expected a new or empty directory" in report.errors()[0]
+    assert "expected a new or empty directory" in error_lines(report)[0]
     assert [name.name for name in store.names] == [f"{registry.host}/app:v1"]
 
 

@@ -11,12 +11,14 @@ import orjson
 from prefect_dist.mirror.bookkeeping import record_intent, record_results
 from prefect_dist.mirror.config import Mirror, parse_mirror
 from prefect_dist.mirror.lock import Locked, Records
-from prefect_dist.mirror.mirror_report import MirrorReport, MirrorResults
 from prefect_dist.mirror.orphans import find_orphans
 from prefect_dist.mirror.plan import Plan, PlannedImage, SyncItem, TargetAction
-from prefect_dist.mirror.plan_text import plan_to_json, summarize_plan
+from prefect_dist.mirror.plan_cost import PlanCost
+from prefect_dist.mirror.render import plan_summary
+from prefect_dist.mirror.results import GateVeto, MirrorResults, plan_rows
 from prefect_dist.mirror.yamlfile import Document
 from prefect_dist.ocispec import Descriptor, Digest, Reference, mediatypes
+from prefect_dist.ocispec.errors import DistError, Unavailable
 from prefect_dist.ocispec.referrers import cosign_tags
 from prefect_dist.remotes import Quota
 
@@ -46,14 +48,14 @@ def image(target: Reference = V1, **said: Any) -> PlannedImage:
     return PlannedImage(item=item, root=root, content=(root,), sent=(root,), actions=(action,))
 
 
-def report(*images: PlannedImage, results: MirrorResults) -> MirrorReport:
-    return MirrorReport(name="m", store="store", plan=Plan(images=images), dry_run=False, tasks=0, results=results)
-
-
 def after_run(records: Records, *images: PlannedImage, results: MirrorResults) -> Records:
     """Return the records after a run that no other run overlaps."""
-    said = report(*images, results=results)
-    return record_results(said, records, record_intent(said.plan, records))
+    plan = Plan(images=images)
+    return record_results(plan, results, records, record_intent(plan, records))
+
+
+def fail(text: str) -> dict[Reference, tuple[DistError, ...]]:
+    return {V1: (Unavailable(text),)}
 
 
 def pushed(*targets: Reference, referrers: Mapping[Digest, str | None]) -> MirrorResults:
@@ -107,17 +109,18 @@ def test_a_digest_tag_that_moves_has_one_digest_in_all_records() -> None:
 
 def test_a_failed_target_has_the_record_again_that_the_run_replaced() -> None:
     theirs = {V1: record(V1, OTHER)}
-    said = report(image(change="add", old=None), results=MirrorResults(failures={V1: "the target tag moved"}))
+    plan = Plan(images=(image(change="add", old=None),))
+    results = MirrorResults(failures=fail("the target tag moved"))
 
-    assert record_results(said, theirs, record_intent(said.plan, theirs)) == theirs
+    assert record_results(plan, results, theirs, record_intent(plan, theirs)) == theirs
 
 
 def test_a_record_stays_where_a_failed_publication_may_have_set_the_tag() -> None:
     added = image(change="add", old=None)
 
-    begun = after_run({}, added, results=MirrorResults(failures={V1: "timed out"}, begun=frozenset({V1})))
-    failed = after_run({}, added, results=MirrorResults(failures={V1: "no such layer"}))
-    vetoed = after_run({}, added, results=MirrorResults(vetoes={V1: "too old"}))
+    begun = after_run({}, added, results=MirrorResults(failures=fail("timed out"), begun=frozenset({V1})))
+    failed = after_run({}, added, results=MirrorResults(failures=fail("no such layer")))
+    vetoed = after_run({}, added, results=MirrorResults(vetoes={V1: GateVeto(gate="age", reason="too old")}))
 
     assert (begun[V1].digest, begun[V1].own, begun[V1].mirrored) == (IMAGE, True, None)
     assert (failed, vetoed) == ({}, {})
@@ -148,12 +151,12 @@ def test_a_record_of_other_entries_never_becomes_unwanted() -> None:
     found = find_orphans([], [V1], mirror().entries, records).tags
     plan = Plan(images=(), orphans=found)
 
-    after = record_results(replace(report(results=MirrorResults()), plan=plan), {}, records)
+    after = record_results(plan, MirrorResults(), {}, records)
 
     assert [(orphan.target, orphan.since, orphan.is_due) for orphan in found] == [(other, None, False)]
     assert after == records
-    assert ", 1 of no entry; " in summarize_plan(plan)
-    assert plan_to_json(plan)["extra"][0]["since"] is None
+    assert ", 1 of no entry; " in plan_summary(plan)
+    assert [row.outcome for row in plan_rows(plan)] == ["unowned"]
 
 
 def test_only_the_plan_of_a_dry_run_counts_the_pulls_that_it_needs() -> None:
@@ -161,9 +164,9 @@ def test_only_the_plan_of_a_dry_run_counts_the_pulls_that_it_needs() -> None:
     dry = Plan(images=(image(),), missing=frozenset({IMAGE}), quotas=quotas)
     real = Plan(images=(image(),), quotas=quotas, is_dry=False)
 
-    assert plan_to_json(dry)["quotas"]["source.example"]["needed"] == 1
-    assert plan_to_json(real)["quotas"]["source.example"]["needed"] is None
-    assert summarize_plan(real).endswith("; source.example: still allows 42 pulls")
+    assert (PlanCost(dry).pulls_from("source.example"), PlanCost(real).pulls_from("source.example")) == (1, None)
+    assert plan_summary(dry).endswith("; source.example: 1 of 42 pulls left")
+    assert plan_summary(real).endswith("; source.example: 42 pulls left")
 
 
 def test_the_options_for_referrers_are_recorded_only_once_they_were_compared() -> None:
@@ -171,5 +174,7 @@ def test_the_options_for_referrers_are_recorded_only_once_they_were_compared() -
     wanted = image()
     assert record_intent(Plan(images=(wanted,)), known)[V1].related is None
     assert after_run(known, wanted, results=pushed(V1, referrers={}))[V1].related == ("referrers", "digestTags")
-    lost = MirrorResults(failures={V1: "lost"}, referrers={V1: {}})
+    lost = MirrorResults(failures=fail("lost"), referrers={V1: {}})
     assert after_run(known, wanted, results=lost)[V1].related is None
+    stopped = replace(pushed(V1, referrers={}), is_stopped=True)
+    assert after_run(known, wanted, results=stopped)[V1].related is None

@@ -59,7 +59,7 @@ def test_an_unexpected_error_of_a_survey_fails_only_its_images(plan: Plan, queri
     queries.answer("two.example", surveyed)
     assert plans.changes == {"registry.example/one:v1": "failed", "registry.example/two:v1": "add"}
     assert plans.plan is not None
-    assert plans.plan.errors == ["one.example/app:v1 to registry.example/one:v1: unexpected RuntimeError: boom; report it"]
+    assert [str(action.error) for action in plans.plan.actions if action.error] == ["unexpected RuntimeError: boom; report it"]
 
 
 def test_a_store_that_cannot_be_read_fails_images_and_does_not_end_the_walk(
@@ -75,7 +75,7 @@ def test_a_store_that_cannot_be_read_fails_images_and_does_not_end_the_walk(
     queries.answer("two.example", surveyed)
     assert plans.changes == {"registry.example/one:v1": "failed", "registry.example/two:v1": "add"}
     assert plans.plan is not None
-    assert [error.rpartition(": ")[2] for error in plans.plan.errors] == ["the store does not answer"]
+    assert [type(action.error) for action in plans.plan.actions if action.error] == [Unavailable]
 
 
 def listed(*tags: str) -> Callable[[object], object]:
@@ -109,8 +109,9 @@ def test_images_that_cannot_collide_do_not_wait_for_a_registry_that_is_not_liste
         "registry.example/app:v2": "add",
     }
     assert plans.plan is not None
-    assert len(plans.plan.errors) == 2
-    assert all("expected one source for this target, got 2" in error for error in plans.plan.errors)
+    errors = [str(action.error) for action in plans.plan.actions if action.error]
+    assert len(errors) == 2
+    assert all("expected one source for this target, got 2" in error for error in errors)
 
 
 def test_images_are_planned_once_their_target_turns_out_to_be_free(plan: Plan, queries: Queries, plans: Plans) -> None:
@@ -120,7 +121,7 @@ def test_images_are_planned_once_their_target_turns_out_to_be_free(plan: Plan, q
     queries.answer("one.example", surveyed)
     assert plans.changes == {"registry.example/app:v1": "add", "registry.example/app:v2": "add"}
     assert plans.plan is not None
-    assert plans.plan.errors == []
+    assert all(action.error is None for action in plans.plan.actions)
 
 
 REGISTRY: dict[str, Any] = {"source": "one.example", "target": "registry.example", "type": "registry", "prune": {"after": "0s"}}

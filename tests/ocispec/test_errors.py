@@ -90,7 +90,7 @@ TRIPS: dict[str, Callable[[DistError], DistError]] = {
 
 def make_error(kind: type[DistError]) -> DistError:
     if issubclass(kind, RunFailed):
-        return kind(RunSummary(status="failed", tasks=1, seconds=1.5, message=TEXT, line="0 of 1", numbers={"failed": 1}))
+        return kind(RunSummary(status="failed", tasks=1, seconds=1.5, message=TEXT, summary="0 of 1", counts={"failed": 1}))
     return kind(TEXT, EXCHANGE) if issubclass(kind, RegistryError) else kind(TEXT)
 
 

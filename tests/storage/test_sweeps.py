@@ -105,9 +105,10 @@ def test_a_name_that_is_recorded_before_a_later_batch_keeps_its_content(
 
     assert [str(info.digest) for info in swept.blobs] == [listed[0]]
     assert blobs(store) == set(listed[1:])
-    (says,) = swept.lost  # a writer without leases: gc reports the lost content
-    assert says.startswith("late: recorded while gc ran, 1 descriptor missing in the store (")
-    assert says.endswith("; fetch it again")
+    ((name, error),) = swept.lost  # a writer without leases: gc reports the lost content
+    assert name == "late"
+    assert str(error).startswith("recorded while gc ran, 1 descriptor missing in the store (")
+    assert str(error).endswith("; fetch the image again")
 
 
 def test_a_run_waits_only_for_the_batch_that_is_being_removed(

@@ -1,0 +1,25 @@
+"""Renderers of run reports: all text, tables, Markdown and JSON that show a report.
+
+They read only the values of the report, so a report needs no methods for them.
+"""
+
+from prefect_dist.mirror.render.causes import Cause, group_causes
+from prefect_dist.mirror.render.document import to_json
+from prefect_dist.mirror.render.lines import message_line, next_step, plan_summary, summary_line
+from prefect_dist.mirror.render.markdown import facts, failures_markdown, summary_markdown
+from prefect_dist.mirror.render.table import plan_table, table
+
+__all__ = [
+    "Cause",
+    "facts",
+    "failures_markdown",
+    "group_causes",
+    "message_line",
+    "next_step",
+    "plan_summary",
+    "plan_table",
+    "summary_line",
+    "summary_markdown",
+    "table",
+    "to_json",
+]

@@ -1,0 +1,100 @@
+"""Reports as JSON documents. docs/reference/json.md lists the keys."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from datetime import datetime
+from typing import Any
+
+from prefect_dist.mirror.plan import Plan
+from prefect_dist.mirror.plan_cost import PlanCost
+from prefect_dist.mirror.report import (
+    AuditRow,
+    BlobRow,
+    FlowName,
+    LeftoverRow,
+    NameRow,
+    OrphanRow,
+    PushRow,
+    Row,
+    RunReport,
+    TargetRow,
+    UnpackRow,
+)
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.transfer.image_report import ImageReport
+
+_MIRROR = {"targets": TargetRow, "orphaned": OrphanRow}
+# The keys of each flow's rows.
+_ROWS: Mapping[FlowName, Mapping[str, type[Row]]] = {
+    "fetch": {"images": ImageReport},
+    "pull": {"images": ImageReport, "unpacked": UnpackRow},
+    "push": {"images": PushRow},
+    "mirror": _MIRROR,
+    "seed": _MIRROR,
+    "check": {"targets": AuditRow},
+    "verify": {"blobs": BlobRow, "names": NameRow},
+    "gc": {"blobs": BlobRow, "leftovers": LeftoverRow, "names": NameRow},
+}
+
+
+def to_json(report: RunReport, flow_run_id: str) -> dict[str, Any]:
+    """Return the JSON document of a run."""
+    return {
+        "flow_run_id": flow_run_id,
+        "flow": report.flow,
+        "status": report.status,
+        "seconds": round(report.seconds, 3),
+        "store": report.store,
+        "tasks": report.tasks,
+        "dry_run": report.is_dry,
+        "counts": dict(report.counts),
+        "errors": [
+            {"object": one.object, "message": str(one.error), "descriptor": _plain(one.descriptor)} for one in report.errors
+        ],
+        "notes": list(report.notes),
+        "quotas": {host: asdict(quota) for host, quota in report.quotas.items()},
+        **({} if report.plan is None else {"plan": _plan_json(report.plan)}),
+        **{key: list(map(_row_json, report.select(kind))) for key, kind in _ROWS[report.flow].items()},
+    }
+
+
+def _plan_json(plan: Plan) -> dict[str, Any]:
+    cost = PlanCost(plan)
+    return {
+        "fetch": {"descriptors": len(cost.to_fetch), "bytes": cost.fetched_bytes},
+        "send": {"descriptors": len(cost.to_send), "bytes": cost.sent_bytes},
+        "requests": cost.requests,
+        "trusted": plan.trusted,
+        "quotas": {
+            host: {"needed": cost.pulls_from(host), "remaining": quota.remaining, "limit": quota.limit}
+            for host, quota in plan.quotas.items()
+        },
+    }
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    """Return a row with the names of its fields as keys. The JSON of images also has the values that they compute."""
+    found = {field.name: _plain(getattr(row, field.name)) for field in fields(row)}
+    if not isinstance(row, ImageReport | PushRow):
+        return found
+    found["digest"] = found.pop("root")
+    del found["failures"]
+    errors = [failure.message for failure in row.failures]
+    counts = {"descriptors": row.descriptors, "failed": row.failed} if isinstance(row, ImageReport) else {"failed": len(errors)}
+    return {**found, "outcome": row.outcome, **counts, "errors": list(dict.fromkeys(errors))}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a row as JSON has it."""
+    if isinstance(value, Descriptor):
+        return str(value.digest)
+    if isinstance(value, Reference | Digest | DistError):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, tuple):  # of errors, or of text
+        return list(map(str, value))
+    return value

@@ -1,0 +1,150 @@
+"""Reports and plans as one line of text."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from prefect_dist.mirror.plan import Plan
+from prefect_dist.mirror.plan_cost import PlanCost
+from prefect_dist.mirror.report import FlowName, PushRow, RunReport, UnpackRow
+from prefect_dist.ocispec.units import duration, format_count, size
+
+_NEXT = {
+    "verify": "To fetch incomplete images again, run verify with `repair`. Corrupt blobs stay in quarantine.",
+    "check": "To upload missing content again, run check with `repair`.",
+}
+_RUN_AGAIN = "Fix the failures below, then run again. Finished work is kept, and content in the store is not fetched again."
+_RESUME = "The run stopped before it finished. Run it again to resume. Finished work is kept."
+
+
+def summary_line(report: RunReport) -> str:
+    """Return one line with the counts of a run."""
+    return _SUMMARIES[report.flow](report)
+
+
+def message_line(report: RunReport) -> str:
+    """Return the summary of a run and its first error, as one line."""
+    errors = report.errors
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{summary_line(report)}; {errors[0]}{more}" if errors else summary_line(report)
+
+
+def next_step(report: RunReport) -> str:
+    """Return the advice for a run with errors."""
+    return _RESUME if report.status == "stopped" else _NEXT.get(report.flow, _RUN_AGAIN)
+
+
+def plan_summary(plan: Plan) -> str:
+    """Return one line with the counts of a plan and its cost."""
+    found = Counter(action.change for action in plan.actions)
+    parts = [f"{found['add']} to add, {found['change']} to change, {found['unchanged'] + plan.trusted} unchanged"]
+    parts += _nonzero(
+        (found["failed"] + len(plan.unnamed), "failed"),
+        (len(plan.problems), "unresolved"),
+        (len(plan.orphans) - len(plan.unowned_orphans), "orphaned"),
+        (len(plan.to_prune), "to remove"),
+        (len(plan.held_orphans), "held back by prune.most"),
+        (len(plan.unowned_orphans), "of no entry"),
+    )
+    cost = PlanCost(plan)
+    moved = f"{size(cost.fetched_bytes)} to fetch, at most {size(cost.sent_bytes)} to send"
+    moved += f", about {format_count(cost.requests, 'request')}"
+    moved += ", plus referrers" if any(image.item.related for image in plan.due) else ""
+    return "; ".join([", ".join(parts), moved, *(_planned_pulls(cost, host) for host in plan.quotas)])
+
+
+def _planned_pulls(cost: PlanCost, host: str) -> str:
+    """Return the number of pulls that a plan needs from a registry with a quota."""
+    quota, needed = cost.plan.quotas[host], cost.pulls_from(host)
+    if needed is None:
+        return f"{host}: {format_count(quota.remaining, 'pull')} left"
+    return f"{host}: {needed} of {format_count(quota.remaining, 'pull')} left{'; too few' if needed > quota.remaining else ''}"
+
+
+def _nonzero(*counts: tuple[int, str]) -> list[str]:
+    return [f"{count} {what}" for count, what in counts if count]
+
+
+def _quotas(report: RunReport) -> str:
+    return "".join(f"; {host}: {quota.remaining} of {quota.limit} pulls left" for host, quota in report.quotas.items())
+
+
+def _summarize_fetch(report: RunReport) -> str:
+    counts = report.counts
+    of = f" of {counts['images']}" if counts["failed"] else ""
+    noun = "image" if counts["images"] == 1 else "images"
+    parts = [f"{counts['fetched']} fetched", f"{counts['existed']} existed"]
+    parts += _nonzero((counts["failed_descriptors"], "failed"))
+    parts += [f"with {format_count(counts['referrers'], 'referrer')}"] if counts["referrers"] else []
+    moved = f"{size(counts['fetched_bytes'])} in {duration(report.seconds)}"
+    return f"{counts['images'] - counts['failed']}{of} {noun} complete: {', '.join(parts)}; {moved}{_quotas(report)}"
+
+
+def _summarize_pull(report: RunReport) -> str:
+    unpacked = (
+        f"{row.layers} layers of {row.manifest} unpacked to {row.directory}, chain ID {row.chain_id}"
+        for row in report.select(UnpackRow)
+    )
+    return "; ".join([_summarize_fetch(report), *unpacked])
+
+
+def _summarize_push(report: RunReport) -> str:
+    moved = f"{size(report.counts['sent_bytes'])} in {duration(report.seconds)}"
+    pushed = [f"{row.source} to {row.target} {report.status}: {row.describe_counts()}" for row in report.select(PushRow)]
+    return "; ".join([*pushed, moved])
+
+
+def _summarize_mirror(report: RunReport) -> str:
+    # A configuration is often named like the flow, by the file mirror.yaml.
+    title = " ".join(dict.fromkeys(filter(None, (report.flow, report.configuration))))
+    if report.is_dry and report.plan is not None:
+        return f"plan of {title}: {plan_summary(report.plan)}"
+    counts = report.counts
+    parts = [f"{counts[outcome]} {outcome}" for outcome in ("added", "changed", "unchanged")]
+    parts += _nonzero(*((counts[outcome], outcome) for outcome in ("vetoed", "failed", "unresolved", "removed")))
+    parts += _nonzero((counts["not_removed"], "not removed"))
+    held = f" ({counts['held']} held back by prune.most)" if counts["held"] else ""
+    parts += _nonzero((counts["orphaned"], f"orphaned{held}"), (counts["unowned"], "of no entry"))
+    moved = f"{size(counts['fetched_bytes'])} fetched, {size(counts['sent_bytes'])} sent"
+    spared = _nonzero((counts["mounted"], "mounted"), (counts["existed"], "existed"))
+    moved += f" ({', '.join(spared)})" if spared else ""
+    return f"{title} {report.status}: {', '.join(parts)}; {moved} in {duration(report.seconds)}{_quotas(report)}"
+
+
+def _summarize_check(report: RunReport) -> str:
+    counts = report.counts
+    parts = [f"{counts['ok']} ok"]
+    parts += _nonzero(*((counts[outcome], outcome) for outcome in ("damaged", "repaired", "failed", "unresolved")))
+    parts += [f"{size(counts['sent_bytes'])} sent"] if counts["sent_bytes"] else []
+    unchecked = f"; {format_count(counts['unchecked'], 'tag')} of no entry unchecked" if counts["unchecked"] else ""
+    return f"check of {report.configuration} {report.status}: {', '.join(parts)} in {duration(report.seconds)}{unchecked}"
+
+
+def _summarize_verify(report: RunReport) -> str:
+    counts = report.counts
+    parts = [f"{format_count(counts['ok'], 'blob')} ok, {size(counts['hashed_bytes'])}"]
+    parts[0] += f", {counts['corrupt']} corrupt (now in quarantine)" if counts["corrupt"] else ""
+    names = _nonzero((counts["damaged"], "damaged"), (counts["repaired"], "repaired"))
+    parts += [f"names: {', '.join(names)}"] if names else []
+    unreferenced = counts.get("unreferenced", 0)
+    parts += [f"{format_count(unreferenced, 'blob')} unreferenced"] if unreferenced else []
+    return "; ".join([*parts, f"in {duration(report.seconds)}"])
+
+
+def _summarize_gc(report: RunReport) -> str:
+    counts, outcome = report.counts, "planned" if report.is_dry else "removed"
+    removed = f"{format_count(counts[outcome], 'blob')} with {size(counts[f'{outcome}_bytes'])}"
+    removed += f" and {format_count(counts['leftovers'], 'leftover')}" if counts["leftovers"] else ""
+    would = "would be removed" if report.is_dry else "removed"
+    return f"{removed} {would}, {format_count(counts['kept'], 'blob')} kept; in {duration(report.seconds)}"
+
+
+_SUMMARIES: Mapping[FlowName, Callable[[RunReport], str]] = {
+    "fetch": _summarize_fetch,
+    "pull": _summarize_pull,
+    "push": _summarize_push,
+    "mirror": _summarize_mirror,
+    "seed": _summarize_mirror,
+    "check": _summarize_check,
+    "verify": _summarize_verify,
+    "gc": _summarize_gc,
+}

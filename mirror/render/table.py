@@ -1,0 +1,141 @@
+"""Reports and plans as tables for people: one row per object, failed objects first.
+
+A row has its cells by column. The column `error` has the errors.
+"""
+
+from collections.abc import Iterable
+from functools import singledispatch
+
+from prefect_dist.mirror.plan import Plan
+from prefect_dist.mirror.report import AuditRow, BlobRow, LeftoverRow, NameRow, OrphanRow, PushRow, Row, RunReport, TargetRow
+from prefect_dist.mirror.results import plan_rows
+from prefect_dist.ocispec import Descriptor
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.ocispec.units import size
+from prefect_dist.transfer.cancellation import Stopped
+from prefect_dist.transfer.image_report import ImageReport
+
+Cells = dict[str, str | int]
+
+
+def table(report: RunReport) -> list[Cells]:
+    """Return the cells of a report, without unchanged targets of a mirror, and without targets that a run did not reach."""
+    return _table(report.rows)
+
+
+def plan_table(plan: Plan) -> list[Cells]:
+    """Return the cells of a plan, without unchanged targets."""
+    return _table(plan_rows(plan))
+
+
+def _table(rows: Iterable[Row]) -> list[Cells]:
+    shown = [cells for row in rows if (cells := _cells(row))]
+    return sorted(shown, key=lambda cells: cells["outcome"] != "failed")
+
+
+@singledispatch
+def _cells(_row: object) -> Cells:
+    """Return the cells of a row; none if tables do not show it."""
+    return {}
+
+
+@_cells.register
+def _(row: ImageReport) -> Cells:
+    return {
+        "image": row.name,
+        "outcome": row.outcome,
+        "fetched": row.fetched,
+        "existed": row.existed,
+        "failed": row.failed,
+        "bytes": size(row.fetched_bytes),
+        "digest": str(row.root.digest) if row.root else "",
+        "error": "".join(failure.message for failure in row.failures[:1]),
+    }
+
+
+@_cells.register
+def _(row: PushRow) -> Cells:
+    return {
+        "target": row.target,
+        "outcome": row.outcome,
+        "pushed": row.pushed,
+        "mounted": row.mounted,
+        "existed": row.existed,
+        "failed": len(row.failures),
+        "bytes": size(row.sent_bytes),
+        "digest": str(row.root.digest),
+        "error": "".join(failure.message for failure in row.failures[:1]),
+    }
+
+
+@_cells.register
+def _(row: TargetRow) -> Cells:
+    if row.outcome == "unchanged" or _is_unreached(row.errors):
+        return {}
+    return {
+        "image": str(row.source),
+        "target": str(row.target or ""),
+        "action": row.action or "",
+        "outcome": row.outcome,
+        "from": _short(row.old),
+        "to": _short(row.new),
+        "note": row.note or "",
+        "error": _join(row.errors),
+    }
+
+
+@_cells.register
+def _(row: OrphanRow) -> Cells:
+    if _is_unreached(row.errors):
+        return {}
+    return {
+        "image": row.source,
+        "target": str(row.target),
+        "action": "remove" if row.outcome == "planned" else "",
+        "outcome": row.outcome,
+        "from": row.digest.short,
+        "to": "",
+        "note": row.note or "",
+        "error": _join(row.errors),
+    }
+
+
+@_cells.register
+def _(row: AuditRow) -> Cells:
+    if _is_unreached(row.errors):
+        return {}
+    note = "; ".join(row.faults) if row.outcome == "repaired" else ""
+    return {"target": str(row.target), "outcome": row.outcome, "note": note, "error": _join(row.errors)}
+
+
+@_cells.register
+def _(row: BlobRow) -> Cells:
+    amount = "" if row.size is None else size(row.size)
+    written = f"{row.committed:%Y-%m-%d %H:%M}" if row.committed else ""
+    return _object_cells(str(row.digest), row.outcome, amount=amount, committed=written, error=_join(row.errors))
+
+
+@_cells.register
+def _(row: LeftoverRow) -> Cells:
+    return _object_cells(row.path, row.outcome)
+
+
+@_cells.register
+def _(row: NameRow) -> Cells:
+    return _object_cells(row.name, row.outcome, note=row.note or "", error=_join(row.errors))
+
+
+def _object_cells(name: str, outcome: str, *, amount: str = "", committed: str = "", note: str = "", error: str = "") -> Cells:
+    return {"object": name, "outcome": outcome, "size": amount, "committed": committed, "note": note, "error": error}
+
+
+def _is_unreached(errors: tuple[DistError, ...]) -> bool:
+    return bool(errors) and all(isinstance(error, Stopped) for error in errors)
+
+
+def _join(errors: Iterable[DistError]) -> str:
+    return "; ".join(map(str, errors))
+
+
+def _short(descriptor: Descriptor | None) -> str:
+    return descriptor.digest.short if descriptor else ""

@@ -1,0 +1,324 @@
+"""The report of a run: one type for the runs of all flows.
+
+A report has values only. `mirror.render` makes text, tables and JSON of it.
+"""
+
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Literal, Self, TypeVar
+
+from prefect_dist.mirror.plan import Change, Plan
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.ocispec.units import format_count
+from prefect_dist.remotes import Quota
+from prefect_dist.transfer.cancellation import Stopped
+from prefect_dist.transfer.image_report import Failure, ImageReport
+from prefect_dist.transfer.pool import Pool
+
+FlowName = Literal["fetch", "pull", "push", "mirror", "seed", "check", "verify", "gc"]
+Status = Literal["complete", "failed", "stopped", "vetoed"]
+"""How a run ended. `vetoed`: nothing failed, and a gate kept at least one image from its targets."""
+_SUBJECT = re.compile(r"(?P<name>[^\s/]\S*/\S+): (?P<text>.+)", re.DOTALL)
+TargetOutcome = Literal["added", "changed", "repaired", "unchanged", "vetoed", "failed", "planned"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunError:
+    """An error of a run.
+
+    `object` is the name of the image, target, blob or file that the error concerns, None if it concerns the run as a whole.
+    """
+
+    object: str | None
+    error: DistError
+    descriptor: Descriptor | None = None
+
+    def __str__(self) -> str:
+        """Return one line that begins with the name of the object."""
+        if self.object is None:
+            return str(self.error)
+        subject, text = self.split_message()
+        return f"{self.object}: {text if subject in self.object.split() else self.error}"
+
+    def split_message(self) -> tuple[str | None, str]:
+        """Return the subject that begins the message of the error, None if there is none, and the rest of the message.
+
+        The subject is the name of a repository, an image or a blob. It may be the object of the error, or a part of it.
+        """
+        found = _SUBJECT.fullmatch(str(self.error))
+        return (found["name"], found["text"]) if found else (None, str(self.error))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushRow:
+    """The outcome for an image that was pushed. The counts are numbers of descriptors.
+
+    `waiting` descriptors were not uploaded because of a failure or a stop.
+    """
+
+    source: str
+    target: str
+    root: Descriptor
+    pushed: int
+    mounted: int
+    existed: int
+    waiting: int
+    sent_bytes: int
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Return the target."""
+        return self.target
+
+    @property
+    def outcome(self) -> Literal["pushed", "unchanged", "failed"]:
+        """Return `unchanged` if the registry had all content before the run."""
+        if self.failures:
+            return "failed"
+        return "pushed" if self.has_moved else "unchanged"
+
+    @property
+    def has_moved(self) -> bool:
+        """Return whether anything was uploaded or mounted."""
+        return self.pushed + self.mounted > 0
+
+    def describe_counts(self) -> str:
+        """Return the numbers of descriptors as text."""
+        counts = {"pushed": self.pushed, "mounted": self.mounted, "existed": self.existed, "failed": len(self.failures)}
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "pushed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetRow:
+    """The outcome for an image at one target of a mirror.
+
+    Attributes:
+        target: None if the name of the target is invalid.
+        action: the planned action, None if the target needs none or none is possible.
+        old: the root that the target had before the run.
+        new: the root that the plan wants at the target.
+    """
+
+    source: Reference
+    target: Reference | None
+    action: Change | None = None
+    outcome: TargetOutcome
+    old: Descriptor | None = None
+    new: Descriptor | None = None
+    note: str | None = None
+    errors: tuple[DistError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrphanRow:
+    """The outcome for an orphaned tag of a mirror.
+
+    Attributes:
+        since: the time when a run first found the tag orphaned.
+        outcome: `kept` tags are not due; `held` tags exceed `prune.most`; `unowned` tags were created by no entry of the run;
+            `planned` tags would be removed by a run that is not dry; see `transfer.removal.Removed` for `gone`, `changed`
+            and `shared`.
+    """
+
+    source: str
+    target: Reference
+    digest: Digest
+    since: datetime | None
+    outcome: Literal["kept", "held", "unowned", "planned", "removed", "gone", "changed", "shared", "failed"]
+    note: str | None = None
+    errors: tuple[DistError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRow:
+    """The outcome for a target that the audit of a mirror found damaged or could not read."""
+
+    target: Reference
+    outcome: Literal["damaged", "repaired", "failed", "unresolved"]
+    faults: tuple[str, ...] = ()
+    errors: tuple[DistError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobRow:
+    """The outcome for a blob of the store. A corrupt blob is in quarantine."""
+
+    digest: Digest
+    outcome: Literal["corrupt", "removed", "planned"]
+    size: int | None = None
+    committed: datetime | None = None
+    errors: tuple[DistError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftoverRow:
+    """The outcome for a file that a crashed run left in the store."""
+
+    path: str
+    outcome: Literal["removed", "planned"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameRow:
+    """The outcome for a store name whose content was found incomplete. `note` says what a repaired name lacked."""
+
+    name: str
+    outcome: Literal["damaged", "repaired"]
+    note: str | None = None
+    errors: tuple[DistError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnpackRow:
+    """An unpacked image: its directory, its manifest, the number of its layers, and their chain ID if there are any."""
+
+    directory: str
+    manifest: Digest
+    layers: int
+    chain_id: Digest | None
+
+
+R = TypeVar("R")
+Row = ImageReport | PushRow | TargetRow | OrphanRow | AuditRow | BlobRow | LeftoverRow | NameRow | UnpackRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """The result of a run.
+
+    Attributes:
+        store: the path or URL of the content store.
+        configuration: the name of the mirror's configuration, None for a run without one.
+        tasks: the number of task runs.
+        rows: the outcome for each object of the run, in the order in which the run was given them.
+        counts: numbers of objects by name, and bytes under names that end in `_bytes`. docs/library.md lists them.
+        errors: every error of the run. Equal errors, and all objects that a stopped run did not finish, have one entry.
+        notes: further lines for people, such as vetoes and entries that select no image.
+        stopped: why the run ended early.
+        quotas: the requests that registries still allow, as they last reported it, by host.
+        plan: the plan of a mirror or seed run.
+    """
+
+    flow: FlowName
+    status: Status
+    store: str
+    tasks: int
+    seconds: float
+    rows: tuple[Row, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    errors: tuple[RunError, ...] = ()
+    notes: tuple[str, ...] = ()
+    stopped: Stopped | None = None
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+    configuration: str | None = None
+    plan: Plan | None = None
+    is_dry: bool = False
+
+    def select(self, kind: type[R]) -> list[R]:
+        """Return the rows of one type."""
+        return [row for row in self.rows if isinstance(row, kind)]
+
+    def with_error(self, error: RunError) -> Self:
+        """Return the report with one more error."""
+        return replace(self, errors=(*self.errors, error), status=_status((error,), self.stopped))
+
+
+class ReportBuilder:
+    """Builds the report of a run of `flow` on a pool. The run starts when the builder is made."""
+
+    def __init__(self, flow: FlowName, pool: Pool) -> None:
+        self.flow, self._pool = flow, pool
+        self._started = time.monotonic()
+
+    def build(
+        self,
+        rows: Iterable[Row],
+        counts: Mapping[str, int],
+        *,
+        errors: Iterable[RunError] = (),
+        is_vetoed: bool = False,
+        is_stopped: bool = True,
+        **fields: Any,
+    ) -> RunReport:
+        """Return the report. `errors` are further ones than those of the rows.
+
+        Without `is_stopped`, a run that was cancelled and still finished all of its work is complete.
+        """
+        session, found = self._pool.session, tuple(rows)
+        noun = "target" if self.flow in ("mirror", "seed", "check") else "image"
+        failures = collect_errors((*errors, *(error for row in found for error in row_errors(row))), noun)
+        stopped = session.cancel.error if is_stopped or failures else None
+        return RunReport(
+            flow=self.flow,
+            status="vetoed" if is_vetoed and not failures and stopped is None else _status(failures, stopped),
+            store=session.spec.store,
+            tasks=self._pool.runs,
+            seconds=time.monotonic() - self._started,
+            rows=found,
+            counts=counts,
+            errors=failures,
+            stopped=stopped,
+            quotas=session.registries.quotas(),
+            **fields,
+        )
+
+
+def row_errors(row: Row) -> list[RunError]:
+    """Return the errors of a row, with the name of its object."""
+    if isinstance(row, ImageReport | PushRow):
+        return [RunError(object=row.name, error=one.error, descriptor=one.descriptor) for one in row.failures]
+    if isinstance(row, LeftoverRow | UnpackRow):
+        return []
+    return [RunError(object=_object_name(row), error=error) for error in row.errors]
+
+
+def collect_errors(errors: Iterable[RunError], noun: str) -> tuple[RunError, ...]:
+    """Return distinct errors. One error, the last, covers all objects that the run did not finish because it stopped.
+
+    `noun` is the word for such an object.
+    """
+    distinct, unfinished = dict[tuple[str | None, str], RunError](), dict[str | None, Stopped]()
+    for one in errors:
+        if isinstance(one.error, Stopped):
+            unfinished[one.object] = one.error
+        else:
+            distinct.setdefault((one.object, str(one.error)), one)
+    for name in {one.object for one in distinct.values()}:
+        unfinished.pop(name, None)
+    if not unfinished:
+        return tuple(distinct.values())
+    name, error = next(iter(unfinished.items()))
+    if len(unfinished) > 1:
+        name, error = None, Stopped(f"{format_count(len(unfinished), noun)} not finished: {error}")
+    return (*distinct.values(), RunError(object=name, error=error))
+
+
+def count_outcomes(rows: Sequence[Any], outcomes: Iterable[str]) -> dict[str, int]:
+    """Return the number of rows with each outcome."""
+    return {outcome: sum(row.outcome == outcome for row in rows) for outcome in outcomes}
+
+
+def sum_fields(rows: Sequence[Any], *names: str) -> dict[str, int]:
+    """Return the sum of each of the named fields over all rows."""
+    return {name: sum(getattr(row, name) for row in rows) for name in names}
+
+
+def _status(errors: Sequence[RunError], stopped: Stopped | None) -> Status:
+    if stopped is not None:
+        return "stopped"
+    return "failed" if errors else "complete"
+
+
+def _object_name(row: TargetRow | OrphanRow | AuditRow | BlobRow | NameRow) -> str:
+    if isinstance(row, TargetRow):
+        return str(row.source) if row.target is None else f"{row.source} to {row.target}"
+    if isinstance(row, OrphanRow):
+        return f"orphaned tag {row.target}"
+    if isinstance(row, AuditRow):
+        return str(row.target)
+    return row.name if isinstance(row, NameRow) else f"blob {row.digest}"

@@ -1,0 +1,170 @@
+"""The results of a mirror run, and the rows and counts of its report."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import get_args
+
+from prefect_dist.mirror.plan import OrphanTag, Plan, TargetAction
+from prefect_dist.mirror.plan_cost import PlanCost
+from prefect_dist.mirror.report import OrphanRow, ReportBuilder, RunError, RunReport, TargetOutcome, TargetRow
+from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.transfer.removal import Removed
+from prefect_dist.transfer.stats import TransferStats
+
+_DONE: Mapping[str, TargetOutcome] = {"add": "added", "change": "changed", "repair": "repaired"}
+# A mirror run repairs no target.
+_COUNTED = tuple(outcome for outcome in get_args(TargetOutcome) if outcome != "repaired")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateVeto:
+    """The reason for which a gate keeps an image from its targets."""
+
+    gate: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"vetoed by {self.gate}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorResults:
+    """The results of a mirror run for its targets and for orphaned tags.
+
+    Attributes:
+        failures: the errors of targets that do not have the planned image, or whose new referrers are not listed.
+        vetoes: the vetoes of gates, by target.
+        referrers: the referrers of the image at each target that was published, with their tags.
+        begun: the targets whose publication was started and did not succeed: the tag may have been set.
+        removed: the results for orphaned tags that the run tried to remove.
+        is_stopped: true if the run was cancelled.
+    """
+
+    failures: Mapping[Reference, tuple[DistError, ...]] = field(default_factory=dict)
+    vetoes: Mapping[Reference, GateVeto] = field(default_factory=dict)
+    referrers: Mapping[Reference, Mapping[Digest, str | None]] = field(default_factory=dict)
+    begun: frozenset[Reference] = frozenset()
+    removed: Mapping[Reference, Removed | DistError] = field(default_factory=dict)
+    is_stopped: bool = False
+
+    def outcome(self, action: TargetAction) -> TargetOutcome:
+        """Return the outcome of an action that the run carried out."""
+        if action.change == "failed" or action.target in self.failures:
+            return "failed"
+        if action.target in self.vetoes:
+            return "vetoed"
+        return _DONE.get(action.change, "unchanged")
+
+
+def plan_rows(plan: Plan) -> list[TargetRow | OrphanRow]:
+    """Return the rows of a plan that is not carried out, or not yet."""
+    return [*_target_rows(plan, None), *(_planned_orphan(orphan) for orphan in plan.orphans)]
+
+
+def build_mirror_report(
+    builder: ReportBuilder,
+    plan: Plan,
+    results: MirrorResults | None,
+    *,
+    stats: TransferStats,
+    errors: Sequence[RunError] = (),
+    configuration: str | None,
+) -> RunReport:
+    """Return the report of a mirror or seed run. A dry run has no `results`. `errors` concern no target."""
+    targets = _target_rows(plan, results)
+    removed: Mapping[Reference, Removed | DistError] = {} if results is None else results.removed
+    orphans = [_orphan_row(one, removed[one.target]) if one.target in removed else _planned_orphan(one) for one in plan.orphans]
+    unresolved = [RunError(object=place, error=error) for place, error in plan.problems.items()]
+    vetoed = [f"{row.source} to {row.target}: {row.note}" for row in targets if row.outcome == "vetoed"]
+    kept = [f"{one.target}: not removed: {one.note}" for one in orphans if one.outcome in ("gone", "changed", "shared")]
+    return builder.build(
+        (*targets, *orphans),
+        {**_count_targets(plan, targets), **_count_orphans(orphans), **_count_content(plan, stats)},
+        errors=(*unresolved, *errors),
+        notes=(*plan.idle, *vetoed, *kept),
+        is_vetoed=bool(vetoed),
+        configuration=configuration,
+        plan=plan,
+        is_dry=results is None,
+    )
+
+
+def _target_rows(plan: Plan, results: MirrorResults | None) -> list[TargetRow]:
+    unnamed = [TargetRow(source=one.source, target=None, outcome="failed", errors=(one.error,)) for one in plan.unnamed]
+    return [*(_target_row(action, results) for action in plan.actions), *unnamed]
+
+
+def _target_row(action: TargetAction, results: MirrorResults | None) -> TargetRow:
+    """Return the row for an action; without `results` the action is only planned."""
+    veto = None if results is None else results.vetoes.get(action.target)
+    errors = () if results is None else results.failures.get(action.target, ())
+    note = action.note
+    if veto is not None:
+        note = f"{veto}; the target keeps the image that was mirrored before" if action.is_judged else str(veto)
+    planned: TargetOutcome = "failed" if action.error is not None else "planned" if action.is_due else "unchanged"
+    return TargetRow(
+        source=action.item.source,
+        target=action.target,
+        action=action.change if action.is_due else None,
+        outcome=planned if results is None else results.outcome(action),
+        old=action.old,
+        new=action.new,
+        note=note,
+        errors=errors if action.error is None else (action.error,),
+    )
+
+
+def _planned_orphan(orphan: OrphanTag) -> OrphanRow:
+    return OrphanRow(
+        source=orphan.record.source,
+        target=orphan.target,
+        digest=orphan.record.digest,
+        since=orphan.since,
+        outcome="unowned" if orphan.since is None else "planned" if orphan.is_due else "held" if orphan.is_held else "kept",
+        note=orphan.note,
+    )
+
+
+def _orphan_row(orphan: OrphanTag, result: Removed | DistError) -> OrphanRow:
+    row = _planned_orphan(orphan)
+    if isinstance(result, DistError):
+        return replace(row, outcome="failed", note=None, errors=(result,))
+    return replace(row, outcome=result.status, note=result.why)
+
+
+def _count_targets(plan: Plan, targets: Sequence[TargetRow]) -> dict[str, int]:
+    found = Counter(row.outcome for row in targets)
+    counts = {str(outcome): found[outcome] for outcome in _COUNTED}
+    return {**counts, "unchanged": counts["unchanged"] + plan.trusted, "unresolved": len(plan.problems)}
+
+
+def _count_orphans(orphans: Sequence[OrphanRow]) -> dict[str, int]:
+    """Return the number of removed tags, of tags that could not be removed, and of tags that the run did not try to remove."""
+    found = Counter(row.outcome for row in orphans)
+    return {
+        "removed": found["removed"],
+        "not_removed": sum(found[outcome] for outcome in ("gone", "changed", "shared", "failed")),
+        "orphaned": sum(found[outcome] for outcome in ("kept", "held", "planned")),
+        "held": found["held"],
+        "unowned": found["unowned"],
+    }
+
+
+def _count_content(plan: Plan, stats: TransferStats) -> dict[str, int]:
+    """Return the transferred bytes, and the numbers and bytes of blobs that were not transferred."""
+    # Manifests are in the store because the plan was made with them.
+    content = {d.digest: d.size for image in plan.due for d in image.content if not d.is_manifest}
+    to_fetch = PlanCost(plan).to_fetch
+    stored = [count for digest, count in content.items() if digest not in to_fetch]
+    return {
+        "fetched_bytes": stats.received,
+        "sent_bytes": stats.sent,
+        "stored": len(stored),
+        "stored_bytes": sum(stored),
+        "mounted": stats.mounted,
+        "mounted_bytes": stats.mounted_bytes,
+        "existed": stats.existed,
+        "existed_bytes": stats.existed_bytes,
+    }
