@@ -84,33 +84,36 @@ def push(
         DistError: an error of the store or the remote. The next push of this run resumes an interrupted upload.
     """
     started = time.monotonic()
-    there = target.has(descriptor, tag=tag)
+    exists = target.has(descriptor, tag=tag)
     if descriptor.is_manifest:
         raw = store.manifest(descriptor)
         # An existing manifest with a subject is pushed again. Only the response shows whether the registry lists the manifest,
         # and a run that ended between the push and the listing has left the manifest unlisted.
-        if there and _subject(raw, descriptor) is None:
+        if exists and _subject(raw, descriptor) is None:
             return Receipt("existed", seconds=time.monotonic() - started)
         _put(target, raw, descriptor, tag, notify)
-        return Receipt("existed" if there else "pushed", len(raw), time.monotonic() - started)
-    if there:
-        return Receipt("existed", seconds=time.monotonic() - started)
-    if target.mount(descriptor, source=source):
-        return Receipt("mounted", seconds=time.monotonic() - started)
+        return Receipt("existed" if exists else "pushed", len(raw), time.monotonic() - started)
+    if exists or target.mount(descriptor, source=source):
+        return Receipt("existed" if exists else "mounted", seconds=time.monotonic() - started)
+    return Receipt("pushed", _upload(store, target, descriptor, notify), time.monotonic() - started)
+
+
+def _upload(store: ContentStore, target: Pusher, blob: Descriptor, notify: Notify) -> int:
+    """Upload a blob. Return the number of sent bytes."""
     sent = 0
 
-    def advanced(offset: int, gained: int) -> None:
+    def count(offset: int, gained: int) -> None:
         nonlocal sent
         sent += gained
-        notify(ContentAdvanced(descriptor, offset, gained))
+        notify(ContentAdvanced(blob, offset, gained))
 
     try:
-        target.upload(descriptor, lambda offset: store.chunks(descriptor.digest, offset=offset), observer=advanced)
+        target.upload(blob, lambda offset: store.chunks(blob.digest, offset=offset), observer=count)
     except InvalidInput:
-        for _ in store.chunks(descriptor.digest):  # raises Corrupt instead, if the store has other bytes
+        for _ in store.chunks(blob.digest):  # raises Corrupt instead, if the store has other bytes
             pass
         raise
-    return Receipt("pushed", sent, time.monotonic() - started)
+    return sent
 
 
 def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str | None = None, notify: Notify) -> Receipt:
