@@ -144,7 +144,7 @@ def parse_images(lines: Iterable[str]) -> list[str]:
             except BadInput as exc:
                 raise BadInput(f"standard input:{number}: {exc}") from exc
     if not found:
-        raise BadInput("standard input: expected one image per line, got none")
+        raise BadInput("standard input: expected one image reference per line, got an empty list")
     return found
 
 

@@ -273,7 +273,7 @@ def test_a_wait_for_a_rate_limited_registry_is_logged(prefect: PrefectServer, tm
         fetch = ("fetch", "--retries", "0", f"{registry.host}/app:v1")
         result = dist("--store", tmp_path / "store", *fetch, COLUMNS="20")  # the width matters only for terminals
     assert result.code == 0, result.err
-    (line,) = [line for line in result.err.splitlines() if "too many requests" in line]
+    (line,) = [line for line in result.err.splitlines() if "rate-limited" in line]
     found = re.fullmatch(rf"{registry.host}: rate-limited; requests pause for 2\.0 s, until ([-0-9: ]+) UTC", line)
     assert found is not None, line
     until = datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)

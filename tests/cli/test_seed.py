@@ -134,7 +134,7 @@ LISTS = {"wrong.txt": "redis:7\n\nNO NAME # here\n", "none.txt": "# nothing\n", 
     ("arguments", "message"),
     [
         (("wrong.txt", "--to", PLACE), "{here}/wrong.txt:3: reference 'docker.io/library/NO NAME:latest': expected"),
-        (("none.txt", "--to", PLACE), "{here}/none.txt: expected images, one in a line; there are none"),
+        (("none.txt", "--to", PLACE), "{here}/none.txt: expected one image reference per line, got an empty list"),
         (("missing.txt", "--to", PLACE), "seed: seed.list: {here}/missing.txt: No such file or directory"),
         (("wrong.txt",), "seed: a list of images requires --to REGISTRY"),
         (("-", "--to", PLACE), "standard input:2: reference 'docker.io/library/NO NAME:latest': expected"),
