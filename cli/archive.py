@@ -10,11 +10,11 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from prefect_dist.cli import inputs, tables
+from prefect_dist.cli import inputs, output
 from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.names import find_record
 from prefect_dist.cli.options import Context, Shared
-from prefect_dist.cli.tables import print_error
+from prefect_dist.cli.output import print_error
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.ocispec.units import format_count
 
@@ -84,10 +84,10 @@ def import_(
 
 def _show(context: Context, outcomes: Sequence["Imported"]) -> None:
     if context.output == "json":
-        tables.json([_outcome_json(outcome) for outcome in outcomes])
+        output.print_json([_outcome_json(outcome) for outcome in outcomes])
     else:
         done = [(o.name, str(o.descriptor.digest)) for o in outcomes if o.name and o.descriptor and o.error is None]
-        tables.columns(("NAME", "DIGEST"), done)
+        output.print_columns(("NAME", "DIGEST"), done)
 
 
 def _outcome_json(outcome: "Imported") -> dict[str, str | int | None]:

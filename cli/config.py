@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prefect_dist.cli import inputs, tables
+from prefect_dist.cli import inputs, output
 from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.options import From, MirrorFile, Shared, To
-from prefect_dist.cli.tables import print_error
+from prefect_dist.cli.output import print_error
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.units import age
@@ -31,7 +31,7 @@ def config(file: MirrorFile, /, *, dialect: From = "dist", to: To = None, contex
     warnings = [*inputs.list_warnings(context, wanted), *in_order(overlaps, wanted.path)]
     store = inputs.choose_mirror_store(context, wanted)
     if context.output == "json":
-        tables.json(_config_json(wanted, store, warnings))
+        output.print_json(_config_json(wanted, store, warnings))
     else:
         _show(wanted, store)
     for warning in warnings:
@@ -57,13 +57,13 @@ def _show(wanted: "Mirror", store: str) -> None:
     schedules = ", ".join(map(_schedule, wanted.schedules)) or "none"
     heads = ("NAME", "STORE", "LOCK FILE", "CONCURRENCY", "SCHEDULES")
     row = (wanted.name, store, wanted.lock or "-", str(wanted.concurrency), schedules)
-    tables.columns(heads, [row])
+    output.print_columns(heads, [row])
     if hosts := _hosts(wanted):
-        tables.lines([""])
-        tables.columns(("REGISTRY", "SETTINGS"), [(host, "; ".join(_settings(wanted, host)) or "-") for host in hosts])
+        output.print_lines([""])
+        output.print_columns(("REGISTRY", "SETTINGS"), [(host, "; ".join(_settings(wanted, host)) or "-") for host in hosts])
     entries = [(kind, entry) for kind, part in (("sync", wanted.entries), ("seed", wanted.seed)) for entry in part]
-    tables.lines([""])
-    tables.columns(("SOURCE", "TYPE", "TARGETS", "SETTINGS"), [_row(kind, entry) for kind, entry in entries])
+    output.print_lines([""])
+    output.print_columns(("SOURCE", "TYPE", "TARGETS", "SETTINGS"), [_row(kind, entry) for kind, entry in entries])
 
 
 def _row(kind: str, entry: "Entry") -> tuple[str, ...]:

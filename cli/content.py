@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from prefect_dist.cli import inputs, tables
+from prefect_dist.cli import inputs, output
 from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.options import BlobDigest, Shared, option
 from prefect_dist.ocispec import Digest
@@ -32,11 +32,13 @@ def ls(
     found = (info for info in inputs.open_store(context).walk() if _has_prefix(info.digest, chosen))
     blobs = sorted(found, key=lambda info: (info.committed, info.digest), reverse=True)
     if context.output == "json":
-        tables.json([{"digest": str(b.digest), "size": b.size, "committed": b.committed} for b in blobs])
+        output.print_json([{"digest": str(b.digest), "size": b.size, "committed": b.committed} for b in blobs])
     elif quiet:
-        tables.lines([str(b.digest) for b in blobs])
+        output.print_lines([str(b.digest) for b in blobs])
     else:
-        tables.columns(("DIGEST", "SIZE", "AGE"), [(str(b.digest), size(b.size), tables.age(b.committed)) for b in blobs])
+        output.print_columns(
+            ("DIGEST", "SIZE", "AGE"), [(str(b.digest), size(b.size), output.format_age(b.committed)) for b in blobs]
+        )
     return 0
 
 
@@ -56,7 +58,7 @@ def active(
     """Print the ingests, sorted by key. The age is the time since the last write."""
     found = sorted(inputs.open_store(context).active(), key=lambda status: status.ref)
     if context.output == "json":
-        tables.json(
+        output.print_json(
             [
                 {
                     "ref": status.ref,
@@ -70,10 +72,10 @@ def active(
             ]
         )
     elif quiet:
-        tables.lines([status.ref for status in found])
+        output.print_lines([status.ref for status in found])
     else:
-        rows = [(s.ref, size(s.offset), "-" if s.total is None else size(s.total), tables.age(s.updated)) for s in found]
-        tables.columns(("REF", "OFFSET", "TOTAL", "AGE"), rows)
+        rows = [(s.ref, size(s.offset), "-" if s.total is None else size(s.total), output.format_age(s.updated)) for s in found]
+        output.print_columns(("REF", "OFFSET", "TOTAL", "AGE"), rows)
     return 0
 
 

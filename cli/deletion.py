@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from prefect_dist.cli import inputs, tables
+from prefect_dist.cli import inputs, output
 from prefect_dist.cli.names import find_name
 from prefect_dist.cli.options import Context, Shared, option
-from prefect_dist.cli.tables import print_error
+from prefect_dist.cli.output import print_error
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 
@@ -93,9 +93,9 @@ def _delete_each(context: Context, wanted: Iterable[str], delete: Callable[[str]
     errors = {text: _try(delete, text) for text in dict.fromkeys(wanted)}
     deleted = [text for text, error in errors.items() if error is None]
     if context.output == "json":
-        tables.json([_outcome_json(key, text, error) for text, error in errors.items()])
+        output.print_json([_outcome_json(key, text, error) for text, error in errors.items()])
     else:
-        tables.lines(deleted)
+        output.print_lines(deleted)
     for error in filter(None, errors.values()):
         print_error(error)
     return 0 if len(deleted) == len(errors) else 1

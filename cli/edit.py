@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from prefect_dist.cli import inputs, tables
+from prefect_dist.cli import inputs, output
 from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.options import BlobDigest, Shared, option
-from prefect_dist.cli.tables import print_error
+from prefect_dist.cli.output import print_error
 from prefect_dist.ocispec import Digest, manifest
 from prefect_dist.ocispec.errors import AlreadyExists, DistError, InvalidInput
 
@@ -47,9 +47,9 @@ def edit(
         edited = _ingest(store, copy, original)
     copy.unlink()
     if context.output == "json":
-        tables.json({"digest": str(edited), "changed": edited != original})
+        output.print_json({"digest": str(edited), "changed": edited != original})
     else:
-        tables.lines([str(edited)])
+        output.print_lines([str(edited)])
     if edited == original:
         print_error(f"blob {original}: unchanged")
     return 0

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from prefect_dist.cli import inputs, tables
+from prefect_dist.cli import inputs, output
 from prefect_dist.cli.login import use_login
 from prefect_dist.cli.names import find_record
 from prefect_dist.cli.options import (
@@ -95,7 +95,9 @@ def unpack(name: StoredName, directory: NewDirectory, /, *, platform: Platform =
     done = unpack(store, root, Path(target), platform=inputs.parse_platform(platform))
     if context.output == "json":
         chain_id = done.chain_id and str(done.chain_id)
-        tables.json({"manifest": str(done.manifest.digest), "layers": done.layers, "chain_id": chain_id, "directory": target})
+        output.print_json(
+            {"manifest": str(done.manifest.digest), "layers": done.layers, "chain_id": chain_id, "directory": target}
+        )
     else:
-        tables.lines([str(done.chain_id)])
+        output.print_lines([str(done.chain_id)])
     return 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
-from prefect_dist.cli import inputs, tables
+from prefect_dist.cli import inputs, output
 from prefect_dist.cli.options import Shared
 from prefect_dist.ocispec import Digest, Hasher
 from prefect_dist.ocispec.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
@@ -42,9 +42,9 @@ def ingest(
     with inputs.open_store(context) as store:
         digest = _find_existing(store, wanted, expected_size) or _ingest(store, ref, wanted, total=expected_size, resume=resume)
     if context.output == "json":
-        tables.json({"digest": str(digest)})
+        output.print_json({"digest": str(digest)})
     else:
-        tables.lines([str(digest)])
+        output.print_lines([str(digest)])
     return 0
 
 

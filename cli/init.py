@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from prefect_dist.cli import tables
+from prefect_dist.cli import output
 from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.options import Shared
 from prefect_dist.ocispec.errors import AlreadyExists
@@ -64,10 +64,10 @@ def init(
         raise AlreadyExists(f"{directory}: {', '.join(existing)}: file exists; nothing was written; choose another directory")
     _write(target, files)
     if context.output == "json":
-        tables.json({"directory": directory, "files": list(files)})
+        output.print_json({"directory": directory, "files": list(files)})
     else:
         change = f"\n     cd {shlex.quote(directory)}" if directory != "." else ""
-        tables.lines([*(f"wrote {target / name}" for name in files), _NEXT.format(change_directory=change)])
+        output.print_lines([*(f"wrote {target / name}" for name in files), _NEXT.format(change_directory=change)])
     return 0
 
 

@@ -13,8 +13,8 @@ from cyclopts import CycloptsError, UnknownCommandError
 
 from prefect_dist.cli.app import app, explain_unknown
 from prefect_dist.cli.inputs import BadInput
+from prefect_dist.cli.output import print_error
 from prefect_dist.cli.signals import INTERRUPTED, Interrupted, exit_process
-from prefect_dist.cli.tables import print_error
 from prefect_dist.ocispec.errors import DistError, Mistakes
 
 _FAILED, _BAD_INPUT = 1, 2

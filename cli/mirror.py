@@ -26,7 +26,7 @@ from prefect_dist.cli.options import (
     To,
     option,
 )
-from prefect_dist.cli.tables import print_error
+from prefect_dist.cli.output import print_error
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.config import Mirror
@@ -74,7 +74,7 @@ def mirror(
         "dry_run": dry_run,
         "concurrency": concurrency,
         "retries": retries,
-        **_configured_parameters(context, wanted, network, writes=not dry_run),
+        **_load_parameters(context, wanted, network, writes=not dry_run),
     }
     with _use_mirror(login, wanted, wanted.entries):
         return runs.run(context, "mirror", parameters, doing="mirroring", quiet=quiet)
@@ -106,7 +106,7 @@ def check(
         "repair": repair,
         "concurrency": concurrency,
         "retries": retries,
-        **_configured_parameters(context, wanted, network, writes=repair),
+        **_load_parameters(context, wanted, network, writes=repair),
     }
     with _use_mirror(login, wanted, (*wanted.entries, *wanted.seed)):
         return runs.run(context, "check", parameters, doing="mirroring", quiet=quiet)
@@ -147,8 +147,7 @@ def seed(
     is_configured = images.endswith((".yaml", ".yml"))
     if is_configured:
         wanted = _load_seed(images, (*(to or ()), *(platform or ()), *([] if lock is None else ["--lock"])))
-        parameters |= {"config": inputs.make_absolute(images)}
-        parameters |= _configured_parameters(context, wanted, network, writes=not dry_run)
+        parameters |= {"config": inputs.make_absolute(images), **_load_parameters(context, wanted, network, writes=not dry_run)}
     else:
         listed, wanted = _listed_seed(images, to or [], platform or [], rewrite_index=rewrite_index)
         parameters |= listed | runs.common_parameters(context, network)
@@ -199,7 +198,7 @@ def _use_mirror(
         yield
 
 
-def _configured_parameters(context: Context, wanted: "Mirror", network: RunNetworkOptions, *, writes: bool) -> dict[str, Any]:
+def _load_parameters(context: Context, wanted: "Mirror", network: RunNetworkOptions, *, writes: bool) -> dict[str, Any]:
     """Print the warnings about a configuration, and return the parameters for the store and the network.
 
     A store from `--store` or the environment is checked, and created if the run `writes`. The run checks the store of the file.

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from prefect_dist.cli import inputs, tables
+from prefect_dist.cli import inputs, output
 from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.options import Context, Shared, option
-from prefect_dist.cli.tables import print_error
+from prefect_dist.cli.output import print_error
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
 from prefect_dist.ocispec.units import size
@@ -88,12 +88,14 @@ def _read_names(store: "ContentStore", wanted: Sequence[str]) -> tuple[list["Nam
 
 def _show(context: Context, chosen: Sequence["Name"], *, quiet: bool) -> None:
     if context.output == "json":
-        tables.json([_name_json(name) for name in chosen])
+        output.print_json([_name_json(name) for name in chosen])
     elif quiet:
-        tables.lines([n.name for n in chosen])
+        output.print_lines([n.name for n in chosen])
     else:
-        rows = [(n.name, str(n.descriptor.digest), n.descriptor.kind, _platforms(n), tables.age(n.recorded)) for n in chosen]
-        tables.columns(("NAME", "DIGEST", "KIND", "PLATFORMS", "AGE"), rows)
+        rows = [
+            (n.name, str(n.descriptor.digest), n.descriptor.kind, _platforms(n), output.format_age(n.recorded)) for n in chosen
+        ]
+        output.print_columns(("NAME", "DIGEST", "KIND", "PLATFORMS", "AGE"), rows)
 
 
 def _name_json(name: "Name") -> dict[str, Any]:
@@ -131,12 +133,12 @@ def _check(context: Context, store: "ContentStore", names: Iterable["Name"], *, 
     """Print the state of each name, or with `quiet` the complete names. Return 1 if a name is not complete."""
     findings = [_check_name(store, name) for name in names]
     if context.output == "json":
-        tables.json([_finding_json(finding) for finding in findings])
+        output.print_json([_finding_json(finding) for finding in findings])
     elif quiet:
-        tables.lines([finding.name.name for finding in findings if finding.error is None])
+        output.print_lines([finding.name.name for finding in findings if finding.error is None])
     else:
         rows = [(f.name.name, str(f.name.descriptor.digest), _status(f), _size(f)) for f in findings]
-        tables.columns(("NAME", "DIGEST", "STATUS", "SIZE"), rows)
+        output.print_columns(("NAME", "DIGEST", "STATUS", "SIZE"), rows)
     errors = [finding.error for finding in findings if finding.error is not None]
     for error in errors:
         print_error(error)

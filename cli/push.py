@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from prefect_dist.cli import inputs, tables
+from prefect_dist.cli import inputs, output
 from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.login import open_registries, use_login
 from prefect_dist.cli.names import find_record
@@ -83,7 +83,7 @@ def push_object(
     with open_registries(context, network, login, reference.host) as registries:
         receipt = transfer.push(store, registries.pusher(reference), descriptor, tag=tag, notify=ignore_event)
     if context.output == "json":
-        tables.json({"target": str(reference), "descriptor": descriptor.to_json(), "status": receipt.status})
+        output.print_json({"target": str(reference), "descriptor": descriptor.to_json(), "status": receipt.status})
     else:
-        tables.lines([f"{receipt.status} {descriptor.digest} {descriptor.media_type}"])
+        output.print_lines([f"{receipt.status} {descriptor.digest} {descriptor.media_type}"])
     return 0

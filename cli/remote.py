@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from prefect_dist.cli import inputs, tables
+from prefect_dist.cli import inputs, output
 from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.login import open_registries
 from prefect_dist.cli.options import Image, LoginOptions, NetworkOptions, Shared
@@ -37,11 +37,11 @@ def resolve(
     with open_registries(context, network, login, image.host) as registries:
         found = registries.resolve(image)
     if context.output == "json":
-        tables.json({"name": found.name, "descriptor": found.descriptor.to_json()})
+        output.print_json({"name": found.name, "descriptor": found.descriptor.to_json()})
     else:
         root = found.descriptor
         row = (found.name, str(root.digest), root.media_type, str(root.size))
-        tables.columns(("NAME", "DIGEST", "MEDIA TYPE", "SIZE"), [row])
+        output.print_columns(("NAME", "DIGEST", "MEDIA TYPE", "SIZE"), [row])
     return 0
 
 
@@ -59,9 +59,9 @@ def catalog(
     with open_registries(context, network, login, host) as registries:
         found = (name for name in registries.repositories(host) if chosen.fullmatch(name))
         if context.output == "json":
-            tables.json({"registry": host, "repositories": list(found)})
+            output.print_json({"registry": host, "repositories": list(found)})
         else:
-            tables.lines(found)
+            output.print_lines(found)
     return 0
 
 
@@ -79,9 +79,9 @@ def tags(
     with open_registries(context, network, login, place.host) as registries:
         found = (tag for tag in registries.fetcher(place).tags() if chosen.fullmatch(tag))
         if context.output == "json":
-            tables.json({"name": str(place), "tags": list(found)})
+            output.print_json({"name": str(place), "tags": list(found)})
         else:
-            tables.lines(found)
+            output.print_lines(found)
     return 0
 
 

@@ -9,12 +9,12 @@ from threading import Thread
 from typing import Any, TypeVar
 from uuid import UUID
 
-from prefect_dist.cli import inputs, tables
+from prefect_dist.cli import inputs, output
 from prefect_dist.cli.display import Doing, display
 from prefect_dist.cli.options import Context, RunNetworkOptions
+from prefect_dist.cli.output import print_error
 from prefect_dist.cli.prefect_api import PrefectApi, Unrecorded, prefect_api
 from prefect_dist.cli.signals import abandon_threads
-from prefect_dist.cli.tables import print_error
 from prefect_dist.mirror import render
 from prefect_dist.mirror.progress import collected_reports, notify_also
 from prefect_dist.mirror.report import RunReport, Status
@@ -57,22 +57,26 @@ def run(
             address = api.address(flow_run_id)
             if unrecorded is None and report.tasks >= _MANY_TASKS and (hint := api.settings_hint()):
                 notify(Note(hint))
-    if context.output == "json":
-        tables.json(render.to_json(report, str(flow_run_id)))
-    elif quiet:
-        tables.lines([render.summary_line(report)])
-    else:
-        # Errors are printed below, once for each cause.
-        tables.cells([{head: cell for head, cell in row.items() if head != "error"} for row in render.table(report)])
-        tables.lines([render.summary_line(report), f"store: {report.store}", address])
-    if context.output == "text":
-        for note in report.notes:
-            print_error(note)
-    _print_failures(render.group_causes(report.errors))
+    _print_report(context, report, flow_run_id, address, quiet=quiet)
     if unrecorded is not None:
         print_error(unrecorded)
         return _EXIT_CODES[report.status] or 1
     return _EXIT_CODES[report.status]
+
+
+def _print_report(context: Context, report: RunReport, flow_run_id: UUID, address: str, *, quiet: bool) -> None:
+    if context.output == "json":
+        output.print_json(render.to_json(report, str(flow_run_id)))
+    elif quiet:
+        output.print_lines([render.summary_line(report)])
+    else:
+        # Errors are printed below, once for each cause.
+        output.print_rows([{head: cell for head, cell in row.items() if head != "error"} for row in render.table(report)])
+        output.print_lines([render.summary_line(report), f"store: {report.store}", address])
+    if context.output == "text":
+        for note in report.notes:
+            print_error(note)
+    _print_failures(render.group_causes(report.errors))
 
 
 def _import_flow(name: str) -> Callable[..., Any]:

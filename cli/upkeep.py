@@ -9,7 +9,7 @@ from prefect_dist.cli import inputs
 from prefect_dist.cli.login import use_target_login
 from prefect_dist.cli.names import find_record
 from prefect_dist.cli.options import Concurrency, DryRun, LoginOptions, Quiet, RunNetworkOptions, Shared
-from prefect_dist.cli.tables import print_error
+from prefect_dist.cli.output import print_error
 
 
 def gc(

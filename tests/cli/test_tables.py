@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dist.cli.tables import format_rows
+from prefect_dist.cli.output import format_rows
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.storage import open_store
 from tests.cli.dist import dist

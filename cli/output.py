@@ -13,16 +13,16 @@ from prefect_dist.ocispec import units
 _GAP, _INDENT = "  ", "    "
 
 
-def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows below heads. On a terminal, long rows are folded; in a pipe, each row is a line. No cell is cut."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    lines(format_rows([heads, *rows], width))
+    print_lines(format_rows([heads, *rows], width))
 
 
-def cells(rows: Sequence[Mapping[str, str | int]]) -> None:
+def print_rows(rows: Sequence[Mapping[str, str | int]]) -> None:
     """Print rows that have their cells by head, without columns that are empty in all rows."""
     if heads := [head for head in (rows[0] if rows else ()) if any(row[head] != "" for row in rows)]:
-        columns([head.upper() for head in heads], [[str(row[head]) for head in heads] for row in rows])
+        print_columns([head.upper() for head in heads], [[str(row[head]) for head in heads] for row in rows])
 
 
 def format_rows(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
@@ -57,17 +57,17 @@ def _fold(cells: Iterable[str], width: int | None) -> Iterator[str]:
         yield line.rstrip()
 
 
-def lines(texts: Iterable[str]) -> None:
+def print_lines(texts: Iterable[str]) -> None:
     """Print a line per text, as soon as the iterator yields the text."""
     sys.stdout.writelines(f"{text}\n" for text in texts)
 
 
-def age(moment: datetime) -> str:
+def format_age(moment: datetime) -> str:
     """Return the time since `moment`, such as `3 days`."""
     return units.age((datetime.now(UTC) - moment).total_seconds())
 
 
-def json(document: Any) -> None:
+def print_json(document: Any) -> None:
     """Print a JSON document on one line."""
     sys.stdout.write(orjson.dumps(document).decode() + "\n")
 
