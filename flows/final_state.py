@@ -1,4 +1,4 @@
-"""The end of every run: artifacts with its results and failures, and a final state whose message is its summary."""
+"""The end of every run: artifacts with results and failures, and a final state with the summary as message."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -36,7 +36,7 @@ _ERRORS: Mapping[Status, type[RunFailed]] = {"failed": RunFailed, "stopped": Run
 def finish(report: RunReport, storage: "WritableFileSystem | None" = None) -> State[Any]:
     """Return the final state of the current flow run. `storage` keeps results.
 
-    The data of the state is the report, or the error that the call of the flow raises.
+    The data of the state is the report, or the error for the caller of the flow.
     """
     message, summary = render.message_line(report), render.summary_line(report)
     tabulate(render.table(report), key=report.flow, description=message)
@@ -54,7 +54,7 @@ def finish(report: RunReport, storage: "WritableFileSystem | None" = None) -> St
 
 
 def _log_failures(report: RunReport) -> None:
-    """Begin the end of the run's log with its failures, grouped by their cause."""
+    """Write the failures into the log of the run, grouped by cause."""
     log, causes = get_run_logger(), render.group_causes(report.errors)
     log.error("%s; %s:", render.summary_line(report), format_count(len(causes), "cause"))
     for cause in causes[:_MOST_LOGGED]:

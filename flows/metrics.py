@@ -1,6 +1,6 @@
 """Metrics of a mirror run for Prometheus, pushed to the Pushgateway at `$DIST_METRICS` (docs/reference/metrics.md).
 
-Figures that cannot be pushed are a warning: the images are at their targets all the same.
+A failed push of metrics is a warning: the images are published.
 """
 
 import logging
@@ -20,7 +20,7 @@ Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
 def push(report: RunReport, *, mirror: str, log: Log) -> None:
-    """Push the metrics of a run. The time of the last success is only replaced if nothing failed."""
+    """Push the metrics of a run. Only a run without failures replaces the time of the last success."""
     if not (url := os.environ.get(_URL)):
         return
     if _has_userinfo(url):

@@ -1,7 +1,7 @@
-"""Prefect events, for automations and for readers of the feed; docs/reference/events.md lists them.
+"""Prefect events for automations and for the event feed (docs/reference/events.md).
 
-Prefect queues events and sends them from a thread of its own. It adds the current flow run, its flow and its deployment to
-each of them. Error texts contain no secrets, as everywhere.
+A thread of Prefect sends the events. Prefect adds the current flow run, flow and deployment to each event. Error texts contain
+no secrets.
 """
 
 from collections.abc import Sequence
@@ -19,20 +19,20 @@ _FOUND = {"repository": "on its way", "store": "in the store"}
 
 
 def emit_mirrored(source: Reference, target: Reference, *, reason: Reason, digest: Digest, previous: Digest | None) -> None:
-    """Emit that an image is at its target: `image.changed` if that resolved to another one before, else `image.mirrored`."""
+    """Emit `image.changed` if the target resolved to a different image before, otherwise `image.mirrored`."""
     payload = {"reason": reason, "digest": str(digest), "previous": previous and str(previous)}
     _emit_for_image("image.changed" if reason == "changed" else "image.mirrored", source, target, payload)
 
 
 def emit_failure(source: Reference, target: Reference, *, digest: Digest | None, errors: Sequence[DistError]) -> None:
-    """Emit that an image could not be mirrored to its target, or that it could not be compared with it."""
+    """Emit `image.failed`: the run could not mirror the image, or could not compare the image with the target."""
     _emit_for_image("image.failed", source, target, {"digest": digest and str(digest), "error": "; ".join(map(str, errors))})
 
 
 def emit_corruption(event: Event) -> None:
-    """Emit a Prefect event for corrupt content; ignore all other events. A listener.
+    """Emit a Prefect event for corrupt content; ignore other events. The function is a listener.
 
-    Prefect adds the flow run of the thread that calls this. For an event of a unit, that is the flow run of its task.
+    Prefect adds the flow run of the calling thread. For an event of a unit, the thread belongs to the flow run of the task.
     """
     if not isinstance(event, CorruptContent):
         return
@@ -63,6 +63,6 @@ def _emit_for_image(event: str, source: Reference, target: Reference, payload: d
 
 
 def _resource(kind: str, name: str, *, role: str | None = None) -> dict[str, str]:
-    """Return a resource, whose id stays the same as long as its name does."""
+    """Return a resource. The id depends only on the name."""
     resource = {"prefect.resource.id": f"{_NAMESPACE}.{kind}.{name}", "prefect.resource.name": name}
     return resource if role is None else resource | {"prefect.resource.role": role}

@@ -1,4 +1,4 @@
-"""Results of runs in Prefect: of tasks nothing is stored, of a flow only a summary, and only for the runs of deployments."""
+"""Results of runs in Prefect. Only the runs of deployments store a result: a summary of the flow, and no results of tasks."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -21,10 +21,10 @@ _SERIALIZER = JSONSerializer(object_encoder=f"{__name__}.encode")
 
 
 def keep_no_task_results() -> "WritableFileSystem | None":
-    """Have the tasks of the current flow run keep their results in memory only. Return the storage that the flow had.
+    """Keep the results of tasks of the current flow run in memory only. Return the previous result storage of the flow.
 
-    `persist_result=False` does not write results either, but Prefect still resolves for each task the path where it would: a
-    fifth of what a small task costs (docs/dev/adr/0004).
+    `persist_result=False` does not write results either, but Prefect still resolves a storage path for each task: a fifth of
+    the cost of a small task (docs/dev/adr/0004).
     """
     context = FlowRunContext.get()
     if context is None:
@@ -35,10 +35,10 @@ def keep_no_task_results() -> "WritableFileSystem | None":
 
 
 def data_of_state(result: object, storage: "WritableFileSystem | None") -> object:
-    """Return a result as the data of the final state, stored as a `RunSummary` if another process may read it.
+    """Return a result as the data of the final state, stored as a `RunSummary` if another process may read the result.
 
-    That is the case for the run of a deployment, and for a flow with `persist_result=True`. In this process the data is the
-    whole result. A result that cannot be stored is a warning, because the work is done.
+    Other processes may read the result of a deployment's run, and of a flow with `persist_result=True`. In the process of the
+    run the data is the whole result. A failure to store the result is a warning, because the work is finished.
     """
     context = FlowRunContext.get()
     if context is None or not (context.persist_result or (context.flow_run and context.flow_run.deployment_id)):
@@ -55,7 +55,7 @@ def data_of_state(result: object, storage: "WritableFileSystem | None") -> objec
 
 
 def encode(value: object) -> Mapping[str, Any]:
-    """Return the JSON object for a report or its error, as Prefect's own JSON decoder reads it."""
+    """Return the JSON object for a report or an error, in the form of Prefect's JSON decoder."""
     if isinstance(value, RunFailed):
         return {"__exc_type__": f"{_ERRORS}.{type(value).__name__}", "message": encode(value.report)}
     if isinstance(value, RunReport):

@@ -23,13 +23,13 @@ Admit = Callable[[Sequence[ImageState]], None]
 
 
 class MirrorScopes(Protocol):
-    """The flow runs that the units of a run belong to. Leaving the block ends them."""
+    """The flow runs of the units of a run. Leaving the block ends the flow runs."""
 
     def divide(self, images: Sequence[tuple[ImageState, PlannedImage]], admit: Admit) -> None:
-        """Have `admit` add images to the walk, all at once or some at a time."""
+        """Have `admit` add images to the walk, at once or in parts."""
 
     def end_image(self, image: ImageState, *, is_vetoed: bool = False) -> None:
-        """Count an image that ended."""
+        """Count a finished image."""
 
     def __enter__(self) -> Self:
         """Return the scopes."""
@@ -39,9 +39,9 @@ class MirrorScopes(Protocol):
 
 
 class Applying:
-    """Carries out the plan of one run.
+    """Carries out the plan of a run.
 
-    Images are added as they are planned, and the queries of planning run in the same `walk`.
+    Planning adds images while the walk runs, and the queries of planning run in the same `walk`.
     """
 
     def __init__(self, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver) -> None:
@@ -51,7 +51,7 @@ class Applying:
         self.walk = Walk(pool.session.recorder, self._policy, pool, notify)
 
     def add(self, planned: Sequence[PlannedImage], origins: Mapping[PlannedImage, object]) -> None:
-        """Add images that have to be mirrored; `origins` are the results that they were planned by."""
+        """Add planned images. `origins` are the results of the survey."""
         self.observer.on_begin()
         images = [self._policy.take(one, origins[one]) for one in planned]
         self._scopes.divide(list(zip(images, planned, strict=True)), self.walk.add)
@@ -61,16 +61,16 @@ class Applying:
         self._session.cancel.set(reason)
 
     def run(self) -> MirrorResults:
-        """Mirror all images that were added, and those that are added meanwhile."""
+        """Mirror the added images, also images added during the run."""
         with self._scopes:
             self.walk.run()
         return self._confirm(self._policy.result(self.walk))
 
     def _confirm(self, results: MirrorResults) -> MirrorResults:
-        """Return the results after the run has checked that fallback tags still list the referrers that it pushed.
+        """Return the results after a check of the fallback tags: each has to list the pushed referrers.
 
         If a fallback tag does not list a referrer, the image has failed, and the next run pushes the referrer again. A stopped
-        run skips the check: it does not count these referrers as pushed, so that the next run checks them.
+        run skips the check and does not count the referrers as pushed, so that the next run checks the fallback tags.
         """
         unconfirmed = confirm_referrers(self._pool) if self._session.cancel.reason is None else []
         if self._session.cancel.reason is not None:
@@ -85,7 +85,7 @@ class Applying:
         return replace(results, failures=failures, referrers=referrers)
 
     def _without_fallback_referrers(self, results: MirrorResults) -> MirrorResults:
-        """Return the result without the referrers that were listed under fallback tags."""
+        """Return the results without the referrers under fallback tags."""
         registries = self._session.registries
         listed = {
             repository.locator: frozenset[Digest]().union(*registries.pusher(repository).fallback_referrers.values())
@@ -98,15 +98,14 @@ class Applying:
         return replace(results, referrers=referrers)
 
     def remove(self, orphans: Sequence[OrphanTag], known: Mapping[str, frozenset[str]]) -> dict[Reference, Removed | DistError]:
-        """Remove the tags that are due, one after the other. Return the result for each tag that the run tried to remove.
+        """Remove the due tags in sequence. Return the result for each attempted removal.
 
-        `known` are the tags that the run wants or that the lock file has, by repository. No manifest that one of them needs is
-        deleted.
+        `known` are the wanted tags and the tags of the lock file, by repository. The manifests of known tags are not deleted.
 
-        If the run loses Prefect's API meanwhile, it stops and removes no further tags.
+        If the run loses Prefect's API, the run stops and removes no further tags.
 
-        A tag that another tag needs, or that someone else changed, does not count towards the limit per run: a tag that was
-        held back takes its place. Otherwise many such tags would keep all others forever.
+        A tag that another tag needs, or that someone else changed, does not count towards the limit per run: a held tag takes
+        its place. Otherwise many shared tags would keep the held tags forever.
         """
         if (stopped := self._session.cancel.error) is not None:
             return {orphan.target: stopped for orphan in orphans if orphan.is_due}

@@ -23,9 +23,10 @@ _MOST_TAGS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audits:
-    """The results of audits: the number of targets without faults, the findings for damaged targets, and errors of others.
+    """The results of audits: the number of targets without faults, the findings for damaged targets, and the errors
+    of unresolved targets.
 
-    `unchecked` is the number of targets that no entry selects.
+    `unchecked` is the number of targets of no entry.
     """
 
     ok: int = 0
@@ -35,14 +36,14 @@ class Audits:
 
 
 class Auditing:
-    """The audits of one run."""
+    """The audits of a run."""
 
     def __init__(self, pool: Pool, notify: Notify, entries: Sequence[Entry]) -> None:
         self._pool, self._notify = pool, notify
         self._entry_index = EntryIndex(entries)
 
     def audit(self, locked: Records) -> Audits:
-        """Audit all targets that are locked and still wanted."""
+        """Audit the locked targets of the entries."""
         wanted = {target: record for target, record in locked.items() if self._is_wanted(target, record)}
         chunks = _batches_by_repository(_expected_state(target, record) for target, record in wanted.items())
         damaged, unresolved, count = dict[Reference, Finding](), dict[Reference, DistError](), 0
@@ -63,7 +64,7 @@ class Auditing:
         )
 
     def locate(self, found: Audits, locked: Records) -> tuple[dict[PlannedImage, Located], dict[Reference, DistError]]:
-        """Return the images to repair with the sources of their content, and the errors of targets that cannot be repaired."""
+        """Return the images to repair with the sources of the content, and the errors of irreparable targets."""
 
         def unit(target: Reference) -> Unit[Located]:
             record, origin = locked[target], Reference.parse(locked[target].source)
@@ -104,12 +105,12 @@ class Auditing:
 
 
 def _expected_state(target: Reference, record: Locked) -> Expected:
-    """Return the expected state of a target. Of a rewritten index, all its content is expected."""
+    """Return the expected state of a target. A rewritten index is expected with the whole content."""
     return Expected(target=target, digest=record.digest, platforms=record.platforms, referrers=record.referrers)
 
 
 def _batches_by_repository(expected: Iterable[Expected]) -> Iterator[tuple[Expected, ...]]:
-    """Yield batches of tags. A batch has tags of one repository only, since these share content."""
+    """Yield batches of tags. A batch has tags of a single repository, because tags of a repository share content."""
     by_repository = defaultdict[str, list[Expected]](list)
     for one in expected:
         by_repository[one.target.locator].append(one)

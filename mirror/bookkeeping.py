@@ -1,6 +1,6 @@
-"""The records that a mirror run writes into its lock file: before it changes a target, and when the results are known.
+"""The records of a mirror run in the lock file: intentions before the run changes a target, then results.
 
-Other runs may share the file: the records that they wrote after this run read it stay.
+Several runs may share the file. Records of another run stay, also if written after the current run read the file.
 """
 
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ Referrers = Mapping[Digest, str | None]
 
 
 def record_intent(plan: Plan, locked: Records) -> Records:
-    """Return the records plus those of all images that are about to be published: a killed run leaves no tag without one."""
+    """Return the records with an intention for each image before publication: a killed run leaves no tag without a record."""
     intentions = {action.target: _intention(action, locked) for action in plan.actions if action.is_due}
     return _wanted_again(plan, {**locked, **intentions})
 
 
 def record_results(plan: Plan, results: MirrorResults, replaced: Records, locked: Records) -> Records:
-    """Return the records after a run: of each target that has its image, and of orphaned tags.
+    """Return the records after a run: of each up-to-date target, and of orphaned tags.
 
-    `replaced` are the records that the run replaced by its intentions. A target that did not get its image gets this record
-    back. If there was no record, the intention stays if the tag may have been set, so that a later run can prune the tag.
+    `replaced` are the records before the run wrote intentions. A failed target gets the replaced record back. Without a
+    replaced record, the intention stays if the registry may have set the tag, so that a later run can prune the tag.
     """
     records, now = dict(locked), datetime.now(UTC)
     for action in plan.actions:
@@ -55,16 +55,16 @@ def record_results(plan: Plan, results: MirrorResults, replaced: Records, locked
 
 
 def _wanted_again(plan: Plan, records: Records) -> Records:
-    """Return the records with `unwanted` removed from each tag that this run wants, even if it fails."""
+    """Return the records without `unwanted` for each tag of the plan, also for failed tags."""
     wanted = {action.target for action in plan.actions if action.target in records}
     return {**records, **{target: replace(records[target], unwanted=None) for target in wanted}}
 
 
 def _follow_moved_tags(records: dict[Reference, Locked], referrers: Mapping[Reference, Referrers]) -> None:
-    """Correct the records in which a digest tag that this run pushed has another digest.
+    """Correct the records that have an old digest for a digest tag that the run pushed.
 
-    The own record of such a tag gets the new digest. From records of images the old referrer is dropped: the next run that
-    wants the image with its referrers finds the new one.
+    The record of the digest tag gets the new digest. Records of images lose the old referrer: the next run with the image and
+    referrers finds the new referrer.
     """
     tagged = {
         (target.locator, tag): digest
@@ -85,7 +85,7 @@ def _follow_moved_tags(records: dict[Reference, Locked], referrers: Mapping[Refe
 
 
 def _with_wanted_referrers(records: Records, plan: Plan) -> Records:
-    """Return the records without the times since when digest tags were unwanted that are referrers of wanted images."""
+    """Return the records without `unwanted` for digest tags of wanted images."""
     orphans = {one.target for one in plan.orphans}
     wanted = {
         f"{target.locator}:{tag}"
@@ -99,27 +99,27 @@ def _with_wanted_referrers(records: Records, plan: Plan) -> Records:
 
 
 def _merge(known: Referrers, new: Referrers) -> dict[Digest, str | None]:
-    """Return the known referrers and the new ones. A tag has only its new digest."""
+    """Return the known and the new referrers. A tag has only the new digest."""
     tags = set(new.values()) - {None}
     return {**{digest: tag for digest, tag in known.items() if tag not in tags}, **new}
 
 
 def _intention(action: TargetAction, locked: Records) -> Locked:
-    """Return the record of a target before the image is published; it keeps the digest that the mirror published before."""
+    """Return the record of a target before publication, with the digest of the previous publication by the mirror."""
     known = locked.get(action.target)
     record = replace(_record(action, locked, mirrored=None, referrers={}), related=None if known is None else known.related)
     return replace(record, replaces=_replaced_digest(action, known)) if record.mirrored is None else record
 
 
 def _replaced_digest(action: TargetAction, known: Locked | None) -> Digest | None:
-    """Return the digest that the target has, None if this mirror did not publish it or it stays."""
+    """Return the current digest at the target, None for a foreign digest and for an unchanged digest."""
     if known is None or action.old is None or action.new is None or action.old.digest == action.new.digest:
         return None
     return action.old.digest if action.old.digest in (known.digest, known.replaces) else None
 
 
 def _record(action: TargetAction, locked: Records, *, mirrored: datetime | None, referrers: Referrers) -> Locked:
-    """Return the record of the target of an action. `referrers` are added to those of the record before."""
+    """Return the record of the target of an action, with the previous referrers and `referrers`."""
     if action.new is None:
         raise ValueError(f"{action.target}: an action that failed has no record")
     known = locked.get(action.target)

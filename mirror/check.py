@@ -1,4 +1,4 @@
-"""A run that audits the targets of a mirror, and repairs them on request."""
+"""A run that audits the targets of a mirror, and repairs targets on request."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -18,13 +18,13 @@ _Errors = Mapping[Reference, Sequence[DistError]]
 
 
 class DamagedTarget(DistError):
-    """A target of a mirror lacks content, or its tag resolves to another digest. The text lists the faults."""
+    """A target of a mirror lacks content, or the tag resolves to a wrong digest. The text lists the faults."""
 
 
 def check_mirror(
     mirror: Mirror, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver, *, is_repairing: bool
 ) -> RunReport:
-    """Audit each target that the lock file has and that an entry selects. If `is_repairing`, upload missing content.
+    """Audit each target in the lock file that an entry selects. If `is_repairing`, upload missing content.
 
     Raises:
         InvalidInput: the lock file is damaged, or names no image.
@@ -65,7 +65,7 @@ def _damaged_row(target: Reference, found: Finding) -> AuditRow:
 
 
 def _repaired_rows(first: Audits, again: Audits, failures: _Errors) -> Iterator[AuditRow]:
-    """Yield the row of each target that the first audit found damaged; `again` is the audit after the repair."""
+    """Yield the rows of the damaged targets of the first audit; `again` is the audit after the repair."""
     for target, found in first.damaged.items():
         errors = tuple(failures.get(target, ()))
         if not errors and target in again.unresolved:

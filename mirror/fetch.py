@@ -19,13 +19,13 @@ from prefect_dist.transfer.walk_state import ContentNode, ImageState
 
 
 class FetchScopes(Protocol):
-    """The flow runs that the units of a fetch belong to. Leaving the block ends them."""
+    """The flow runs of the units of a fetch. Leaving the block ends the flow runs."""
 
     def divide(self, images: Sequence[ImageState]) -> None:
         """Set the scopes of images."""
 
     def end_image(self, image: ImageState) -> None:
-        """Count an image that ended."""
+        """Count a finished image."""
 
     def __enter__(self) -> Self:
         """Return the scopes."""
@@ -44,7 +44,7 @@ def fetch_images(
     referrers: bool,
     flow: FlowName = "fetch",
 ) -> RunReport:
-    """Fetch images, with `referrers` also the manifests that refer to them, and record their names."""
+    """Fetch images, with `referrers` also the referrers of the images, and record the names."""
     builder = ReportBuilder(flow, pool)
     related = EVERYTHING if referrers else NOTHING
     images = [ImageState(one, platforms=platforms, related=related) for one in references]
@@ -68,16 +68,16 @@ class FetchPolicy:
         return Unit(work=units.fetch, arguments=(node.descriptor, source), hosts=frozenset({source.host}))
 
     def follow_ups(self, _image: ImageState) -> tuple[()]:
-        """Return nothing: an image in the store is done."""
+        """Return no unit: an image in the store is complete."""
         return ()
 
     def end(self, image: ImageState) -> None:
-        """Count an image for its scope."""
+        """Count an image for the scope."""
         self._scopes.end_image(image)
 
 
 def update_index(session: Session, notify: Notify) -> list[RunError]:
-    """List new images in `index.json` of the store. Return the error if that fails."""
+    """List new images in `index.json` of the store. Return the error of a failed update."""
     try:
         session.store.update_index()
     except DistError as exc:

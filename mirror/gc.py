@@ -1,4 +1,4 @@
-"""A run that removes from a store the content that nothing needs."""
+"""A run that removes unneeded content from a store."""
 
 from datetime import timedelta
 from typing import Literal
@@ -9,7 +9,7 @@ from prefect_dist.transfer.pool import Failed, Pool, Unit
 
 
 def run_gc(pool: Pool, *, grace: timedelta, dry_run: bool) -> RunReport:
-    """Remove blobs that no name and no active run needs, and leftovers of crashed runs, by one unit of work.
+    """Remove blobs that no name and no active run needs, and leftovers of crashed runs, in a single unit of work.
 
     Raises:
         NotFound: the store does not exist.

@@ -1,4 +1,4 @@
-"""The policy of a mirror's walk: content is uploaded to targets as it arrives, and whole images are published there."""
+"""The policy of a mirror's walk: upload content to targets on arrival, and publish complete images."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
@@ -20,26 +20,26 @@ from prefect_dist.transfer.walk_state import ContentNode, FollowUp, ImageState
 
 
 class MirrorObserver(Protocol):
-    """Receives the plan, and the result at each target as soon as it is known."""
+    """Receives the plan, and the result at each target as soon as the result is known."""
 
     def on_begin(self) -> None:
-        """Images are about to be mirrored. This may cancel the run."""
+        """The first images are ready. The observer may cancel the run."""
 
     def on_plan(self, plan: Plan) -> None:
         """The plan is complete."""
 
     def on_mirrored(self, action: TargetAction) -> None:
-        """The image is at its target."""
+        """The target has the image."""
 
     def on_failed(self, action: TargetAction, errors: Sequence[DistError]) -> None:
-        """The image is not at its target."""
+        """The target does not have the image."""
 
 
 class EndOfImage(Protocol):
-    """Called when an image ended."""
+    """Called for each finished image."""
 
     def __call__(self, image: ImageState, /, *, is_vetoed: bool) -> None:
-        """Count it."""
+        """Count the image."""
 
 
 class MirrorPolicy:
@@ -55,20 +55,20 @@ class MirrorPolicy:
 
     @property
     def planned_images(self) -> tuple[PlannedImage, ...]:
-        """Return the planned images that were taken."""
+        """Return the planned images of the walk."""
         return tuple(self._planned.values())
 
     def take(self, planned: PlannedImage, origin: object) -> ImageState:
-        """Return the image for the walk of one that is planned; `origin` is the result that it was planned by."""
+        """Return the walk's state of a planned image; `origin` is the result of the survey."""
         image = _image(planned, origin)
         self._planned[image] = planned
         return image
 
     def unit_for(self, node: ContentNode, source: Reference) -> Unit[Fetched]:
-        """Return the unit that fetches content and uploads it to one repository of each registry that wants it.
+        """Return the unit that fetches content and uploads the content to a repository of each target registry.
 
-        Other repositories mount it from there. Content of an image that still waits for its gate is not uploaded, and
-        non-distributable layers never are.
+        Further repositories mount the content. Content of an image with a gate is uploaded after the gate, and
+        non-distributable layers are never uploaded.
         """
         places: dict[str, Reference] = {}
         for image in () if is_foreign(node.descriptor) else node.images:
@@ -80,7 +80,7 @@ class MirrorPolicy:
         return Unit(work=units.carry, arguments=(node.descriptor, source, where), hosts=hosts)
 
     def follow_ups(self, image: ImageState, /) -> Sequence[FollowUp[Any]]:
-        """Return the question to the gate, if there is one; then the publication at each target; then nothing."""
+        """Return the query to the gate, if the entry has a gate; then the publication at each target; then no unit."""
         planned, judgement = self._planned[image], self._judgements.get(image)
         if planned.item.entry.gate is not None:
             if judgement is None:
@@ -107,7 +107,7 @@ class MirrorPolicy:
                 self._observer.on_failed(action, _distinct_errors(image.failures))
 
     def result(self, walk: Walk) -> MirrorResults:
-        """Return the result of a walk that ended, for all images."""
+        """Return the results of a finished walk."""
         failures, vetoes = dict[Reference, tuple[DistError, ...]](), dict[Reference, GateVeto]()
         referrers = dict[Reference, dict[Digest, str | None]]()
         reports = walk.reports(self._planned)
@@ -123,9 +123,9 @@ class MirrorPolicy:
         return MirrorResults(failures=failures, vetoes=vetoes, referrers=referrers, begun=self._begun())
 
     def _begun(self) -> frozenset[Reference]:
-        """Return the targets whose tag may have been set although their publication did not succeed.
+        """Return the targets of unsuccessful publications where the registry may have set the tag.
 
-        A publication that found that the target tag had moved did not set it.
+        A publication that found a moved target tag did not set the tag.
         """
         return frozenset(
             action.target
@@ -190,7 +190,7 @@ class MirrorPolicy:
 
 
 def _distinct_errors(failures: Iterable[Failure]) -> tuple[DistError, ...]:
-    """Return the errors of an image. Errors with equal texts, such as those of a registry that is down, are one."""
+    """Return the distinct errors of an image: a registry that is down causes equal errors."""
     return tuple({failure.message: failure.error for failure in failures}.values())
 
 
@@ -200,7 +200,7 @@ def _gate(planned: PlannedImage) -> str:
 
 
 def _image(planned: PlannedImage, origin: object) -> ImageState:
-    """Return the state of an image for the walk. A repair pushes the referrers that the target had, not those of today."""
+    """Return the state of an image for the walk. A repair pushes the recorded referrers, not the current ones."""
     item = planned.item
     image = ImageState(item.source, platforms=item.entry.platforms, related=item.related, root=planned.root, origin=origin)
     if isinstance(origin, Located):

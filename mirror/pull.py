@@ -1,4 +1,4 @@
-"""A run that fetches one platform of an image, and unpacks its layers into a directory."""
+"""A run that fetches a single platform of an image, and unpacks the layers into a directory."""
 
 import time
 from dataclasses import replace
@@ -22,7 +22,7 @@ def run_pull(
     platform: Platform,
     referrers: bool,
 ) -> RunReport:
-    """Fetch one platform of an image into the store. If it is complete, unpack its root file system into a directory."""
+    """Fetch a single platform of an image into the store. Unpack the root file system of a complete image into a directory."""
     started = time.monotonic()
     fetched = fetch_images([reference], pool, scopes, notify, platforms=(platform,), referrers=referrers, flow="pull")
     report = replace(fetched, counts={**fetched.counts, "unpacked_layers": 0})

@@ -1,4 +1,4 @@
-"""A run that pushes one image from the store to a registry."""
+"""A run that pushes an image from the store to a registry."""
 
 from collections import Counter
 
@@ -13,10 +13,10 @@ from prefect_dist.transfer.session import Session
 
 
 def run_push(name: str, target: Reference, pool: Pool, notify: Notify, *, referrers: bool) -> RunReport:
-    """Push an image that the store has under `name`, with `referrers` also the manifests that refer to it.
+    """Push the image with the store name `name`, with `referrers` also the referrers of the image.
 
     Raises:
-        NotFound: the store does not have the name, or lacks content of the image; nothing was sent.
+        NotFound: the store does not have the name, or lacks content of the image; the run uploaded no content.
         InvalidInput: the target has the digest of another image.
     """
     builder = ReportBuilder("push", pool)
@@ -56,7 +56,7 @@ def _count_bytes(delivered: Delivered, status: str) -> int:
 
 
 def _read_name(session: Session, name: str, target: Reference) -> Name:
-    """Return the record of a name. If the target has a digest, it has to be the digest of the image."""
+    """Return the record of a name. A digest in the target has to be the digest of the image."""
     recorded = session.store.names.get(name)
     if (pinned := target.pinned_digest()) is not None and pinned != recorded.descriptor.digest:
         raise InvalidInput(f"{target}: expected the digest of {name}, which is {recorded.descriptor.digest}")

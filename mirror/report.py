@@ -1,6 +1,6 @@
 """The report of a run: one type for the runs of all flows.
 
-A report has values only. `mirror.render` makes text, tables and JSON of it.
+A report has values only. `mirror.render` makes text, tables and JSON of a report.
 """
 
 import re
@@ -30,7 +30,7 @@ TargetOutcome = Literal["added", "changed", "repaired", "unchanged", "vetoed", "
 class RunError:
     """An error of a run.
 
-    `object` is the name of the image, target, blob or file that the error concerns, None if it concerns the run as a whole.
+    `object` names the image, target, blob or file of the error, None for an error of the whole run.
     """
 
     object: str | None
@@ -38,16 +38,16 @@ class RunError:
     descriptor: Descriptor | None = None
 
     def __str__(self) -> str:
-        """Return one line that begins with the name of the object."""
+        """Return a line that begins with the name of the object."""
         if self.object is None:
             return str(self.error)
         subject, text = self.split_message()
         return f"{self.object}: {text if subject in self.object.split() else self.error}"
 
     def split_message(self) -> tuple[str | None, str]:
-        """Return the subject that begins the message of the error, None if there is none, and the rest of the message.
+        """Return the subject and the rest of the message of the error. The subject is None if the message begins with no name.
 
-        The subject is the name of a repository, an image or a blob. It may be the object of the error, or a part of it.
+        A subject names a repository, an image or a blob. Often the subject is the object of the error, or a part of the object.
         """
         found = _SUBJECT.fullmatch(str(self.error))
         return (found["name"], found["text"]) if found else (None, str(self.error))
@@ -55,7 +55,7 @@ class RunError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushRow:
-    """The outcome for an image that was pushed. The counts are numbers of descriptors.
+    """The outcome for a pushed image. The counts are numbers of descriptors.
 
     `waiting` descriptors were not uploaded because of a failure or a stop.
     """
@@ -77,14 +77,14 @@ class PushRow:
 
     @property
     def outcome(self) -> Literal["pushed", "unchanged", "failed"]:
-        """Return `unchanged` if the registry had all content before the run."""
+        """Return `unchanged` if the registry had the whole image before the run."""
         if self.failures:
             return "failed"
         return "pushed" if self.has_moved else "unchanged"
 
     @property
     def has_moved(self) -> bool:
-        """Return whether anything was uploaded or mounted."""
+        """Return whether the run uploaded or mounted content."""
         return self.pushed + self.mounted > 0
 
     def describe_counts(self) -> str:
@@ -99,9 +99,9 @@ class TargetRow:
 
     Attributes:
         target: None if the name of the target is invalid.
-        action: the planned action, None if the target needs none or none is possible.
-        old: the root that the target had before the run.
-        new: the root that the plan wants at the target.
+        action: the planned action, None if no action is needed or possible.
+        old: the root at the target before the run.
+        new: the planned root.
     """
 
     source: Reference
@@ -121,7 +121,7 @@ class OrphanRow:
     Attributes:
         since: the time when a run first found the tag orphaned.
         outcome: `kept` tags are not due; `held` tags exceed `prune.most`; `unowned` tags were created by no entry of the run;
-            `planned` tags would be removed by a run that is not dry; see `transfer.removal.Removed` for `gone`, `changed`
+            the dry run left `planned` tags, which a real run removes; see `transfer.removal.Removed` for `gone`, `changed`
             and `shared`.
     """
 
@@ -136,7 +136,7 @@ class OrphanRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
-    """The outcome for a target that the audit of a mirror found damaged or could not read."""
+    """The outcome for a damaged or unresolved target in the audit of a mirror."""
 
     target: Reference
     outcome: Literal["damaged", "repaired", "failed", "unresolved"]
@@ -157,7 +157,7 @@ class BlobRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftoverRow:
-    """The outcome for a file that a crashed run left in the store."""
+    """The outcome for a file of a crashed run in the store."""
 
     path: str
     outcome: Literal["removed", "planned"]
@@ -165,7 +165,7 @@ class LeftoverRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameRow:
-    """The outcome for a store name whose content was found incomplete. `note` says what a repaired name lacked."""
+    """The outcome for a store name with incomplete content. `note` describes the fault of a repaired name."""
 
     name: str
     outcome: Literal["damaged", "repaired"]
@@ -175,7 +175,7 @@ class NameRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnpackRow:
-    """An unpacked image: its directory, its manifest, the number of its layers, and their chain ID if there are any."""
+    """An unpacked image: directory, manifest, number of layers, and the chain ID, None without layers."""
 
     directory: str
     manifest: Digest
@@ -195,12 +195,12 @@ class RunReport:
         store: the path or URL of the content store.
         configuration: the name of the mirror's configuration, None for a run without one.
         tasks: the number of task runs.
-        rows: the outcome for each object of the run, in the order in which the run was given them.
+        rows: the outcome for each object of the run, in the order of the request.
         counts: numbers of objects by name, and bytes under names that end in `_bytes`. docs/library.md lists them.
-        errors: every error of the run. Equal errors, and all objects that a stopped run did not finish, have one entry.
+        errors: the distinct errors of the run. The unfinished objects of a stopped run share an error.
         notes: further lines for people, such as vetoes and entries that select no image.
         stopped: why the run ended early.
-        quotas: the requests that registries still allow, as they last reported it, by host.
+        quotas: the last reported quota of each registry, by host.
         plan: the plan of a mirror or seed run.
     """
 
@@ -224,7 +224,7 @@ class RunReport:
         return [row for row in self.rows if isinstance(row, kind)]
 
     def with_error(self, error: RunError) -> Self:
-        """Return the report with one more error."""
+        """Return the report with a further error."""
         return replace(self, errors=(*self.errors, error), status=_status((error,), self.stopped))
 
 
@@ -245,9 +245,9 @@ class ReportBuilder:
         is_stopped: bool = True,
         **fields: Any,
     ) -> RunReport:
-        """Return the report. `errors` are further ones than those of the rows.
+        """Return the report. `errors` are errors of no row.
 
-        Without `is_stopped`, a run that was cancelled and still finished all of its work is complete.
+        Without `is_stopped`, a cancelled run is complete if the work was finished before the stop.
         """
         session, found = self._pool.session, tuple(rows)
         noun = "target" if self.flow in ("mirror", "seed", "check") else "image"
@@ -269,7 +269,7 @@ class ReportBuilder:
 
 
 def row_errors(row: Row) -> list[RunError]:
-    """Return the errors of a row, with the name of its object."""
+    """Return the errors of a row, with the name of the object."""
     if isinstance(row, ImageReport | PushRow):
         return [RunError(object=row.name, error=one.error, descriptor=one.descriptor) for one in row.failures]
     if isinstance(row, LeftoverRow | UnpackRow):
@@ -278,9 +278,9 @@ def row_errors(row: Row) -> list[RunError]:
 
 
 def collect_errors(errors: Iterable[RunError], noun: str) -> tuple[RunError, ...]:
-    """Return distinct errors. One error, the last, covers all objects that the run did not finish because it stopped.
+    """Return distinct errors. The last error covers the unfinished objects of a stopped run.
 
-    `noun` is the word for such an object.
+    `noun` is the word for an unfinished object.
     """
     distinct, unfinished = dict[tuple[str | None, str], RunError](), dict[str | None, Stopped]()
     for one in errors:
@@ -304,7 +304,7 @@ def count_outcomes(rows: Sequence[Any], outcomes: Iterable[str]) -> dict[str, in
 
 
 def sum_fields(rows: Sequence[Any], *names: str) -> dict[str, int]:
-    """Return the sum of each of the named fields over all rows."""
+    """Return the sums of the named fields over the rows."""
     return {name: sum(getattr(row, name) for row in rows) for name in names}
 
 

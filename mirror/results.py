@@ -1,4 +1,4 @@
-"""The results of a mirror run, and the rows and counts of its report."""
+"""The results of a mirror run, and the rows and counts of the report."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _COUNTED = tuple(outcome for outcome in get_args(TargetOutcome) if outcome != "r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateVeto:
-    """The reason for which a gate keeps an image from its targets."""
+    """The reason for a veto of a gate."""
 
     gate: str
     reason: str
@@ -34,11 +34,11 @@ class MirrorResults:
     """The results of a mirror run for its targets and for orphaned tags.
 
     Attributes:
-        failures: the errors of targets that do not have the planned image, or whose new referrers are not listed.
+        failures: the errors of targets without the planned image, or without the new referrers.
         vetoes: the vetoes of gates, by target.
-        referrers: the referrers of the image at each target that was published, with their tags.
-        begun: the targets whose publication was started and did not succeed: the tag may have been set.
-        removed: the results for orphaned tags that the run tried to remove.
+        referrers: the referrers of the image at each published target, with tags.
+        begun: the targets where a publication failed and the registry may have set the tag.
+        removed: the results for the orphaned tags that the run tried to remove.
         is_stopped: true if the run was cancelled.
     """
 
@@ -59,7 +59,7 @@ class MirrorResults:
 
 
 def plan_rows(plan: Plan) -> list[TargetRow | OrphanRow]:
-    """Return the rows of a plan that is not carried out, or not yet."""
+    """Return the rows of a plan before the run, or of a dry run."""
     return [*_target_rows(plan, None), *(_planned_orphan(orphan) for orphan in plan.orphans)]
 
 
@@ -141,7 +141,7 @@ def _count_targets(plan: Plan, targets: Sequence[TargetRow]) -> dict[str, int]:
 
 
 def _count_orphans(orphans: Sequence[OrphanRow]) -> dict[str, int]:
-    """Return the number of removed tags, of tags that could not be removed, and of tags that the run did not try to remove."""
+    """Return the numbers of removed tags, of failed removals, and of further orphaned tags."""
     found = Counter(row.outcome for row in orphans)
     return {
         "removed": found["removed"],
@@ -153,7 +153,7 @@ def _count_orphans(orphans: Sequence[OrphanRow]) -> dict[str, int]:
 
 
 def _count_content(plan: Plan, stats: TransferStats) -> dict[str, int]:
-    """Return the transferred bytes, and the numbers and bytes of blobs that were not transferred."""
+    """Return the transferred bytes, and the numbers and bytes of existing and mounted blobs."""
     # Manifests are in the store because the plan was made with them.
     content = {d.digest: d.size for image in plan.due for d in image.content if not d.is_manifest}
     to_fetch = PlanCost(plan).to_fetch

@@ -1,4 +1,4 @@
-"""A run that mirrors images: they are planned, mirrored, and recorded in the lock file."""
+"""A run that plans and mirrors images, and records the results in the lock file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,10 +24,10 @@ from prefect_dist.transfer.pool import Pool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorJob:
-    """The images to mirror. Without a `lock` file nothing is recorded.
+    """The images to mirror. A job without a `lock` file records no results.
 
-    `configuration` is the name of the configuration, None if the images were given without one. `others` are further entries
-    of the configuration, which share the lock file and which another run carries out. A run that is `dry` only makes the plan.
+    `configuration` is the name of the configuration, None for a list of images. `others` are further entries of the
+    configuration: another run with the same lock file mirrors the other entries. A dry run only makes the plan.
     """
 
     flow: Literal["mirror", "seed"]
@@ -44,12 +44,12 @@ class MirrorJob:
 
     @property
     def target_hosts(self) -> frozenset[str]:
-        """Return the registries that images are pushed to."""
+        """Return the target registries."""
         return frozenset(host for entry in self.entries for host in entry.target_hosts)
 
     @property
     def source_hosts(self) -> frozenset[str]:
-        """Return the registries that images are fetched from."""
+        """Return the source registries."""
         return frozenset(entry.source_host for entry in self.entries)
 
 
@@ -87,9 +87,9 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify,
 
 
 class _PlanReceiver:
-    """Takes the plan as it is made, and has it carried out, unless the run is dry.
+    """Takes the plan in parts, and has each part carried out, unless the run is dry.
 
-    `replaced` are the records in the lock file that the run replaced by its intentions.
+    `replaced` are the records in the lock file before the run wrote intentions.
     """
 
     def __init__(self, job: MirrorJob, lock: Lock, locked: Records, applying: Applying) -> None:
@@ -98,7 +98,7 @@ class _PlanReceiver:
         self.replaced = dict[Reference, Locked]()
 
     def take_images(self, images: Sequence[PlannedImage], origins: Mapping[PlannedImage, object], /) -> None:
-        """Have images mirrored; the lock file names them before. If it cannot, the run stops and publishes none of them."""
+        """Record the images in the lock file, then have them mirrored. If recording fails, the run stops before publication."""
         if self._job.is_dry:
             return
         if any(action.is_due or self._is_wanted_again(action) for image in images for action in image.actions):
@@ -110,9 +110,9 @@ class _PlanReceiver:
             self._applying.add(needed, origins)
 
     def _record_intent(self, plan: Plan, locked: Records) -> Records:
-        """Return the records with the intentions of a plan, and keep those that they replace.
+        """Return the records with the intentions of a plan, and keep the replaced records.
 
-        This may be called again for one plan, if another run changed the file meanwhile.
+        If another run changed the file meanwhile, the lock calls the method again.
         """
         for action in plan.actions:
             if action.target in locked:
@@ -132,7 +132,7 @@ class _PlanReceiver:
 
 
 def _record(lock: Lock, plan: Plan, results: MirrorResults, before: Records, notify: Notify) -> list[RunError]:
-    """Write the results into the lock file. Return the error if that fails."""
+    """Write the results into the lock file. Return the error of a failed write."""
     try:
         lock.update(partial(record_results, plan, results, before))
     except DistError as exc:

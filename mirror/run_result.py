@@ -1,6 +1,6 @@
-"""The result of a flow run for its caller: the error of a run that did not succeed, and the summary that Prefect stores.
+"""The result of a flow run for the caller: the error of an unsuccessful run, and the summary in Prefect's result storage.
 
-A flow that is called in the same process returns its `RunReport`, or raises `RunFailed` or `RunStopped` with the report. For
+A call in the same process returns a `RunReport`, or raises `RunFailed` or `RunStopped` with the report. For
 the run of a deployment Prefect stores a `RunSummary`, because a report can have thousands of rows.
 """
 
@@ -18,10 +18,10 @@ MOST_ERRORS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """A report without rows, and with at most `MOST_ERRORS` errors as text. Its fields are the keys of the stored JSON.
+    """A report without rows, and with at most `MOST_ERRORS` errors as text. The fields are the keys of the stored JSON.
 
-    `message` is the message of the run's final state: the `summary` and the first error. `more_errors` is the number of errors
-    that were left out.
+    `message` is the message of the final state: the `summary` and the first error. `more_errors` is the number of further
+    errors.
     """
 
     status: Status
@@ -49,9 +49,9 @@ class RunSummary:
 
 
 class RunFailed(DistError):
-    """A run failed. `report` has the details; it is a `RunSummary` if another process ran the flow.
+    """A run failed. `report` has the details: a `RunSummary` if another process ran the flow.
 
-    The text is the summary of the run with its first error, in one line.
+    The text is a line with the summary of the run and the first error.
     """
 
     def __init__(self, report: RunReport | RunSummary) -> None:
@@ -66,4 +66,4 @@ class RunFailed(DistError):
 
 
 class RunStopped(RunFailed, Stopped):
-    """A run stopped early: it was cancelled or interrupted, or reached its time limit. `report` has the results so far."""
+    """A run was cancelled or interrupted, or reached the time limit. `report` has the results so far."""

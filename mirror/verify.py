@@ -1,4 +1,4 @@
-"""A run that hashes the blobs of a store again, and checks that its images are complete; it repairs images on request."""
+"""A run that hashes the blobs of a store again, checks that the images are complete, and repairs images on request."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ _MOST_BLOBS = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """Images that can be fetched together, because the store wants the same platforms of each, and referrers of all or none."""
+    """Images for a common fetch: with the same platforms, and either with or without referrers."""
 
     names: tuple[str, ...]
     platforms: Platforms
@@ -42,7 +42,7 @@ def run_verify(
 ) -> RunReport:
     """Hash every blob again, move corrupt blobs into quarantine, and check that each name is complete.
 
-    `repair` are the names to fetch again if they are not complete. `fetch` fetches them, on a pool of its own.
+    `repair` are the names to fetch again if incomplete. `fetch` fetches images, on a separate pool.
 
     Raises:
         NotFound: the store does not exist.
@@ -80,14 +80,14 @@ def run_verify(
 
 
 def _blob_row(digest: Digest, *, has_damaged_name: bool, unreferenced: int | None) -> BlobRow:
-    """Return the row of a corrupt blob. The blob is an error of its own only if no damaged name shows that it is missing."""
+    """Return the row of a corrupt blob. The blob is an error only if no damaged name shows the loss."""
     needed = "the names that need it are unknown" if unreferenced is None else "no name needs it"
     error = Corrupt(f"corrupt, now in quarantine; {needed}")
     return BlobRow(digest=digest, outcome="corrupt", errors=() if has_damaged_name else (error,))
 
 
 def _name_rows(damaged: Mapping[str, DistError], fetched: Sequence[RunReport]) -> Iterator[NameRow]:
-    """Yield the rows of incomplete names; `fetched` are the reports of their repairs."""
+    """Yield the rows of incomplete names; `fetched` are the reports of the repairs."""
     images = (row for run in fetched for row in run.select(ImageReport))
     repaired = {row.name for row in images if not row.failures}
     for name, error in damaged.items():
@@ -104,21 +104,21 @@ class HashingProgress:
         self._blobs = self._over = self._failed = self._bytes = self._over_bytes = 0
 
     def begin(self, chunk: tuple[Info, ...]) -> None:
-        """Count blobs that are going to be hashed."""
+        """Count blobs before hashing."""
         self._blobs += len(chunk)
         self._bytes += sum(info.size for info in chunk)
 
     def end(self, chunk: tuple[Info, ...]) -> None:
-        """Count blobs that were hashed."""
+        """Count hashed blobs."""
         self._over += len(chunk)
         self._over_bytes += sum(info.size for info in chunk)
 
     def fail(self, chunk: tuple[Info, ...]) -> None:
-        """Count blobs that could not be read."""
+        """Count unreadable blobs."""
         self._failed += len(chunk)
 
     def fraction(self) -> float:
-        """Return the fraction of the bytes that were hashed, 0 to 1."""
+        """Return the fraction of hashed bytes, 0 to 1."""
         return self._over_bytes / self._bytes if self._bytes else 0
 
     def words(self) -> str:
@@ -133,7 +133,7 @@ class HashingProgress:
 
 
 def _verify_all(pool: Pool, notify: Notify, progress: HashingProgress) -> list[Outcome[Verified]]:
-    """Verify all blobs of the store. Return the outcome of each chunk of blobs."""
+    """Verify the blobs of the store. Return the outcome of each chunk of blobs."""
     chunks, store = list(_chunks(pool.session.store.walk())), pool.session.store
     for chunk in chunks:
         progress.begin(chunk)

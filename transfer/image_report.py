@@ -1,4 +1,4 @@
-"""The result of a run for one image."""
+"""The result of a run for an image."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -10,19 +10,19 @@ from prefect_dist.ocispec.units import format_count
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An error, and the descriptor that it concerns; None if it concerns the image as a whole."""
+    """An error of a descriptor, or of the image as a whole if `descriptor` is None."""
 
     descriptor: Descriptor | None
     error: DistError
 
     @property
     def message(self) -> str:
-        """Return the text of the error, one line."""
+        """Return the text of the error."""
         return str(self.error)
 
 
 class ImageEnd(Protocol):
-    """The result for an image whose work is finished."""
+    """The result for a finished image."""
 
     @property
     def name(self) -> str:
@@ -34,7 +34,7 @@ class ImageEnd(Protocol):
 
     @property
     def has_moved(self) -> bool:
-        """Return whether the run transferred anything."""
+        """Return whether the run transferred content."""
 
     def describe_counts(self) -> str:
         """Return the numbers of descriptors as text."""
@@ -42,14 +42,14 @@ class ImageEnd(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageReport:
-    """The result for one image in the store, with its referrers.
+    """The result for an image in the store, with referrers.
 
     Attributes:
-        root: the descriptor that the name resolves to, None if the name could not be resolved.
-        fetched: the number of distinct descriptors that this run fetched.
-        existed: the number of distinct descriptors that the store had before the run, with `existed_bytes` bytes.
+        root: the resolved descriptor, None for an unresolved name.
+        fetched: the number of distinct fetched descriptors.
+        existed: the number of distinct descriptors in the store before the run, with `existed_bytes` bytes.
         referrers: the number of referrers.
-        fetched_bytes: the bytes that this run received, failed attempts included.
+        fetched_bytes: the received bytes, failed attempts included.
     """
 
     name: str
@@ -64,19 +64,19 @@ class ImageReport:
 
     @property
     def outcome(self) -> Literal["fetched", "unchanged", "failed"]:
-        """Return `failed` if the run did not complete the image, and `unchanged` if the store had all of it before."""
+        """Return `failed` for an incomplete image, and `unchanged` if the store had the image before the run."""
         if self.failures:
             return "failed"
         return "fetched" if self.fetched else "unchanged"
 
     @property
     def failed(self) -> int:
-        """Return the number of descriptors that failed."""
+        """Return the number of failed descriptors."""
         return sum(failure.descriptor is not None for failure in self.failures)
 
     @property
     def has_moved(self) -> bool:
-        """Return whether the run fetched anything."""
+        """Return whether the run fetched content."""
         return self.fetched > 0
 
     def describe_counts(self) -> str:
@@ -86,5 +86,5 @@ class ImageReport:
 
     @property
     def descriptors(self) -> int:
-        """Return the number of descriptors that the walk visited."""
+        """Return the number of visited descriptors."""
         return self.fetched + self.existed + self.failed

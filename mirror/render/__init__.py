@@ -1,6 +1,6 @@
-"""Renderers of run reports: all text, tables, Markdown and JSON that show a report.
+"""Renderers of run reports: text, tables, Markdown and JSON.
 
-They read only the values of the report, so a report needs no methods for them.
+A renderer reads only the values of a report.
 """
 
 from prefect_dist.mirror.render.causes import Cause, group_causes

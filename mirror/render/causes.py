@@ -1,7 +1,7 @@
-"""Errors, grouped by their cause.
+"""Errors, grouped by cause.
 
-If a registry is down or refuses a password, each of its images fails. The messages of these errors differ in the name of the
-object and in the path of a URL. Grouping ignores both.
+If a registry is down or refuses a password, each image of the registry fails. The messages of the errors differ in the name of
+the object and in the path of a URL. Grouping ignores both.
 """
 
 import re
@@ -16,20 +16,20 @@ _URL_PATH = re.compile(r"(?P<host>\b[A-Z]+ https?://[^/\s]+/)[^\s:;)]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """A cause of failures as one line, with the names of the objects that failed if there are several."""
+    """A cause of failures as a line, with the names of the failed objects if several failed."""
 
     text: str
     objects: tuple[str, ...] = ()
 
     def object_lines(self, most: int) -> Iterator[str]:
-        """Yield one line for each of at most `most` objects, and one line with the number of further objects."""
+        """Yield a line for each of at most `most` objects, and a line with the number of further objects."""
         yield from self.objects[:most]
         if len(self.objects) > most:
             yield f"and {len(self.objects) - most} more"
 
 
 def group_causes(errors: Iterable[RunError]) -> list[Cause]:
-    """Return the causes of errors in the order of their first appearance."""
+    """Return the causes of errors in the order of first appearance."""
     groups: dict[str, list[RunError]] = {}
     for error in errors:
         groups.setdefault(_URL_PATH.sub(r"\g<host>…", error.split_message()[1]), []).append(error)

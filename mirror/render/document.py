@@ -74,7 +74,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def _row_json(row: Row) -> dict[str, Any]:
-    """Return a row with the names of its fields as keys. The JSON of images also has the values that they compute."""
+    """Return a row with the names of the fields as keys. Images also have computed values."""
     found = {field.name: _plain(getattr(row, field.name)) for field in fields(row)}
     if not isinstance(row, ImageReport | PushRow):
         return found
@@ -86,7 +86,7 @@ def _row_json(row: Row) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value of a row as JSON has it."""
+    """Return a value of a row as a JSON value."""
     if isinstance(value, Descriptor):
         return str(value.digest)
     if isinstance(value, Reference | Digest | DistError):

@@ -1,4 +1,4 @@
-"""Reports and plans as one line of text."""
+"""Reports and plans as lines of text."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,12 +17,12 @@ _RESUME = "The run stopped before it finished. Run it again to resume. Finished 
 
 
 def summary_line(report: RunReport) -> str:
-    """Return one line with the counts of a run."""
+    """Return a line with the counts of a run."""
     return _SUMMARIES[report.flow](report)
 
 
 def message_line(report: RunReport) -> str:
-    """Return the summary of a run and its first error, as one line."""
+    """Return a line with the summary and the first error of a run."""
     errors = report.errors
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{summary_line(report)}; {errors[0]}{more}" if errors else summary_line(report)
@@ -34,7 +34,7 @@ def next_step(report: RunReport) -> str:
 
 
 def plan_summary(plan: Plan) -> str:
-    """Return one line with the counts of a plan and its cost."""
+    """Return a line with the counts and the cost of a plan."""
     found = Counter(action.change for action in plan.actions)
     parts = [f"{found['add']} to add, {found['change']} to change, {found['unchanged'] + plan.trusted} unchanged"]
     parts += _nonzero(
@@ -53,7 +53,7 @@ def plan_summary(plan: Plan) -> str:
 
 
 def _planned_pulls(cost: PlanCost, host: str) -> str:
-    """Return the number of pulls that a plan needs from a registry with a quota."""
+    """Return the number of planned pulls from a registry with a quota."""
     quota, needed = cost.plan.quotas[host], cost.pulls_from(host)
     if needed is None:
         return f"{host}: {format_count(quota.remaining, 'pull')} left"

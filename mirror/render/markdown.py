@@ -22,7 +22,7 @@ _LABELS = {
 
 
 def facts(report: RunReport) -> dict[str, str]:
-    """Return the counts of a run that are not zero, with their labels, and its duration and rate."""
+    """Return the nonzero counts of a run by label, the duration and the rate."""
     transferred = sum(report.counts.get(key, 0) for key in ("fetched_bytes", "sent_bytes", "hashed_bytes"))
     rate = {"rate": f"{size(transferred / max(report.seconds, 0.001))}/s"} if transferred else {}
     return {**dict(_count_facts(report)), "store": report.store, "duration": duration(report.seconds), **rate}
@@ -42,7 +42,7 @@ def failures_markdown(report: RunReport, most: int) -> str:
 
 
 def _count_facts(report: RunReport) -> Iterator[tuple[str, str]]:
-    """Yield a label and a text for each number. A number of objects and their bytes are one text."""
+    """Yield a label and a text for each number. A number of objects and the number of bytes share a text."""
     for key, count in report.counts.items():
         if not count:
             continue
@@ -59,5 +59,5 @@ def _label(key: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Return text that Markdown shows unchanged. Parts of it may come from a registry."""
+    """Return text that Markdown shows unchanged. Parts of the text may come from a registry."""
     return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))

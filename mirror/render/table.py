@@ -1,6 +1,6 @@
 """Reports and plans as tables for people: one row per object, failed objects first.
 
-A row has its cells by column. The column `error` has the errors.
+A row maps columns to cells. The column `error` has the errors.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ Cells = dict[str, str | int]
 
 
 def table(report: RunReport) -> list[Cells]:
-    """Return the cells of a report, without unchanged targets of a mirror, and without targets that a run did not reach."""
+    """Return the cells of a report, without the targets of a mirror that are unchanged or that a stopped run did not reach."""
     return _table(report.rows)
 
 
@@ -35,7 +35,7 @@ def _table(rows: Iterable[Row]) -> list[Cells]:
 
 @singledispatch
 def _cells(_row: object) -> Cells:
-    """Return the cells of a row; none if tables do not show it."""
+    """Return the cells of a row, empty if tables do not show the row."""
     return {}
 
 
