@@ -23,8 +23,7 @@ _MOST_TAGS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audits:
-    """The results of audits: the number of targets without faults, the findings for damaged targets, and the errors
-    of unresolved targets.
+    """The results of audits: the number of targets that are ok, findings for damaged targets, errors of unresolved targets.
 
     `unchecked` is the number of targets of no entry.
     """
