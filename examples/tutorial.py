@@ -22,7 +22,8 @@ def main() -> None:
 
 def take(page: Page, ui: str, name: str, path: Path) -> None:
     """Write one of the tutorial's pictures."""
-    deployment = f"{ui}/deployments/deployment/{_read(ui, '/deployments/name/mirror/mirror')['id']}"
+    described = _read(ui, "/deployments/name/mirror/mirror")
+    deployment = f"{ui}/deployments/deployment/{described['id']}"
     if name == "run":
         newest = _read(ui, "/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]["id"]
         page.open(f"{ui}/runs/flow-run/{newest}")
@@ -31,7 +32,7 @@ def take(page: Page, ui: str, name: str, path: Path) -> None:
         page.picture(path, height=1000)
     elif name == "form":
         page.open(f"{deployment}/run")
-        page.wait_for("What is mirrored, in YAML")
+        page.wait_for(described["parameter_openapi_schema"]["properties"]["config"]["description"])
         page.picture(path, height=1000)
     else:
         page.open(deployment)
