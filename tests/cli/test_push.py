@@ -67,7 +67,7 @@ def test_push_object_part_by_part(store: Path, registry: CncfRegistry) -> None:
     ("arguments", "code", "says"),
     [
         (("a.invalid/x:v1", next(iter(IMAGE.blobs))), 2, "only a manifest can have a tag"),
-        (("a.invalid/x", f"sha256:{'0' * 64}"), 1, "not there"),
+        (("a.invalid/x", f"sha256:{'0' * 64}"), 1, "not found"),
         (("a.invalid/x", "sha256:12"), 2, "expected 64 characters"),
         (("a.invalid/x", next(iter(IMAGE.blobs)), "nonsense"), 2, "type 'nonsense': expected type/subtype"),
         ((f"a.invalid/x@sha256:{'0' * 64}", next(iter(IMAGE.blobs))), 2, "expected the digest of the pushed object"),
