@@ -1,1 +1,4 @@
-"""Whole fetches, timed side by side with their floors. Not part of the tests: figures depend on the machine, ratios less."""
+"""Measure fetches and mirrors against lower bounds and skopeo.
+
+The benchmarks are no part of the tests, because the times depend on the machine. The ratios depend on the machine less.
+"""

@@ -1,8 +1,8 @@
-"""A line that takes its time: `python -m benchmarks.delay PORT SERVER_PORT MS`, a TCP proxy on loopback.
+"""TCP proxy on loopback that delays responses: `python -m benchmarks.delay PORT SERVER_PORT MS`.
 
-What the server sends is handed on so many milliseconds after it came, in its order; what the client sends, at once. So every
-answer comes that much later, be it small or in pieces, and several connections do not wait for each other. It is for small
-answers: who sends faster than the other side reads is not held up.
+The proxy forwards data of the server in order, MS milliseconds after their arrival, and data of the client at once. So each
+response arrives MS milliseconds later, in one piece or in several, and connections do not wait for each other. The proxy is
+for small responses: the proxy does not slow down a sender that is faster than the receiver.
 """
 
 import asyncio
@@ -14,44 +14,44 @@ LOOPBACK = "127.0.0.1"
 
 
 class _Side(asyncio.Protocol):
-    """One end of a connection through the proxy: what comes in goes out at the `other`, `delay_s` later."""
+    """One end of a connection through the proxy. The `peer` sends incoming data on, `delay_s` later."""
 
     def __init__(self, delay_s: float) -> None:
-        self.other: _Side | None = None
+        self.peer: _Side | None = None
         self.transport: asyncio.Transport | None = None
         self._delay_s = delay_s
-        self._held: deque[bytes | None] = deque()  # None is the end
+        self._queue: deque[bytes | None] = deque()  # None is the end of the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        self._hand_on(data)
+        self._forward_later(data)
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        self._hand_on(None)
+        self._forward_later(None)
 
-    def _hand_on(self, data: bytes | None) -> None:
-        self._held.append(data)
-        asyncio.get_running_loop().call_later(self._delay_s, self.flush)
+    def _forward_later(self, data: bytes | None) -> None:
+        self._queue.append(data)
+        asyncio.get_running_loop().call_later(self._delay_s, self.forward)
 
-    def flush(self) -> None:
-        """Hand on what came first, unless there is nobody yet to hand it to."""
-        if self.other is None or self.other.transport is None or not self._held:
+    def forward(self) -> None:
+        """Forward the oldest data, if the peer is connected."""
+        if self.peer is None or self.peer.transport is None or not self._queue:
             return
-        data = self._held.popleft()
+        data = self._queue.popleft()
         if data is None:
-            self.other.transport.close()
-        elif not self.other.transport.is_closing():
-            self.other.transport.write(data)
+            self.peer.transport.close()
+        elif not self.peer.transport.is_closing():
+            self.peer.transport.write(data)
 
 
 class _Client(_Side):
-    """The end that a client connects to."""
+    """The end to which a client connects."""
 
     def __init__(self, server_port: int, delay_s: float) -> None:
         super().__init__(0)
-        self._server_port, self._answers_after_s = server_port, delay_s
+        self._server_port, self._response_delay_s = server_port, delay_s
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -59,10 +59,10 @@ class _Client(_Side):
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
-        _, server = await loop.create_connection(lambda: _Side(self._answers_after_s), LOOPBACK, self._server_port)
-        server.other, self.other = self, server
-        while self._held:
-            self.flush()
+        _, server = await loop.create_connection(lambda: _Side(self._response_delay_s), LOOPBACK, self._server_port)
+        server.peer, self.peer = self, server
+        while self._queue:
+            self.forward()
 
 
 async def _serve(port: int, server_port: int, delay_s: float) -> None:

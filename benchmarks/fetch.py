@@ -1,8 +1,8 @@
-"""`make bench`: fetches of 1 GiB and of 800 small descriptors against their floors, in one run on one machine.
+"""Compare fetches of 1 GiB and of 800 small descriptors with lower bounds (`make bench`).
 
-A real warm Prefect server and a real HTTP server (nginx) on loopback: a registry would cost more than what is measured, on the
-same cores. In each round a fetch and its floors run one after the other, and the median of the rounds' ratios is judged: these
-machines are noisy, for minutes at a time. Exits with 1 if a bar is missed.
+The Prefect server is real and warm. The registry is a real HTTP server (nginx) on loopback, because a registry on the same
+cores would cost more than the fetch. In each round a fetch and its lower bounds run one after the other. The bar applies to
+the median of the ratios of all rounds, because machines can be slow for minutes. The exit status is 1 if a bar is missed.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An image of so many layers of so many bytes, in so many platforms, and the bar for its fetch."""
+    """Number of platforms of an image, and number and size of the layers of each platform."""
 
     name: str
     manifests: int
@@ -39,9 +39,9 @@ class Case:
     layer_bytes: int
 
     def build(self) -> BuiltImage:
-        """The image, of random bytes that no server or disk can shorten."""
-        found = [image_of([os.urandom(self.layer_bytes) for _ in range(self.layers)]) for _ in range(self.manifests)]
-        return found[0] if self.manifests == 1 else images.index(found)
+        """Return the image. The content is random, so that no server and no disk can compress the layers."""
+        built = [build_image([os.urandom(self.layer_bytes) for _ in range(self.layers)]) for _ in range(self.manifests)]
+        return built[0] if self.manifests == 1 else images.index(built)
 
 
 BIG = Case("1 GiB in 4 layers", manifests=1, layers=4, layer_bytes=256 * _MIB)
@@ -50,19 +50,23 @@ SMALL = Case("800 small descriptors", manifests=42, layers=17, layer_bytes=1000)
 
 
 def main() -> None:
-    """Measure and judge."""
+    """Measure, and compare with the bars."""
     with (
         tempfile.TemporaryDirectory(dir=".") as scratch,
         static_registry(Path(scratch) / "registry") as registry,
         prefect_server(Path(scratch) / "prefect") as server,
     ):
-        bench = Bench(Path(scratch), registry.host, server.url)
-        verdicts = [bench.bytes(BIG, bar=1.5), bench.tasks(SMALL, bar=1.8), bench.memory(BIG, TINY, bar_bytes=64 * _MIB)]
+        bench = FetchBench(Path(scratch), registry.host, server.url)
+        verdicts = [
+            bench.compare_bytes(BIG, bar=1.5),
+            bench.compare_tasks(SMALL, bar=1.8),
+            bench.compare_memory(BIG, TINY, bar_bytes=64 * _MIB),
+        ]
     sys.exit(not all(verdicts))
 
 
-class Bench:
-    """The measurements, below one scratch directory."""
+class FetchBench:
+    """Measures fetches, with files below one scratch directory."""
 
     def __init__(self, scratch: Path, host: str, api: str) -> None:
         self._scratch, self._host, self._api = scratch, host, api
@@ -70,110 +74,114 @@ class Bench:
         self._digests: dict[Case, list[str]] = {}
         self._peaks: dict[Case, int] = {}
 
-    def bytes(self, case: Case, *, bar: float) -> bool:
-        """Compare a fetch with both floors together."""
-        tasks = len(self._pushed(case)) + 1
+    def compare_bytes(self, case: Case, *, bar: float) -> bool:
+        """Compare a fetch with the sum of both lower bounds."""
+        tasks = len(self._publish(case)) + 1
         floor, noop, fetch = [], [], []
         for _ in range(ROUNDS):
-            floor.append(self._floor(case))
-            noop.append(self._work("noop", str(tasks), WORKERS)[0])
-            fetch.append(self._fetch(case))
-        print(f"{case.name}: read, hash, write {told(floor)}; {tasks} no-op tasks {told(noop)}; dist fetch {told(fetch)}")
+            floor.append(self._measure_floor(case))
+            noop.append(self._run_work("noop", str(tasks), WORKERS)[0])
+            fetch.append(self._measure_fetch(case))
+        print(
+            f"{case.name}: read, hash, write {format_times(floor)}; {tasks} no-op tasks {format_times(noop)}; "
+            f"dist fetch {format_times(fetch)}"
+        )
         ratios = [took / (bytes_ + tasks_) for took, bytes_, tasks_ in zip(fetch, floor, noop, strict=True)]
-        return judge(f"{case.name} / (floor + no-op tasks)", ratios, bar)
+        return meets_bar(f"{case.name} / (floor + no-op tasks)", ratios, bar)
 
-    def tasks(self, case: Case, *, bar: float) -> bool:
-        """Compare a fetch with as many tasks that do nothing."""
-        tasks = len(self._pushed(case)) + 1
+    def compare_tasks(self, case: Case, *, bar: float) -> bool:
+        """Compare a fetch with the same number of tasks that do nothing."""
+        tasks = len(self._publish(case)) + 1
         noop, fetch = [], []
         for _ in range(ROUNDS):
-            noop.append(self._work("noop", str(tasks), WORKERS)[0])
-            fetch.append(self._fetch(case))
-        print(f"{case.name}: {tasks} no-op tasks {told(noop)}; dist fetch {told(fetch)}")
-        return judge(f"{case.name} / no-op tasks", [took / least for took, least in zip(fetch, noop, strict=True)], bar)
+            noop.append(self._run_work("noop", str(tasks), WORKERS)[0])
+            fetch.append(self._measure_fetch(case))
+        print(f"{case.name}: {tasks} no-op tasks {format_times(noop)}; dist fetch {format_times(fetch)}")
+        return meets_bar(f"{case.name} / no-op tasks", [took / least for took, least in zip(fetch, noop, strict=True)], bar)
 
-    def memory(self, big: Case, tiny: Case, *, bar_bytes: int) -> bool:
-        """Compare the peaks of a big and a tiny fetch."""
+    def compare_memory(self, big: Case, tiny: Case, *, bar_bytes: int) -> bool:
+        """Compare the peak memory of a large and of a small fetch."""
         for case in (big, tiny):
-            self._pushed(case)
-            self._fetch(case)
+            self._publish(case)
+            self._measure_fetch(case)
         more = self._peaks[big] - self._peaks[tiny]
         print(f"peak memory: {size(self._peaks[big])} for {big.name}, {size(self._peaks[tiny])} for {tiny.name}")
-        return judge("difference of the peaks in MiB", [more / _MIB], bar_bytes / _MIB)
+        return meets_bar("difference of the peaks in MiB", [more / _MIB], bar_bytes / _MIB)
 
-    def _pushed(self, case: Case) -> list[str]:
+    def _publish(self, case: Case) -> list[str]:
         if case not in self._digests:
             image = case.build()
-            put(self._scratch / "registry", repository(case), image, "v1")
+            put(self._scratch / "registry", repository_of(case), image, "v1")
             self._digests[case] = image.descriptors
         return self._digests[case]
 
-    def _floor(self, case: Case) -> float:
+    def _measure_floor(self, case: Case) -> float:
         directory = self._scratch / "floor"
         directory.mkdir()
         try:
             layers = self._digests[case][1 : case.layers + 1]
-            return self._work("floor", self._host, repository(case), str(directory), *layers)[0]
+            return self._run_work("floor", self._host, repository_of(case), str(directory), *layers)[0]
         finally:
             shutil.rmtree(directory)
 
-    def _fetch(self, case: Case) -> float:
-        """Fetch into a new store.
+    def _measure_fetch(self, case: Case) -> float:
+        """Return the seconds of a fetch into a new store.
 
-        Stores of many files stay until all is measured: for minutes ext4 passes over the inodes of deleted files, one by one,
-        whenever it makes a new file. That was seen to take 0.8 ms, as long as all else that is done for a small blob.
+        Stores of many files remain until the end of the benchmark. For minutes after a deletion, ext4 passes over the
+        inodes of the deleted files whenever ext4 creates a file. This takes up to 0.8 ms, as much as the rest of the work for
+        a small blob.
         """
         store = self._scratch / f"store-{next(self._stores)}"
-        seconds, self._peaks[case] = self._work("fetch", f"{self._host}/{repository(case)}:v1", str(store), WORKERS)
+        seconds, self._peaks[case] = self._run_work("fetch", f"{self._host}/{repository_of(case)}:v1", str(store), WORKERS)
         if case.manifests == 1:
             shutil.rmtree(store)
         return seconds
 
-    def _work(self, *arguments: str) -> tuple[float, int]:
-        return work(self._api, *arguments)
+    def _run_work(self, *arguments: str) -> tuple[float, int]:
+        return run_work(self._api, *arguments)
 
 
-def work(api: str, *arguments: str) -> tuple[float, int]:
-    """Have `benchmarks.work` do something with a Prefect server: its seconds, and its peak memory in bytes."""
+def run_work(api: str, *arguments: str) -> tuple[float, int]:
+    """Run `benchmarks.work` with a Prefect server. Return the seconds and the peak memory in bytes."""
     quiet = {"PREFECT_LOGGING_LEVEL": "ERROR", "PREFECT_API_URL": api, "PATH": "/usr/bin:/bin"}
     argv = [sys.executable, "-m", "benchmarks.work", *arguments]
     done = subprocess.run(argv, env=quiet, stdout=subprocess.PIPE, check=True)
-    answer = json.loads(done.stdout.splitlines()[-1])
-    return answer["seconds"], answer["peak_bytes"]
+    result = json.loads(done.stdout.splitlines()[-1])
+    return result["seconds"], result["peak_bytes"]
 
 
-def image_of(blobs: Sequence[bytes]) -> BuiltImage:
-    """An image with these layers, which may be any bytes: nothing here unpacks them."""
+def build_image(blobs: Sequence[bytes]) -> BuiltImage:
+    """Return an image with these layers. The layers may be any bytes, because the benchmarks do not unpack them."""
     config = json.dumps({"architecture": "amd64", "os": "linux", "of": images.digest_of(blobs[-1])}).encode()
-    described = [{"mediaType": images.OCI_LAYER, "digest": images.digest_of(b), "size": len(b)} for b in blobs]
+    layers = [{"mediaType": images.OCI_LAYER, "digest": images.digest_of(b), "size": len(b)} for b in blobs]
     manifest = {
         "schemaVersion": 2,
         "mediaType": images.OCI_MANIFEST,
         "config": {"mediaType": images.OCI_CONFIG, "digest": images.digest_of(config), "size": len(config)},
-        "layers": described,
+        "layers": layers,
     }
     raw = json.dumps(manifest).encode()
     root = images.Manifest(f"sha256:{hashlib.sha256(raw).hexdigest()}", images.OCI_MANIFEST, raw)
-    every = {images.digest_of(content): content for content in (config, *blobs)}
-    return BuiltImage(blobs=every, manifests=(root,), platform="linux/amd64")
+    content_by_digest = {images.digest_of(content): content for content in (config, *blobs)}
+    return BuiltImage(blobs=content_by_digest, manifests=(root,), platform="linux/amd64")
 
 
-def repository(case: Case) -> str:
-    """Where an image lies."""
+def repository_of(case: Case) -> str:
+    """Return the repository of the image of a case."""
     return f"bench/m{case.manifests}-l{case.layers}-b{case.layer_bytes}"
 
 
-def told(seconds: list[float]) -> str:
-    """The median of some seconds, and their range."""
+def format_times(seconds: list[float]) -> str:
+    """Return the median and the range of some times, for people."""
     return f"{statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
 
 
-def judge(what: str, values: list[float], bar: float, *, at_least: bool = False) -> bool:
-    """Whether the median of some values is at most the bar, or at least."""
+def meets_bar(name: str, values: list[float], bar: float, *, at_least: bool = False) -> bool:
+    """Print the median of some values. Return True if the median is at most the bar, or with `at_least` at least the bar."""
     value = statistics.median(values)
     met = value >= bar if at_least else value <= bar
     spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
-    print(f"  {what}: {value:.2f}{spread}, bar {bar:.2f}: {'met' if met else 'MISSED'}")
+    print(f"  {name}: {value:.2f}{spread}, bar {bar:.2f}: {'met' if met else 'MISSED'}")
     return met
 
 

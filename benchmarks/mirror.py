@@ -1,8 +1,9 @@
-"""`make bench`: mirrors of 200 small images from registry to registry, cold and with nothing to do, and by `skopeo sync`.
+"""Compare mirrors of 200 small images with `skopeo sync`, first and repeated runs (`make bench`).
 
-Two real registries (CNCF distribution) on loopback, as they are and 20 ms away: `benchmarks.delay` is between. In each round
-both fill a registry of their own, then run again with nothing to do. The body of the flow is timed, on a warm Prefect server,
-and the whole command of skopeo; the medians of the rounds' ratios are judged. Exits with 1 if a bar is missed.
+The source and the target are real registries (CNCF distribution) on loopback, without a delay and with a delay of 20 ms by
+`benchmarks.delay`. In each round the mirror and skopeo each fill an empty registry, then run again without a change. The time
+of a mirror is the run time of the flow with a warm Prefect server. The time of skopeo is the time of the command. The bars
+apply to the medians of the ratios. The exit status is 1 if a bar is missed.
 """
 
 import json
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from gzip import compress
 from pathlib import Path
 
-from benchmarks.fetch import image_of, judge, told, work
+from benchmarks.fetch import build_image, format_times, meets_bar, run_work
 from tests import images
 from tests.peers.prefect import prefect_server
 from tests.peers.processes import LOOPBACK, free_port, listening, require, running
@@ -34,81 +35,81 @@ _BASE_BYTES, _OWN_BYTES = 100_000, 10_000
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds of the runs of one kind, by round: the first ones, and those that had nothing to do."""
+    """Seconds of the runs of one tool, by round: the first runs, and the repeated runs without a change."""
 
     cold: list[float] = field(default_factory=list)
     again: list[float] = field(default_factory=list)
 
 
 def main() -> None:
-    """Measure and judge."""
+    """Measure, and compare with the bars."""
     with (
         tempfile.TemporaryDirectory(dir=".") as scratch,
         cncf_registry(Path(scratch) / "source") as source,
         prefect_server(Path(scratch) / "prefect") as server,
     ):
         _fill(source.host)
-        bench = Bench(Path(scratch), source.host, server.url)
-        near = bench.compare("on this machine", delay_ms=0, cold=0.5, again=0.2)
-        far = bench.compare(f"{DELAY_MS} ms away", delay_ms=DELAY_MS, cold=0.15, again=0.2)
+        bench = MirrorBench(Path(scratch), source.host, server.url)
+        near = bench.compare("without a delay", delay_ms=0, cold=0.5, again=0.2)
+        far = bench.compare(f"with a delay of {DELAY_MS} ms", delay_ms=DELAY_MS, cold=0.15, again=0.2)
     sys.exit(not (near and far))
 
 
-class Bench:
-    """The measurements, below one scratch directory; what is in it stays until all is measured (`benchmarks.fetch`)."""
+class MirrorBench:
+    """Measures mirrors. The files below the scratch directory remain until the end (see `benchmarks.fetch`)."""
 
     def __init__(self, scratch: Path, source: str, api: str) -> None:
         self._scratch, self._source, self._api = scratch, source, api
         self._runs = 0
 
     def compare(self, where: str, *, delay_ms: int, cold: float, again: float) -> bool:
-        """Compare mirrors by the flow with those by skopeo."""
+        """Compare mirrors by the flow with mirrors by skopeo."""
         ours, theirs = Times(), Times()
-        with _away(self._source, delay_ms) as source:
+        with _delayed_host(self._source, delay_ms) as source:
             for _ in range(ROUNDS):
-                self._timed(theirs, self._skopeo, source, delay_ms)
-                self._timed(ours, self._flow, source, delay_ms)
+                self._measure(theirs, self._mirror_by_skopeo, source, delay_ms)
+                self._measure(ours, self._mirror_by_flow, source, delay_ms)
         count = REPOSITORIES * TAGS
-        for what, skopeo, flow in (("cold", theirs.cold, ours.cold), ("nothing to do", theirs.again, ours.again)):
-            print(f"{count} images {where}, {what}: skopeo sync {told(skopeo)}; mirror {told(flow)}")
+        for name, skopeo, flow in (("first run", theirs.cold, ours.cold), ("repeated run", theirs.again, ours.again)):
+            print(f"{count} images {where}, {name}: skopeo sync {format_times(skopeo)}; mirror {format_times(flow)}")
         verdicts = [
-            judge(f"{what} / skopeo sync", [one / other for one, other in zip(flow, skopeo, strict=True)], bar)
-            for what, skopeo, flow, bar in (
-                ("cold", theirs.cold, ours.cold, cold),
-                ("nothing to do", theirs.again, ours.again, again),
+            meets_bar(f"{name} / skopeo sync", [one / other for one, other in zip(flow, skopeo, strict=True)], bar)
+            for name, skopeo, flow, bar in (
+                ("first run", theirs.cold, ours.cold, cold),
+                ("repeated run", theirs.again, ours.again, again),
             )
         ]
         return all(verdicts)
 
-    def _timed(self, times: Times, mirror: Callable[[str, str, Path], float], source: str, delay_ms: int) -> None:
+    def _measure(self, times: Times, mirror: Callable[[str, str, Path], float], source: str, delay_ms: int) -> None:
         self._runs += 1
         directory = self._scratch / f"run-{self._runs}"
-        with cncf_registry(directory / "registry") as registry, _away(registry.host, delay_ms) as target:
+        with cncf_registry(directory / "registry") as registry, _delayed_host(registry.host, delay_ms) as target:
             times.cold.append(mirror(source, target, directory))
-            _require_all(self._source, registry.host)
+            _require_equal_tags(self._source, registry.host)
             times.again.append(mirror(source, target, directory))
 
-    def _skopeo(self, source: str, target: str, directory: Path) -> float:
-        wanted = directory / "skopeo.yaml"
-        listed = {_repository(number): [_tag(tag) for tag in range(TAGS)] for number in range(REPOSITORIES)}
-        wanted.write_text(json.dumps({source: {"tls-verify": False, "images": listed}}))  # JSON is YAML
+    def _mirror_by_skopeo(self, source: str, target: str, directory: Path) -> float:
+        config = directory / "skopeo.yaml"
+        selected = {_repository(number): [_tag(tag) for tag in range(TAGS)] for number in range(REPOSITORIES)}
+        config.write_text(json.dumps({source: {"tls-verify": False, "images": selected}}))  # JSON is YAML
         argv = [require("skopeo", "skopeo"), "--insecure-policy", "sync", "--src", "yaml", "--dest", "docker"]
-        argv += ["--all", "--dest-tls-verify=false", str(wanted), f"{target}/bench"]
-        started = time.perf_counter()
+        argv += ["--all", "--dest-tls-verify=false", str(config), f"{target}/bench"]
+        start = time.perf_counter()
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return time.perf_counter() - started
+        return time.perf_counter() - start
 
-    def _flow(self, source: str, target: str, directory: Path) -> float:
+    def _mirror_by_flow(self, source: str, target: str, directory: Path) -> float:
         config = directory / "mirror.yaml"
         repositories = [_repository(number) for number in range(REPOSITORIES)]
         entries = [{"source": f"{source}/{one}", "target": f"{target}/{one}", "type": "repository"} for one in repositories]
         config.write_text(json.dumps({"version": 1, "sync": entries}))
-        return work(self._api, "mirror", str(config), str(directory / "store"), WORKERS)[0]
+        return run_work(self._api, "mirror", str(config), str(directory / "store"), WORKERS)[0]
 
 
 @contextmanager
-def _away(host: str, delay_ms: int) -> Iterator[str]:
-    """The same server, its answers so much later."""
+def _delayed_host(host: str, delay_ms: int) -> Iterator[str]:
+    """Yield the host of a proxy that delays the responses of `host`. Without a delay, yield `host`."""
     if not delay_ms:
         yield host
         return
@@ -119,17 +120,17 @@ def _away(host: str, delay_ms: int) -> Iterator[str]:
 
 
 def _fill(host: str) -> None:
-    """Images of four blobs: a config, a base that all share, one that a repository's share, and a layer of their own."""
+    """Push images of four blobs: a config, a layer of all images, a layer of the repository, and a layer of its own."""
     seeded = random.Random(1)
 
     def layer(size: int) -> bytes:
-        return compress(seeded.randbytes(size), mtime=0)  # skopeo would compress what is not, and so change the image
+        return compress(seeded.randbytes(size), mtime=0)  # skopeo would compress an uncompressed layer, and so change the image
 
-    everywhere = layer(_BASE_BYTES)
+    shared = layer(_BASE_BYTES)
     for number in range(REPOSITORIES):
         base = layer(_BASE_BYTES)
         for tag in range(TAGS):
-            image = image_of([everywhere, base, layer(_OWN_BYTES)])
+            image = build_image([shared, base, layer(_OWN_BYTES)])
             images.push(host, _repository(number), image, _tag(tag))
 
 
@@ -141,18 +142,18 @@ def _tag(number: int) -> str:
     return f"v{number}"
 
 
-def _require_all(source: str, target: str) -> None:
-    """End everything unless each tag stands for the same there."""
+def _require_equal_tags(source: str, target: str) -> None:
+    """Exit unless each tag resolves to the same digest at the source and at the target."""
     for path in (f"{_repository(number)}/manifests/{_tag(tag)}" for number in range(REPOSITORIES) for tag in range(TAGS)):
         if _digest(source, path) != _digest(target, path):
-            raise SystemExit(f"{path}: not mirrored")
+            raise SystemExit(f"{path}: source and target resolve to different digests")
 
 
 def _digest(host: str, path: str) -> str | None:
     request = urllib.request.Request(f"http://{host}/v2/{path}", method="HEAD", headers={"Accept": images.OCI_MANIFEST})
-    with urllib.request.urlopen(request) as answer:  # noqa: S310 - our own
-        found: str | None = answer.headers["Docker-Content-Digest"]
-    return found
+    with urllib.request.urlopen(request) as answer:  # noqa: S310 - a server of this program
+        digest: str | None = answer.headers["Docker-Content-Digest"]
+    return digest
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What is timed, each in a process of its own: `python -m benchmarks.work floor|noop|fetch|mirror …` prints one line of JSON.
+"""Run one measurement in this process, and print one line of JSON: `python -m benchmarks.work floor|noop|fetch|mirror …`.
 
-    floor HOST REPOSITORY DIRECTORY DIGEST…   reads blobs from bare sockets, hashes and writes them: the least that can be done
+    floor HOST REPOSITORY DIRECTORY DIGEST…   reads blobs from bare sockets, hashes and writes them: the lower bound of a fetch
     noop COUNT WORKERS                        a flow of tasks that do nothing
     fetch REFERENCE STORE WORKERS             the flow of `dist fetch`
     mirror CONFIG STORE WORKERS               the flow of `dist mirror`
 
-Flows run on the server of PREFECT_API_URL, and their seconds are those that it records for the run: the body. The process ends
-when the server has recorded all task runs, or what it still has to digest would slow down whatever is measured next.
+Flows run with the Prefect server of PREFECT_API_URL. The seconds of a flow are the run time that the server records. The
+process waits until the server has recorded the task runs, because the recording would slow down the next measurement.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _PIECE_BYTES = 1024 * 1024
 
 
-def floor(host: str, repository: str, directory: str, *digests: str) -> float:
-    """Seconds to read, hash and write blobs, four at a time."""
+def measure_floor(host: str, repository: str, directory: str, *digests: str) -> float:
+    """Return the seconds to read, hash and write blobs, four at a time."""
     name, _, port = host.partition(":")
 
     def fetch(digest: str) -> None:
@@ -40,59 +40,59 @@ def floor(host: str, repository: str, directory: str, *digests: str) -> float:
                 file.write(body[start:got])
                 start, got = 0, connection.recv_into(body)
         if f"sha256:{hasher.hexdigest()}" != digest:
-            raise SystemExit(f"{digest}: got {hasher.hexdigest()}")
+            raise SystemExit(f"{digest}: the received content has the digest sha256:{hasher.hexdigest()}")
 
-    started = time.perf_counter()
+    start_time = time.perf_counter()
     with ThreadPoolExecutor(4) as executor:
         list(executor.map(fetch, digests))
-    return time.perf_counter() - started
+    return time.perf_counter() - start_time
 
 
-def noop(count: str, workers: str) -> float:
-    """Seconds of a flow whose tasks do nothing, all but the first waiting for that one."""
+def measure_noop(count: str, workers: str) -> float:
+    """Return the seconds of a flow of tasks that do nothing. The first task runs before the rest."""
     from prefect import flow, task
     from prefect.cache_policies import NO_CACHE
     from prefect.task_runners import ThreadPoolTaskRunner
     from prefect.utilities.annotations import quote
 
-    def nothing(number: int) -> int:
+    def do_nothing(number: int) -> int:
         return number
 
-    empty: Any = task(cache_policy=NO_CACHE, persist_result=False)(nothing)
+    empty: Any = task(cache_policy=NO_CACHE, persist_result=False)(do_nothing)
     runner: Any = ThreadPoolTaskRunner(max_workers=int(workers))
 
     @flow(task_runner=runner, persist_result=False)
-    def many() -> None:
+    def run_tasks() -> None:
         first = empty.submit(quote(0))
         for future in [empty.submit(quote(number), wait_for=[first]) for number in range(1, int(count))]:
             future.wait()
 
-    return _recorded(many(return_state=True), int(count))
+    return _run_time(run_tasks(return_state=True), int(count))
 
 
-def fetch(reference: str, store: str, workers: str) -> float:
-    """Seconds of the flow of `dist fetch`."""
+def measure_fetch(reference: str, store: str, workers: str) -> float:
+    """Return the seconds of the flow of `dist fetch`."""
     from prefect_dist.flows.fetch import fetch as flow
 
     state = flow([reference], store, concurrency=int(workers), return_state=True)
     if not state.is_completed():
         raise SystemExit(state.message)
     report: Any = state.result()
-    return _recorded(state, report.tasks)
+    return _run_time(state, report.tasks)
 
 
-def mirror(config: str, store: str, workers: str) -> float:
-    """Seconds of the flow of `dist mirror`."""
+def measure_mirror(config: str, store: str, workers: str) -> float:
+    """Return the seconds of the flow of `dist mirror`."""
     from prefect_dist.flows.mirror import mirror as flow
 
     state = flow(config, store, concurrency=int(workers), return_state=True)
     if not state.is_completed():
         raise SystemExit(state.message)
     report: Any = state.result()
-    return _recorded(state, report.tasks)
+    return _run_time(state, report.tasks)
 
 
-def _recorded(state: Any, tasks: int) -> float:
+def _run_time(state: Any, tasks: int) -> float:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
@@ -108,14 +108,19 @@ def _recorded(state: Any, tasks: int) -> float:
 
 
 def _peak_bytes() -> int:
-    """The most memory that this program ever had. Not getrusage's figure, which begins with that of our parent."""
+    """Peak memory of this process. The figure of getrusage is unsuitable: it includes the peak of the parent process."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def main() -> None:
-    """Do what the arguments say; print the seconds and the peak memory."""
-    kinds: dict[str, Callable[..., float]] = {"floor": floor, "noop": noop, "fetch": fetch, "mirror": mirror}
+    """Run the measurement that the arguments name, and print the seconds and the peak memory."""
+    kinds: dict[str, Callable[..., float]] = {
+        "floor": measure_floor,
+        "noop": measure_noop,
+        "fetch": measure_fetch,
+        "mirror": measure_mirror,
+    }
     seconds = kinds[sys.argv[1]](*sys.argv[2:])
     sys.stdout.write(json.dumps({"seconds": seconds, "peak_bytes": _peak_bytes()}) + "\n")
 

@@ -1,6 +1,6 @@
-"""`make demo`: a real image, a real registry on loopback, `dist fetch`, and what came of it.
+"""Fetch a real image from a real registry on loopback, and show the result (`make demo`).
 
-Everything happens below `.demo/`, which is made anew each time; whatever is started is ended again.
+All files are below `.demo/`, which each run creates again. The demonstration ends each process that it starts.
 """
 
 import os
@@ -20,39 +20,41 @@ STORE = DEMO / "store"
 
 
 def main() -> None:
-    """Show one fetch from beginning to end."""
+    """Show one fetch from start to finish."""
     shutil.rmtree(DEMO, ignore_errors=True)
     DEMO.mkdir()
     os.environ.pop("PREFECT_API_URL", None)
     os.environ["PREFECT_HOME"] = str(DEMO.absolute() / "prefect")
     with cncf_registry(DEMO / "registry") as registry:
         name = f"{registry.host}/demo/busybox:latest"
-        step("A real image for two platforms is built with umoci, and skopeo puts it into the CNCF registry.")
+        print_step("umoci builds a real image for two platforms, and skopeo pushes the image to the CNCF registry.")
         build(DEMO / "image", "latest")
         skopeo.copy(f"oci:{DEMO / 'image'}:latest", f"docker://{name}")
 
-        step("It is fetched into a content store: every descriptor is a Prefect task. No Prefect server is needed for that.")
-        shown = run("dist", "--store", STORE, "fetch", name)
-        step("Once more, for a program to read: now all of it is there.")
+        print_step(
+            "dist fetches the image into a content store. Every descriptor is a Prefect task. A Prefect server is not needed."
+        )
+        output = run("dist", "--store", STORE, "fetch", name)
+        print_step("dist fetches the image again, with output for programs. All content exists already.")
         run("dist", "--store", STORE, "--output", "json", "fetch", name)
-    step("The registry is gone. The store has the image, and other tools read it.")
+    print_step("The registry has stopped. The store has the image, and other tools can read it.")
     run("dist", "--store", STORE, "names")
     run("dist", "--store", STORE, "ls")
     run("skopeo", "inspect", "--override-os=linux", "--override-arch=amd64", f"oci:{STORE}:{name}")
 
-    step("The first run, as a Prefect server that was started only now knows it:")
+    print_step("A Prefect server starts, and shows the tasks of the first run:")
     with prefect_server(DEMO / "prefect") as server:
-        show_tasks(server, shown.strip().rpartition("/")[2])
-    step(f"To look at it in Prefect's UI:  PREFECT_HOME={DEMO / 'prefect'} prefect server start")
+        show_tasks(server, output.strip().rpartition("/")[2])
+    print_step(f"To see the run in the UI of Prefect:  PREFECT_HOME={DEMO / 'prefect'} prefect server start")
 
 
-def step(text: str) -> None:
-    """Say what comes next."""
+def print_step(text: str) -> None:
+    """Announce the next step."""
     print(f"\n\033[1m# {text}\033[0m", flush=True)
 
 
 def run(*argv: str | Path) -> str:
-    """Run a command as it is shown; its standard output."""
+    """Print a command, run the command, and return its output."""
     print("$", shlex.join(map(str, argv)), flush=True)
     done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True)
     print(done.stdout, end="", flush=True)
@@ -60,19 +62,19 @@ def run(*argv: str | Path) -> str:
 
 
 def show_tasks(server: PrefectServer, flow_run_id: str) -> None:
-    """The task runs as a tree: each below the one whose end it waited for."""
+    """Print the task runs as a tree. The parent of a task run is the task run for which it waited."""
     tasks = server.task_runs(flow_run_id)
     children: dict[str | None, list[dict[str, Any]]] = {}
     for task in sorted(tasks, key=lambda task: str(task["start_time"])):
         parents = task["task_inputs"].get("wait_for") or [{"id": None}]
         children.setdefault(parents[0]["id"], []).append(task)
 
-    def show(parent: str | None, depth: int) -> None:
+    def show_children(parent: str | None, depth: int) -> None:
         for task in children.get(parent, ()):
             print(f"{'  ' * depth}{task['name']}  {task['state_type'].lower()}")
-            show(task["id"], depth + 1)
+            show_children(task["id"], depth + 1)
 
-    show(None, 1)
+    show_children(None, 1)
 
 
 if __name__ == "__main__":

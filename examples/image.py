@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
 """Build a small real image for two platforms.
 
-`python examples/image.py DIR [TAG] [--seed TEXT]` writes an OCI layout.
+`python examples/image.py DIR [TAG] [--seed TEXT]` writes an OCI layout and prints the digest of the index.
 
-Each platform has three layers: BusyBox, a few files in /etc and /tmp, and the deletion of one of them (a whiteout).
-The last two layers are the same blobs on both platforms. The archives of the layers are packed here; the real `umoci`
-compresses them and makes configs and manifests (`umoci raw add-layer`, because Debian 12's handier `umoci insert`
-writes archives without an end). The index over both platforms is written here again, which umoci cannot do.
+Each platform has three layers: BusyBox, a few files in /etc and /tmp, and the deletion of one of these files (a whiteout).
+The last two layers are the same blobs on both platforms. This program packs the archives of the layers. The real `umoci`
+compresses the archives and makes configs and manifests with `umoci raw add-layer`, because `umoci insert` of Debian 12
+writes archives without an end. umoci cannot make an index over two platforms, so this program writes the index.
 
-linux/amd64 has the binary of Debian's busybox-static: the installed one, or else one fetched by `apt-get download`
-and unpacked into a temporary folder. Debian machines know only their own architecture until somebody reconfigures
-dpkg, and an example should not, so linux/arm64/v8 is a stand-in: a text file where the binary would be. (On an arm64
-machine it is the other way round.) The same package and seed give the same digests every time, another seed others.
+linux/amd64 has the binary of the package busybox-static of Debian. If the package is not installed, `apt-get download`
+fetches the package into a temporary folder. A Debian machine gets packages of another architecture only after a change
+of the configuration of dpkg, which an example should not make. So the binary of linux/arm64/v8 is a text file. On an
+arm64 machine the binary of linux/amd64 is a text file. The same package and seed always give the same digests, and
+another seed gives other digests.
 
-Needs Debian's umoci, and apt's lists if busybox-static is not installed. Prints the digest of the index; push it with
+The program needs umoci of Debian, and the package lists of apt if busybox-static is not installed. Push the image with
 
     skopeo --insecure-policy copy --all --dest-tls-verify=false oci:DIR:TAG docker://127.0.0.1:PORT/demo/busybox:latest
 """
@@ -38,11 +39,11 @@ APPLETS = ("cat", "echo", "ls", "sh", "wget")
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _NAME = "org.opencontainers.image.ref.name"
 _CREATED = "1970-01-01T00:00:00Z"
-_STAND_IN = b"stand-in for a BusyBox of another architecture\n"
+_STAND_IN = b"placeholder for a BusyBox of another architecture\n"
 
 
 class Member(NamedTuple):
-    """One entry of a layer, as tar wants it: a folder, a link or a file; only files have content."""
+    """An entry of the archive of a layer: a folder, a link or a file. Only files have content."""
 
     name: str
     type: bytes
@@ -52,12 +53,12 @@ class Member(NamedTuple):
 
 
 def build(directory: Path, tag: str, *, seed: str = "") -> str:
-    """Write an OCI layout to `directory`, which must not exist yet, with one index named `tag`; return its digest.
+    """Write an OCI layout with one index named `tag`, and return the digest of the index.
 
-    The text `seed` is the content of a file in the image, so that images with other seeds have other digests.
+    `directory` must not exist. The text `seed` is the content of a file in the image, so another seed gives another digest.
 
     Raises:
-        SystemExit: a program failed or is missing; stderr says why.
+        SystemExit: a program failed or is missing; stderr has the reason.
     """
     _run("umoci", "init", "--layout", str(directory))
     real = _run("dpkg", "--print-architecture").strip()
@@ -65,17 +66,17 @@ def build(directory: Path, tag: str, *, seed: str = "") -> str:
     for architecture in PLATFORMS:
         busybox = binary if architecture == real else _STAND_IN
         _build_platform(directory, architecture, (_busybox_layer(busybox), _settings_layer(seed), _deletion_layer()))
-    _run("umoci", "gc", "--layout", str(directory))  # drops the manifests of the steps in between
+    _run("umoci", "gc", "--layout", str(directory))  # removes the manifests of intermediate steps
     return _join(directory, tag)
 
 
 def _read_busybox() -> bytes:
-    """Return a statically linked BusyBox of this machine's architecture."""
+    """Return a statically linked BusyBox for the architecture of this machine."""
     status = ["dpkg-query", "--show", "--showformat=${db:Status-Status}", "busybox-static"]
     if subprocess.run(status, capture_output=True, text=True, check=False).stdout == "installed":
         return Path("/bin/busybox").read_bytes()
     with tempfile.TemporaryDirectory() as folder:
-        # Root downloads it itself: apt's own user _apt may not write to a temporary folder of root.
+        # The user _apt of apt has no permission to write to a temporary folder of root, so root downloads the package.
         _run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", "busybox-static", folder=folder)
         (package,) = Path(folder).glob("*.deb")
         _run("dpkg-deb", "-x", str(package), f"{folder}/unpacked")
@@ -117,7 +118,7 @@ def _build_platform(layout: Path, architecture: str, layers: Iterable[list[Membe
 
 
 def _pack(layer: list[Member]) -> bytes:
-    """Return a tar archive that depends on nothing but its members: all owned by root, all of 1 January 1970."""
+    """Return a tar archive that depends only on its members: root owns each member, and each date is 1 January 1970."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for member in layer:
@@ -129,10 +130,10 @@ def _pack(layer: list[Member]) -> bytes:
 
 
 def _join(layout: Path, tag: str) -> str:
-    """Replace the layout's one name per platform by one name for an index over all of them; return its digest."""
+    """Replace the names of the platforms in the layout by one name for an index over the platforms. Return its digest."""
     names = json.loads((layout / "index.json").read_bytes())
     entries = {entry["annotations"][_NAME]: entry for entry in names["manifests"]}
-    manifests = [_described(entries[architecture], platform) for architecture, platform in PLATFORMS.items()]
+    manifests = [_with_platform(entries[architecture], platform) for architecture, platform in PLATFORMS.items()]
     raw = _json({"schemaVersion": 2, "mediaType": _INDEX, "manifests": manifests})
     digest = hashlib.sha256(raw).hexdigest()
     (layout / "blobs/sha256" / digest).write_bytes(raw)
@@ -141,7 +142,7 @@ def _join(layout: Path, tag: str) -> str:
     return f"sha256:{digest}"
 
 
-def _described(entry: dict[str, Any], platform: dict[str, str]) -> dict[str, Any]:
+def _with_platform(entry: dict[str, Any], platform: dict[str, str]) -> dict[str, Any]:
     return {key: entry[key] for key in ("mediaType", "digest", "size")} | {"platform": platform}
 
 
@@ -150,7 +151,7 @@ def _json(value: dict[str, Any]) -> bytes:
 
 
 def _run(*command: str, folder: str | None = None) -> str:
-    """Run a program in `folder` and return its stdout; its stderr goes where ours goes."""
+    """Run a program in `folder` and return its stdout."""
     program = command[0]
     try:
         return subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout

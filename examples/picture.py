@@ -1,4 +1,4 @@
-"""`make ui`: a run in Prefect's UI, as a headless Chromium sees it: build/run.png."""
+"""Take a picture of a run in the UI of Prefect with a headless Chromium: build/run.png (`make ui`)."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ _FLAGS = (
 
 
 def main() -> None:
-    """Fetch an image for two platforms on a lasting server, and take a picture of the run's page."""
+    """Fetch an image for two platforms with a Prefect server, and take a picture of the page of the run."""
     chromium = shutil.which("chromium")
     if chromium is None:
         raise SystemExit("picture: chromium is not installed; run scripts/peers.sh")

@@ -1,4 +1,4 @@
-"""`make pictures`: follow docs/tutorials/scheduled-mirror.md, and take its pictures of Prefect's UI anew: docs/images."""
+"""Follow docs/tutorials/scheduled-mirror.md, and take its pictures of the UI again: docs/images (`make pictures`)."""
 
 import json
 import tempfile
@@ -13,26 +13,28 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
 def main() -> None:
-    """Take the pictures."""
+    """Follow the tutorial and take each picture."""
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, chromium(Path(scratch) / "chromium") as browser:
         page = browser.page()
-        tutorial.run(Path(scratch), lambda ui, name: take(page, ui, name, IMAGES / f"{name}.png"))
+        tutorial.follow(Path(scratch), lambda ui, name: take_picture(page, ui, name, IMAGES / f"{name}.png"))
 
 
-def take(page: Page, ui: str, name: str, path: Path) -> None:
-    """Write one of the tutorial's pictures."""
-    described = _read(ui, "/deployments/name/mirror/mirror")
-    deployment = f"{ui}/deployments/deployment/{described['id']}"
+def take_picture(page: Page, ui: str, name: str, path: Path) -> None:
+    """Take the picture `name` of the tutorial and write the picture to `path`."""
+    found = _read(ui, "/deployments/name/mirror/mirror")
+    deployment = f"{ui}/deployments/deployment/{found['id']}"
     if name == "run":
         newest = _read(ui, "/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]["id"]
         page.open(f"{ui}/runs/flow-run/{newest}")
-        page.wait_for("prefect.flow_runs")  # which each line of the log shows; not all of them are on the page at once
+        page.wait_for(
+            "prefect.flow_runs"
+        )  # the name of the logger, in each line of the log; the page does not show all lines at once
         page.wait_for_drawing("canvas")
         page.picture(path, height=1000)
     elif name == "form":
         page.open(f"{deployment}/run")
-        page.wait_for(described["parameter_openapi_schema"]["properties"]["config"]["description"])
+        page.wait_for(found["parameter_openapi_schema"]["properties"]["config"]["description"])
         page.picture(path, height=1000)
     else:
         page.open(deployment)
@@ -43,7 +45,7 @@ def take(page: Page, ui: str, name: str, path: Path) -> None:
 
 
 def _read(ui: str, path: str, body: object = None) -> Any:
-    """What Prefect's API answers."""
+    """Return the response of the API of Prefect."""
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(f"{ui}/api{path}", data=data, headers={"Content-Type": "application/json"})  # noqa: S310
     with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310

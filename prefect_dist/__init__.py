@@ -1,7 +1,7 @@
 """Fetch, verify, store and mirror OCI and Docker images as Prefect runs.
 
-Names are imported when they are first used, so importing this package is quick and imports no Prefect.
-docs/how-to/library.md shows their use.
+The package imports a name at its first use. So the import of the package is quick and does not import Prefect.
+docs/how-to/library.md shows how to use the names.
 """
 
 from importlib import import_module
@@ -104,7 +104,7 @@ __all__ = [
     "verify",
 ]
 
-# The modules in which the names are, as in the imports above.
+# The module of each name, as in the imports above.
 _MODULES = {
     "flows.blocks": ("ContentStore", "MirrorConfiguration", "RegistryCredentials"),
     "flows.check": ("check",),
@@ -153,15 +153,15 @@ _MODULES = {
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
-# `mirror` is a flow and a package. Python binds the name to the package when it loads the package, that is here, and only once.
-# So the name is free for the flow from now on, in whatever order a program imports.
+# `mirror` is a flow and a package. Python binds the name to the package when Python loads the package. Python loads the
+# package here, and only once. So later imports in any order find the flow under this name.
 import_module(f"{__name__}.mirror")
 globals().pop("mirror")
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415 - slow, and seldom needed
+        from importlib.metadata import version  # noqa: PLC0415 - slow, and rarely needed
 
         value: Any = version("prefect-dist")
     elif name in _HOMES:

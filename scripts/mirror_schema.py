@@ -1,4 +1,4 @@
-"""Writes docs/reference/mirror.schema.json, by which editors check and complete the configuration of a mirror."""
+"""Write docs/reference/mirror.schema.json, with which editors check and complete the configuration of a mirror."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ PATH = Path(__file__).parents[1] / "docs" / "reference" / "mirror.schema.json"
 
 
 def schema() -> str:
-    """The schema of what `mirror.sections` checks, as the file has it."""
+    """Return the JSON Schema of a configuration, as the text of the file."""
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **_plain(MirrorFile.model_json_schema()),
@@ -20,21 +20,22 @@ def schema() -> str:
 
 
 def _plain(part: Any) -> Any:
-    """A part of pydantic's schema without what says nothing to people, and with what our sections allow beside it."""
+    """Return a part of the schema of pydantic without titles and unusable defaults, and with the keys `x-` of sections."""
     if isinstance(part, list):
-        return [_plain(one) for one in part]
+        return [_plain(item) for item in part]
     if not isinstance(part, dict):
         return int(part) if isinstance(part, float) and part.is_integer() else part  # versions of pydantic differ
-    told = {key: _plain(value) for key, value in part.items() if not (key == "title" and isinstance(value, str))}
-    # A section's own defaults are told with its keys, and those of durations are seconds, which nobody may write.
-    default = told.get("default")
-    if isinstance(default, dict | list) or default is None or (told.get("type") == "string" and not isinstance(default, str)):
-        told.pop("default", None)
-    if told.get("additionalProperties") is True:
-        del told["additionalProperties"]
-    if told.get("additionalProperties") is False:
-        told["patternProperties"] = {"^x-": {}}
-    return told
+    plain = {key: _plain(value) for key, value in part.items() if not (key == "title" and isinstance(value, str))}
+    # The keys of a section have the defaults of the section. The default of a duration is a number of seconds, which a file
+    # may not have.
+    default = plain.get("default")
+    if isinstance(default, dict | list) or default is None or (plain.get("type") == "string" and not isinstance(default, str)):
+        plain.pop("default", None)
+    if plain.get("additionalProperties") is True:
+        del plain["additionalProperties"]
+    if plain.get("additionalProperties") is False:
+        plain["patternProperties"] = {"^x-": {}}
+    return plain
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Install the real programs that tests talk to on loopback; does nothing when all of them are there.
+# Install the real programs that the tests need. Does nothing if all programs are installed.
 #
-# Needs root or passwordless sudo. Without either it prints the command for somebody who has them; under CI (CI set)
-# that is a failure, because there the tests do not skip missing peers.
+# Needs root or sudo without a password. Without them, prints the command that root has to run. If CI is set, this is a
+# failure, because tests in CI do not skip missing peers.
 set -euo pipefail
 
-# PROGRAM=PACKAGE, as tests/peers looks for them.
+# PROGRAM=PACKAGE. tests/peers looks for the programs.
 PEERS=(docker-registry=docker-registry skopeo=skopeo umoci=umoci nginx=nginx chromium=chromium prometheus-pushgateway=prometheus-pushgateway)
-# These packages also bring a service on a well-known port; tests start their own on free ports.
+# These packages also start a service on a well-known port. Tests start the programs on free ports.
 SERVICES=(docker-registry nginx prometheus-pushgateway)
 POLICY=/usr/sbin/policy-rc.d
 
@@ -15,7 +15,8 @@ is_installed() {
     PATH="$PATH:/usr/sbin" command -v "$1" >/dev/null
 }
 
-# Debian asks policy-rc.d before a package starts its service; 101 means no. A policy that is there is somebody's own.
+# Debian runs policy-rc.d before a package starts its service; the exit status 101 forbids the start. An existing policy
+# belongs to the administrator and stays unchanged.
 forbid_services() {
     [[ -e $POLICY || -L $POLICY ]] && return
     trap 'rm -f "$POLICY"' EXIT
@@ -23,7 +24,7 @@ forbid_services() {
     chmod 755 "$POLICY"
 }
 
-# Our policy is gone at the next boot, and somebody's own may have let the service start.
+# The policy of this script does not last until the next boot, and an existing policy may have allowed the start.
 disable_service() {
     update-rc.d "$1" disable
     if [[ -d /run/systemd/system ]]; then

@@ -1,6 +1,6 @@
-"""Tests, in folders that mirror the source."""
+"""Tests, in one folder for each layer of the source."""
 
 import pytest
 
-# Checks that several test modules share speak as those in the modules do.
+# Assertions in shared checks get the same messages as assertions in test modules.
 pytest.register_assert_rewrite("tests.storage.conformance")

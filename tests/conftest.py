@@ -1,4 +1,4 @@
-"""What all tests share: one registry, one S3 server and one Prefect server for the whole session, and an empty home."""
+"""Fixtures of all tests: a registry, an S3 server and a Prefect server for the whole session, and an empty home directory."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from tests.peers.prefect import PrefectServer, prefect_server
 from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.peers.seaweedfs import S3Server, seaweedfs
 
-# How long an example takes says something of the machine, nothing of the code.
+# The duration of an example depends on the machine, so it has no limit.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
@@ -25,51 +25,51 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by what it needs."""
+    """Mark each test by the servers and programs that the test needs."""
     for item in items:
         mark_by_peers(item)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home of our own: no test sees a person's credentials, Prefect profile or store."""
+    """An empty home directory, so that no test sees the credentials, the Prefect profile or the store of a user."""
     directory = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        ours = ("PREFECT_", "DIST_", "DOCKER_", "REGISTRY_AUTH_FILE", "XDG_", "AWS_", "FSSPEC_")
-        for name in [name for name in os.environ if name.startswith(ours)]:
+        prefixes = ("PREFECT_", "DIST_", "DOCKER_", "REGISTRY_AUTH_FILE", "XDG_", "AWS_", "FSSPEC_")
+        for name in [name for name in os.environ if name.startswith(prefixes)]:
             patch.delenv(name)
         patch.setenv("HOME", str(directory))
-        patch.setenv("XDG_RUNTIME_DIR", str(directory / "run"))  # unset, /run/containers would be looked at
+        patch.setenv("XDG_RUNTIME_DIR", str(directory / "run"))  # without this variable, the code would read /run/containers
         patch.setenv("PREFECT_HOME", str(directory / "prefect"))
         patch.setenv("DO_NOT_TRACK", "1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # who has no key is told so, without asking the network
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # a client without keys fails without a request to the network
         yield directory
 
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CncfRegistry]:
-    """The real CNCF registry; tests use repositories of their own in it."""
+    """A real CNCF registry. Each test uses its own repositories there."""
     with cncf_registry(tmp_path_factory.mktemp("registry")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A real S3 server; tests use prefixes of their own in its bucket. Starting it takes 4 s."""
+    """A real S3 server. Each test uses its own prefixes in the bucket. The start takes 4 s."""
     with seaweedfs(tmp_path_factory.mktemp("s3")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def prefect(home: Path) -> Iterator[PrefectServer]:
-    """A real Prefect server, which flows in this process and commands in others use."""
+    """A real Prefect server, for flows in this process and commands in other processes."""
     with prefect_server(home / "prefect-server") as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", server.url)
         yield server
-        _drain()
+        _drain_events()
 
 
-def _drain() -> None:
-    """Have what runs in this process still tell arrive, before the server ends; nothing to do where there were none."""
+def _drain_events() -> None:
+    """Wait until the server has received all events of this process, if there are any."""
     if "prefect.events.worker" in sys.modules:
         sys.modules["prefect.events.worker"].EventsWorker.drain_all(timeout=30)

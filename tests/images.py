@@ -1,7 +1,7 @@
-"""Random images for tests: real layers, configs, manifests and indexes whose bytes depend on the seed alone.
+"""Random images for tests: real layers, configs, manifests and indexes. Their bytes depend only on the seed.
 
-Follows OCI image-spec 1.1 and Docker's image manifest version 2, schema 2. Imports nothing of ours, so that a mistake
-in our own reading of these formats cannot hide here. What serves the images is left to registries and fakes.
+The images follow OCI image-spec 1.1 and the image manifest version 2, schema 2, of Docker. This module does not import the
+tested package, so that tests find a wrong reading of these formats. Registries and fakes serve the images.
 """
 
 import gzip
@@ -32,7 +32,7 @@ _TIMEOUT_S = 30
 
 
 class Root(NamedTuple):
-    """What names a whole image: the digest, media type and size in bytes of its topmost manifest."""
+    """Digest, media type and size in bytes of the topmost manifest of an image."""
 
     digest: str
     media_type: str
@@ -40,7 +40,7 @@ class Root(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """A manifest or index: its digest, its media type and the bytes that have this digest."""
+    """A manifest or index: its digest, its media type and its bytes."""
 
     digest: str
     media_type: str
@@ -49,13 +49,13 @@ class Manifest(NamedTuple):
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class BuiltImage:
-    """An image, an index of images or an artifact, with everything that belongs to it.
+    """An image, an index of images or an artifact, with its content.
 
     Attributes:
-        blobs: configs and layers by digest, each after those that precede it in its manifest.
+        blobs: configs and layers by digest, in the order of their manifests.
         manifests: manifests and indexes, children before parents, the root last.
         platform: "os/architecture[/variant]" of an image; None for an index or an artifact.
-        annotations: annotations that an index has for it.
+        annotations: annotations of its descriptor in an index.
     """
 
     blobs: dict[str, bytes]
@@ -71,18 +71,18 @@ class BuiltImage:
 
     @property
     def descriptors(self) -> list[str]:
-        """Every digest once, in an order that can be pushed: the blobs, then the manifests, the root last."""
+        """Each digest once, in an order in which a client may push: the blobs, then the manifests, the root last."""
         return [*self.blobs, *(manifest.digest for manifest in self.manifests)]
 
 
-class Fake(Protocol):
-    """The part of the fake registry that `load` fills."""
+class ContentReceiver(Protocol):
+    """The methods of the fake registry that `load` calls."""
 
     def put_blob(self, repository: str, data: bytes, /) -> object:
         """Store a blob."""
 
     def put_manifest(self, repository: str, raw: bytes, media_type: str, /, *, tag: str | None = None) -> object:
-        """Store a manifest under its digest and, if there is one, under a tag."""
+        """Store a manifest under its digest and, if `tag` is not None, under a tag."""
 
 
 class _Layer(NamedTuple):
@@ -91,7 +91,7 @@ class _Layer(NamedTuple):
 
 
 def digest_of(data: bytes) -> str:
-    """Return the digest that names these bytes: "sha256:" and 64 hexadecimal digits."""
+    """Return the digest of some bytes: "sha256:" and 64 hexadecimal digits."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
@@ -101,7 +101,7 @@ def image(
     """Build an image of one platform.
 
     Args:
-        seed: images with the same seed have the same layers, whatever their platform, as real ones often do.
+        seed: images with the same seed have the same layers on all platforms, as real images often have.
         layers: number of layers, 0 or more.
         layer_bytes: size of the one random file in each layer; the blob is some 150 bytes larger.
         docker: use Docker's media types instead of OCI's.
@@ -110,22 +110,22 @@ def image(
     manifest_type, config_type, layer_type = (
         (DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER) if docker else (OCI_MANIFEST, OCI_CONFIG, OCI_LAYER)
     )
-    made = [_layer(f"{seed}/{number}", layer_bytes) for number in range(layers)]
-    config = _config(platform, [layer.diff_id for layer in made])
+    built_layers = [_layer(f"{seed}/{number}", layer_bytes) for number in range(layers)]
+    config = _config(platform, [layer.diff_id for layer in built_layers])
     body = {
         "schemaVersion": 2,
         "mediaType": manifest_type,
         "config": _descriptor(config_type, config),
-        "layers": [_descriptor(layer_type, layer.packed) for layer in made],
+        "layers": [_descriptor(layer_type, layer.packed) for layer in built_layers],
     }
-    blobs = (config, *(layer.packed for layer in made))
+    blobs = (config, *(layer.packed for layer in built_layers))
     return BuiltImage(blobs=_by_digest(blobs), manifests=(_manifest(body),), platform=platform)
 
 
 def index(images: Iterable[BuiltImage], *, nested: bool = False, docker: bool = False) -> BuiltImage:
     """Build an index (with `docker`, a manifest list) over images, artifacts or other indexes.
 
-    With `nested`, the result is an index over one index over them. Content that they share appears once.
+    With `nested`, the result is an index over one index over the images. Shared content appears once.
     """
     children = list(images)
     if nested:
@@ -136,7 +136,7 @@ def index(images: Iterable[BuiltImage], *, nested: bool = False, docker: bool = 
         "manifests": [_child(child) for child in children],
     }
     blobs = {digest: data for child in children for digest, data in child.blobs.items()}
-    # A dict keeps the first of equal manifests, which is where children still precede parents.
+    # A dict keeps the first of equal manifests, so children precede parents.
     below = dict.fromkeys(manifest for child in children for manifest in child.manifests)
     return BuiltImage(blobs=blobs, manifests=(*below, _manifest(body)))
 
@@ -148,7 +148,7 @@ def artifact(
     artifact_type: str = ARTIFACT,
     annotations: Mapping[str, str] | None = None,
 ) -> BuiltImage:
-    """Build an OCI 1.1 artifact: an empty config and one random blob, perhaps about a `subject` (not part of it)."""
+    """Build an OCI 1.1 artifact: an empty config and one random blob. The artifact can have a `subject`."""
     empty, payload = b"{}", random.Random(f"{seed}/artifact").randbytes(100)
     body: dict[str, Any] = {
         "schemaVersion": 2,
@@ -165,7 +165,7 @@ def artifact(
 
 
 def attestation(seed: int, about: BuiltImage) -> BuiltImage:
-    """Build an attestation manifest as BuildKit puts it beside an image into an index."""
+    """Build an attestation manifest, as BuildKit puts into an index next to an image."""
 
     def name_statements(document: dict[str, Any]) -> None:
         document["layers"][0]["mediaType"] = "application/vnd.in-toto+json"
@@ -177,14 +177,14 @@ def attestation(seed: int, about: BuiltImage) -> BuiltImage:
 
 
 def with_manifest(image: BuiltImage, change: Callable[[dict[str, Any]], object], *, blobs: dict[str, bytes]) -> BuiltImage:
-    """The same image with `change` made to the document of its manifest, and with these blobs."""
+    """Return an image with these blobs and a changed manifest. `change` changes the document of the manifest."""
     body = json.loads(image.manifests[-1].raw)
     change(body)
     return replace(image, blobs=blobs, manifests=(_manifest(body),))
 
 
 def foreign(seed: int) -> tuple[BuiltImage, str]:
-    """Return an image whose last layer is non-distributable and has a URL, and the digest of that layer."""
+    """Return an image with a non-distributable last layer, which has a URL, and the digest of the layer."""
     built = image(seed, layers=2)
     document = json.loads(built.manifests[-1].raw)
     layer = document["layers"][-1]
@@ -194,8 +194,8 @@ def foreign(seed: int) -> tuple[BuiltImage, str]:
     return replace(built, manifests=(Manifest(digest_of(raw), OCI_MANIFEST, raw),)), layer["digest"]
 
 
-def load(fake: Fake, repository: str, image: BuiltImage, tag: str | None = None) -> None:
-    """Put an image into a fake registry, without HTTP; `tag` goes to its root."""
+def load(fake: ContentReceiver, repository: str, image: BuiltImage, tag: str | None = None) -> None:
+    """Put an image into a fake registry, without HTTP. The root gets the tag."""
     for data in image.blobs.values():
         fake.put_blob(repository, data)
     for manifest in image.manifests:
@@ -206,20 +206,20 @@ def load(fake: Fake, repository: str, image: BuiltImage, tag: str | None = None)
 def push(
     host: str, repository: str, image: BuiltImage, tag: str | None = None, *, login: tuple[str, str] | None = None
 ) -> None:
-    """Put an image into a real registry over plain HTTP: every blob, then the manifests; `tag` goes to its root.
+    """Push an image to a real registry over plain HTTP: the blobs, then the manifests. The root gets the tag.
 
     Args:
         host: "ADDRESS:PORT".
         repository: name without host and tag, for instance "demo/app".
-        image: what to push.
-        tag: without one, the root is known by its digest only.
+        image: the image to push.
+        tag: without a tag, only the digest names the root.
         login: user and password for HTTP basic authentication.
 
     Raises:
-        RuntimeError: the registry refused; the message is its answer.
+        RuntimeError: the registry refused a request; the message has the response.
     """
     connection = http.client.HTTPConnection(host, timeout=_TIMEOUT_S)
-    client = _Client(connection, _authorization(login))
+    client = _Uploader(connection, _authorization(login))
     try:
         for digest, data in image.blobs.items():
             client.push_blob(repository, digest, data)
@@ -231,8 +231,8 @@ def push(
         connection.close()
 
 
-class _Client(NamedTuple):
-    """The push half of OCI distribution-spec 1.1 over one connection, each blob in one piece."""
+class _Uploader(NamedTuple):
+    """Pushes over one connection, as OCI distribution-spec 1.1 describes, each blob in one piece."""
 
     connection: http.client.HTTPConnection
     headers: dict[str, str]
@@ -243,10 +243,10 @@ class _Client(NamedTuple):
         self.send("PUT", f"{location.path}?{query}", data)
 
     def send(self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/octet-stream") -> str:
-        """Send a request that must succeed; return the Location of the answer, "" without one."""
+        """Send a request that must succeed. Return the Location of the response, or "" without a Location."""
         self.connection.request(method, path, body, {**self.headers, "Content-Type": content_type})
         response = self.connection.getresponse()
-        answer = response.read()  # all of it, or the connection cannot be used again
+        answer = response.read()  # the connection can be used again only after the whole response
         if response.status not in (201, 202):
             raise RuntimeError(f"{method} {path}: {response.status} {answer.decode(errors='replace')}")
         return response.headers.get("Location", "")
@@ -257,7 +257,7 @@ def _authorization(login: tuple[str, str] | None) -> dict[str, str]:
 
 
 def _layer(seed: str, size: int) -> _Layer:
-    """Pack one random file of `size` bytes; times are fixed, so that the seed alone decides about the bytes."""
+    """Pack one random file of `size` bytes. Times are fixed, so the bytes depend only on the seed and the size."""
     entry = tarfile.TarInfo(f"data/{seed}")
     entry.size = size
     archive = io.BytesIO()

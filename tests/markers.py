@@ -1,7 +1,7 @@
 """Marks each test by the servers and programs that it needs, so that `pytest -m` can leave them out.
 
-No test sets these marks itself. They follow from the code: a test needs a peer if the test, one of its fixtures, or a function
-of `tests` that one of these calls, names the function that starts the peer.
+The marks follow from the code; tests do not set them. A test needs a peer if the code of the test names the function that
+starts the peer. The code of a test includes its fixtures and the functions of `tests` that the test calls.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,16 +37,16 @@ _STARTERS: dict[Callable[..., Any], str] = {
 
 
 def mark_by_peers(item: pytest.Item) -> None:
-    """Add the marks of a test."""
+    """Add a mark to a test for each server and program that the test needs."""
     assert isinstance(item, pytest.Function)
     found = set(_marks_of(item.function))
-    if hasattr(item, "callspec") and "s3" in item.callspec.params.values():  # such tests start the server only if they need it
+    if hasattr(item, "callspec") and "s3" in item.callspec.params.values():  # such a test starts the server inside the test
         found.add("s3")
     for definitions in item._fixtureinfo.name2fixturedefs.values():
         found |= _marks_of(definitions[-1].func)
     for name in found:
         item.add_marker(name)
-    if "server" in item.fixturenames:  # one process of pytest-xdist runs the tests that need the worker of all deployments
+    if "server" in item.fixturenames:  # one process of pytest-xdist runs all tests that need the worker
         item.add_marker(pytest.mark.xdist_group("deployments"))
 
 
@@ -54,18 +54,18 @@ def mark_by_peers(item: pytest.Item) -> None:
 def _marks_of(function: Callable[..., Any]) -> frozenset[str]:
     pending, seen, found = [function], set[object](), set[str]()
     while pending:
-        one = pending.pop()
-        one = getattr(one, "__wrapped__", one)
-        one = one.hypothesis.inner_test if hasattr(one, "hypothesis") else one
-        if one in seen:
+        code = pending.pop()
+        code = getattr(code, "__wrapped__", code)
+        code = code.hypothesis.inner_test if hasattr(code, "hypothesis") else code
+        if code in seen:
             continue
-        seen.add(one)
-        if (mark := _mark_of(one)) is not None:
+        seen.add(code)
+        if (mark := _mark_of(code)) is not None:
             found.add(mark)
-        elif isinstance(one, FunctionType):
-            pending += _functions_named_in(one)
-        elif isinstance(one, type):
-            pending += [member for member in vars(one).values() if isinstance(member, FunctionType)]
+        elif isinstance(code, FunctionType):
+            pending += _functions_named_in(code)
+        elif isinstance(code, type):
+            pending += [member for member in vars(code).values() if isinstance(member, FunctionType)]
     return frozenset(found)
 
 
@@ -77,7 +77,7 @@ def _mark_of(function: object) -> str | None:
 
 
 def _functions_named_in(function: FunctionType) -> Iterator[Any]:
-    """Yield the functions and classes of `tests` that the code of a function names, by itself or as a member of a module."""
+    """Yield the functions and classes of `tests` that the code of a function names, directly or as a member of a module."""
     names = _names_in(function.__code__)
     values = [function.__globals__[name] for name in names if name in function.__globals__]
     for module in [value for value in values if isinstance(value, ModuleType)]:

@@ -1,4 +1,4 @@
-"""Our own source files, read without running them."""
+"""Reads the source files of the package without running them."""
 
 import ast
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ LAYERS = ("ocispec", "storage", "remotes", "transfer", "mirror", "tasks", "flows
 
 
 class Import(NamedTuple):
-    """One imported thing, such as `prefect_dist.tasks.fetch.fetch`; `deferred` if only a function's call imports it."""
+    """An imported name, such as `prefect_dist.tasks.fetch.fetch`. `deferred` is true for an import inside a function."""
 
     target: str
     deferred: bool
@@ -23,22 +23,22 @@ class Import(NamedTuple):
 
     @property
     def layer(self) -> str | None:
-        """The layer of ours that it is in; None for foreign packages."""
-        return layer(self.target) if self.root == TOP else None
+        """The layer of the name, or None for another package."""
+        return layer_of(self.target) if self.root == TOP else None
 
 
-def layer(module: str) -> str:
-    """Return the layer of a module of ours; of `prefect_dist` itself, that name."""
+def layer_of(module: str) -> str:
+    """Return the layer of a module. The layer of the package `prefect_dist` is `prefect_dist`."""
     return module.split(".")[1] if module.startswith(f"{TOP}.") else module
 
 
-def read() -> dict[str, ast.Module]:
-    """Return every module of the layers by its dotted name."""
+def read_modules() -> dict[str, ast.Module]:
+    """Return the syntax tree of each module by the name of the module."""
     paths = [ROOT / TOP / "__init__.py", *sorted(path for name in LAYERS for path in (ROOT / name).rglob("*.py"))]
-    return {_dotted(path): ast.parse(path.read_text(), str(path)) for path in paths}
+    return {_module_name(path): ast.parse(path.read_text(), str(path)) for path in paths}
 
 
-def imports(node: ast.AST, *, deferred: bool = False) -> Iterator[Import]:
+def find_imports(node: ast.AST, *, deferred: bool = False) -> Iterator[Import]:
     """Yield every import below `node`."""
     if isinstance(node, ast.Import):
         yield from (Import(alias.name, deferred) for alias in node.names)
@@ -47,23 +47,23 @@ def imports(node: ast.AST, *, deferred: bool = False) -> Iterator[Import]:
         yield from (Import(f"{prefix}.{alias.name}", deferred) for alias in node.names)
     inside = deferred or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
     for child in ast.iter_child_nodes(node):
-        yield from imports(child, deferred=inside)
+        yield from find_imports(child, deferred=inside)
 
 
-def subclasses(modules: dict[str, ast.Module], base: str) -> dict[str, str]:
-    """Return the classes that descend from the class `base`, by name, each with its module."""
+def find_subclasses(modules: dict[str, ast.Module], base: str) -> dict[str, str]:
+    """Return the module of each subclass of the class `base`, by the name of the subclass."""
     found = {base: ""}
     classes = [(name, node) for name, tree in modules.items() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    while new := {node.name: module for module, node in classes if node.name not in found and _bases(node) & found.keys()}:
+    while new := {node.name: module for module, node in classes if node.name not in found and _base_names(node) & found.keys()}:
         found |= new
     del found[base]
     return found
 
 
-def _bases(node: ast.ClassDef) -> set[str]:
+def _base_names(node: ast.ClassDef) -> set[str]:
     return {ast.unparse(base).rpartition(".")[2] for base in node.bases}
 
 
-def _dotted(path: Path) -> str:
+def _module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts if parts[0] == TOP else (TOP, *parts)).removesuffix(".__init__")

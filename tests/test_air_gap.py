@@ -1,4 +1,4 @@
-"""The guide for air gaps does what it says: its commands are run in order, between real registries and a real S3 server."""
+"""The commands of the guide for air gaps work in order, with real registries and a real S3 server."""
 
 import os
 import re
@@ -28,14 +28,14 @@ SIGNATURE_TAG = cosign_tags(Digest.parse(APP.root.digest))[0]
 LISTING_TAG = fallback_tag(Digest.parse(APP.root.digest))
 
 
-def commands(document: str) -> str:
-    """The blocks of commands, as a reader pastes them."""
+def extract_commands(document: str) -> str:
+    """Return the commands of all blocks of a document."""
     blocks = re.findall(r"^```bash\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
     assert blocks
     return "".join(blocks)
 
 
-def fill(outside: CncfRegistry) -> None:
+def push_images(outside: CncfRegistry) -> None:
     images.push(outside.host, "team/app", APP, "1.0")
     images.push(outside.host, "team/app", SIGNATURE, SIGNATURE_TAG)
     images.push(outside.host, "team/app", BILL)
@@ -43,9 +43,9 @@ def fill(outside: CncfRegistry) -> None:
     images.push(outside.host, "team/tools", TOOLS, "3")
 
 
-def run(document: str, places: dict[str, str], directory: Path, **environment: str) -> None:
-    """Run the commands of a part of the guide, with places of our own for those that it names; the first that fails ends it."""
-    script = commands(document)
+def run_commands(document: str, places: dict[str, str], directory: Path, **environment: str) -> None:
+    """Run the commands of a part of the guide, with `places` in place of its hosts and paths. Each command must succeed."""
+    script = extract_commands(document)
     for name, place in places.items():
         script = script.replace(name, place)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -57,7 +57,9 @@ def run(document: str, places: dict[str, str], directory: Path, **environment: s
 
 
 @pytest.mark.timeout(_TIMEOUT_S)
-def test_the_guide_brings_images_across(prefect: PrefectServer, s3: S3Server, tmp_path: Path) -> None:
+def test_the_commands_of_the_air_gap_guide_copy_and_repair_images_across_the_gap(
+    prefect: PrefectServer, s3: S3Server, tmp_path: Path
+) -> None:
     assert prefect.url
     outer, rest = GUIDE.read_text().split("## Inside: check the delivery")
     inner, last = rest.split("The repair sends missing content again")
@@ -69,19 +71,19 @@ def test_the_guide_brings_images_across(prefect: PrefectServer, s3: S3Server, tm
     with cncf_registry(tmp_path / "outside") as outside, cncf_registry(tmp_path / "inside") as inside:
         places = {"registry.outside.example": outside.host, "registry.inside.example": inside.host}
         places |= {"s3://air-gap": f"{s3.url}/air-gap", "/srv/": f"{tmp_path}/srv/", "/media/": f"{tmp_path}/media/"}
-        fill(outside)
-        run(outer, places, work, **keys)
+        push_images(outside)
+        run_commands(outer, places, work, **keys)
         assert inside.requests() == []
-        asked = len(outside.requests())
+        before = len(outside.requests())
 
-        run(inner, places, work, **keys)
+        run_commands(inner, places, work, **keys)
         child = Path(*APP.manifests[0].digest.split(":"))
         shutil.rmtree(tmp_path / "inside/data/docker/registry/v2/repositories/mirror/team/app/_manifests/revisions" / child)
         with pytest.raises(skopeo.SkopeoError):
             skopeo.copy(f"docker://{inside.host}/mirror/team/app:1.0", f"dir:{tmp_path / 'damaged'}")
-        run(last, places, work, **keys)
+        run_commands(last, places, work, **keys)
 
-        assert len(outside.requests()) == asked
+        assert len(outside.requests()) == before
         for below in ("mirror", "from-archive", "from-bucket"):
             for name, built in (("team/app:1.0", APP), ("team/tools:3", TOOLS)):
                 skopeo.copy(f"docker://{inside.host}/{below}/{name}", f"dir:{tmp_path}/{below}-{built.root.digest}")

@@ -1,4 +1,4 @@
-"""The pages state facts: links, commands, keys, messages and examples of the documentation exist in the code."""
+"""The links, commands, keys, messages and examples of the documentation exist in the repository."""
 
 import ast
 import json
@@ -18,7 +18,7 @@ PAGES = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sort
 FLOWS = ("fetch", "pull", "push", "mirror", "seed", "check", "verify", "gc")
 LAYERS = ("ocispec", "storage", "remotes", "transfer", "mirror", "tasks", "flows", "cli")
 SOURCES = [path for layer in LAYERS for path in (TOP / layer).rglob("*.py")]
-# Page, language of a block, and its text.
+# The page, the language and the text of each block.
 BLOCKS = [
     (page, *block)
     for page in PAGES
@@ -30,8 +30,8 @@ def page_name(page: Path) -> str:
     return page.relative_to(TOP).as_posix()
 
 
-def anchors(page: Path) -> set[str]:
-    """The anchors of the headings of a page, as GitHub makes them."""
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub makes them."""
     headings = re.findall(
         r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE
     )
@@ -39,7 +39,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def table_keys(text: str) -> list[str]:
-    """The names in the first column of the tables in a text."""
+    """Return the names in the first column of the tables in a text."""
     cells = re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)
     return [key for cell in cells for key in re.findall(r"`([^`]+)`", cell)]
 
@@ -50,7 +50,7 @@ def chapters(page: Path) -> dict[str, str]:
 
 
 def literal_texts(path: Path) -> set[str]:
-    """The texts of a module; a placeholder of a formatted text is a newline."""
+    """Return the texts of a module. A newline replaces each placeholder of a formatted text."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.JoinedStr):
@@ -61,7 +61,7 @@ def literal_texts(path: Path) -> set[str]:
 
 
 def is_in_package(name: str) -> bool:
-    """Return True for a module of the package, and for a function in one."""
+    """Return True for a module of the package, and for a function in such a module."""
     module, _, attribute = f"prefect_dist.{name}".rpartition(".")
     return find_spec(module) is not None and (
         find_spec(f"{module}.{attribute}") is not None if is_package(module) else hasattr(import_module(module), attribute)
@@ -73,29 +73,29 @@ def is_package(module: str) -> bool:
     return spec is not None and spec.submodule_search_locations is not None
 
 
-def test_every_command_is_in_the_reference() -> None:
+def test_the_reference_has_every_command_of_dist() -> None:
     manual = (TOP / "docs" / "reference" / "cli.md").read_text()
 
     assert not [name for name in app if not name.startswith("-") and f"dist {name}" not in manual]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+def test_every_link_of_a_page_leads_to_an_existing_file_and_heading(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text())
     targets = [(page.parent / path if path else page, anchor) for path, anchor in links]
 
     assert not [str(path) for path, _ in targets if not path.exists()]
-    assert not [(path.name, anchor) for path, anchor in targets if anchor and anchor not in anchors(path)]
+    assert not [(path.name, anchor) for path, anchor in targets if anchor and anchor not in anchors_of(path)]
 
 
-def test_every_page_is_in_the_map_of_the_readme() -> None:
+def test_the_readme_links_to_every_page() -> None:
     readme = (TOP / "README.md").read_text()
     pages = [page_name(page) for page in PAGES if page.is_relative_to(TOP / "docs") and "adr" not in page.parts]
 
     assert not [page for page in pages if f"({page})" not in readme]
 
 
-def test_the_readme_has_the_commands_that_set_everything_up() -> None:
+def test_the_readme_has_the_commands_make_demo_and_make_test() -> None:
     readme = (TOP / "README.md").read_text()
 
     assert "$ make demo" in readme
@@ -103,35 +103,35 @@ def test_the_readme_has_the_commands_that_set_everything_up() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_every_source_file_that_is_named_exists(page: Path) -> None:
+def test_every_source_file_that_a_page_names_exists(page: Path) -> None:
     named = re.findall(r"`([a-z_]+/[a-z0-9_/]+\.py)`", page.read_text())
 
     assert not [path for path in named if not (TOP / path).exists()]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "dev"], ids=page_name)
-def test_every_module_that_is_named_exists(page: Path) -> None:
+def test_every_module_that_a_page_names_exists(page: Path) -> None:
     pattern = rf"`((?:{'|'.join(LAYERS)})\.[a-z_.]+)(?:\.[A-Z]\w*)?`"
 
     assert not [name for name in re.findall(pattern, page.read_text()) if not is_in_package(name)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_every_make_target_that_is_named_exists(page: Path) -> None:
+def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
 
     assert set(re.findall(r"(?:`|\$ )make ([a-z-]+)", page.read_text())) <= targets
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_every_command_of_dist_that_is_shown_exists(page: Path) -> None:
+def test_every_command_of_dist_that_a_page_shows_exists(page: Path) -> None:
     shown = re.findall(r"(?:`|^\$ |^)dist (?:--?[a-z-]+ [^ -]\S* )*([a-z][a-z-]+)", page.read_text(), re.MULTILINE)
     prose = {"uses", "treats", "runs", "is", "does", "needs"}
 
     assert not {name for name in shown if name not in app} - prose
 
 
-def test_every_entrypoint_of_a_deployment_is_a_flow() -> None:
+def test_the_entrypoint_of_every_deployment_is_a_flow() -> None:
     from prefect import Flow
 
     entrypoints = re.findall(r"entrypoint: (\S+)\.(\w+)", (TOP / "prefect.yaml").read_text())
@@ -176,7 +176,7 @@ def test_the_reference_has_every_key_of_a_lock_file() -> None:
     assert sorted(table_keys((TOP / "docs" / "reference" / "lock-file.md").read_text())) == sorted(record)
 
 
-def test_the_reference_has_every_variable_that_is_read() -> None:
+def test_the_reference_has_every_environment_variable_that_the_code_reads() -> None:
     read = {
         name
         for path in SOURCES
@@ -188,7 +188,7 @@ def test_the_reference_has_every_variable_that_is_read() -> None:
     assert read <= set(table_keys((TOP / "docs" / "reference" / "environment.md").read_text()))
 
 
-def test_every_message_to_look_up_is_one_of_the_code() -> None:
+def test_the_code_has_every_message_of_the_page_troubleshoot() -> None:
     page = TOP / "docs" / "how-to" / "troubleshoot.md"
     messages = re.findall(r"^### `(.+)`$", page.read_text(), re.MULTILINE)
     texts = set().union(*map(literal_texts, SOURCES))
@@ -203,7 +203,7 @@ def test_every_message_to_look_up_is_one_of_the_code() -> None:
     [(page, text) for page, language, text in BLOCKS if language == "yaml"],
     ids=lambda value: str(value)[-12:],
 )
-def test_every_block_of_yaml_is_yaml_and_a_mirror_in_it_loads(
+def test_every_yaml_block_is_valid_and_every_mirror_configuration_loads(
     page: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents = list(yaml.safe_load_all(text))
@@ -221,10 +221,10 @@ def test_every_block_of_yaml_is_yaml_and_a_mirror_in_it_loads(
 
 
 @pytest.mark.parametrize("text", [text for _, language, text in BLOCKS if language == "json"])
-def test_every_block_of_json_is_json(text: str) -> None:
+def test_every_json_block_is_valid_json(text: str) -> None:
     assert json.loads(text)
 
 
 @pytest.mark.parametrize("text", [text for _, language, text in BLOCKS if language == "python"])
-def test_every_block_of_python_is_python(text: str) -> None:
+def test_every_python_block_is_valid_python(text: str) -> None:
     assert ast.parse(text).body

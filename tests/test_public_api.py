@@ -1,4 +1,4 @@
-"""The package as a program imports it: quickly, without Prefect, and with every public name in its place."""
+"""The import of the package is quick, needs no Prefect, and offers every public name."""
 
 import subprocess
 import sys
@@ -7,26 +7,26 @@ from pathlib import Path
 import pytest
 
 import prefect_dist
-from tests.source import TOP, imports, read
+from tests.source import TOP, find_imports, read_modules
 
 FLOWS = ("check", "fetch", "gc", "mirror", "pull", "push", "seed", "verify")
 
 
-def run(code: str, directory: Path) -> str:
-    """Return the output of a Python program that runs in a process of its own."""
+def run_python(code: str, directory: Path) -> str:
+    """Run a Python program in another process and return its output."""
     done = subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-def test_the_import_loads_no_prefect_and_few_modules(tmp_path: Path) -> None:
+def test_the_import_of_the_package_loads_two_modules_and_no_prefect(tmp_path: Path) -> None:
     code = """
 import sys, importlib, typing
 before = set(sys.modules)
 import prefect_dist
 print(*sorted(set(sys.modules) - before))
 """
-    assert run(code, tmp_path).split() == ["prefect_dist", "prefect_dist.mirror"]
+    assert run_python(code, tmp_path).split() == ["prefect_dist", "prefect_dist.mirror"]
 
 
 def test_errors_and_reports_are_imported_without_prefect(tmp_path: Path) -> None:
@@ -35,12 +35,12 @@ import sys
 from prefect_dist import Descriptor, DistError, Reference, RunFailed, RunReport, RunSummary
 print("prefect" in sys.modules)
 """
-    assert run(code, tmp_path) == "False"
+    assert run_python(code, tmp_path) == "False"
 
 
-def test_every_public_name_is_there_and_has_a_type() -> None:
+def test_every_public_name_exists_is_sorted_and_has_a_type() -> None:
     names = prefect_dist.__all__
-    typed = {found.target.rpartition(".") for found in imports(read()[TOP]) if found.root == TOP}
+    typed = {found.target.rpartition(".") for found in find_imports(read_modules()[TOP]) if found.root == TOP}
 
     assert names == sorted(names)
     assert set(names) <= set(dir(prefect_dist))
@@ -52,7 +52,7 @@ def test_every_public_name_is_there_and_has_a_type() -> None:
         assert getattr(prefect_dist, name) is not None
 
 
-def test_the_flows_are_those_of_the_deployments() -> None:
+def test_the_package_exports_the_flow_of_each_deployment() -> None:
     from prefect import Flow
 
     for name in FLOWS:
@@ -70,7 +70,7 @@ def test_the_flows_are_those_of_the_deployments() -> None:
         "from prefect_dist import cli",
     ],
 )
-def test_the_flow_mirror_is_not_hidden_by_the_package_of_that_name(tmp_path: Path, first: str) -> None:
+def test_the_name_mirror_is_the_flow_and_not_the_package_after_each_order_of_imports(tmp_path: Path, first: str) -> None:
     code = f"""
 {first}
 from prefect_dist.mirror.config import Mirror
@@ -79,15 +79,15 @@ import prefect_dist
 from prefect_dist import mirror
 print(mirror is prefect_dist.mirror is original, mirror.name)
 """
-    assert run(code, tmp_path) == "True mirror"
+    assert run_python(code, tmp_path) == "True mirror"
 
 
-def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+def test_an_unknown_name_raises_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'prefect_dist' has no attribute 'fetsch'"):
         _ = prefect_dist.fetsch
 
 
-def test_a_checker_of_types_sees_what_calls_return(tmp_path: Path) -> None:
+def test_mypy_knows_the_type_of_the_report_that_each_flow_returns(tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text("""
 from prefect_dist import RunFailed, check, fetch, gc, mirror, pull, push, seed, verify
 from prefect_dist import RunReport, RunSummary, __version__

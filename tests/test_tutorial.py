@@ -1,4 +1,4 @@
-"""The tutorials: their commands work, in order, and the pictures of docs/tutorials/scheduled-mirror.md can be taken."""
+"""The commands of the tutorials work in order, and the pictures of docs/tutorials/scheduled-mirror.md can be taken."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.tutorial import IMAGES, take
+from examples.tutorial import IMAGES, take_picture
 from tests import images, tutorial
 from tests.peers.chromium import chromium
 from tests.peers.processes import require
@@ -18,18 +18,18 @@ FIRST_MIRROR = Path(__file__).parents[1] / "docs" / "tutorials" / "first-mirror.
 
 
 @pytest.mark.timeout(400)
-def test_the_tutorial_of_a_scheduled_mirror(tmp_path: Path) -> None:
+def test_the_commands_of_the_tutorial_scheduled_mirror_work_and_its_pictures_can_be_taken(tmp_path: Path) -> None:
     for program, package in (("docker-registry", "docker-registry"), ("skopeo", "skopeo"), ("umoci", "umoci")):
         require(program, package)
     taken = []
     with chromium(tmp_path / "chromium") as browser:
         page = browser.page()
 
-        def picture(ui: str, name: str) -> None:
-            take(page, ui, name, tmp_path / f"{name}.png")
+        def take(ui: str, name: str) -> None:
+            take_picture(page, ui, name, tmp_path / f"{name}.png")
             taken.append(name)
 
-        tutorial.run(tmp_path, picture)
+        tutorial.follow(tmp_path, take)
 
     assert taken == ["run", "form", "deployment"]
     assert {path.stem for path in IMAGES.glob("*.png")} == set(taken)
@@ -38,7 +38,7 @@ def test_the_tutorial_of_a_scheduled_mirror(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_tutorial_of_a_first_mirror(tmp_path: Path) -> None:
+def test_the_commands_of_the_tutorial_first_mirror_publish_the_selected_tags(tmp_path: Path) -> None:
     versions = ("3.20.9", "3.21.5", "3.21.6", "3.22.0", "3.22.1", "edge")
     with cncf_registry(tmp_path / "source") as source, cncf_registry(tmp_path / "target") as target:
         for seed, tag in enumerate(versions):

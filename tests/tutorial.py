@@ -1,6 +1,6 @@
-"""Run docs/tutorials/scheduled-mirror.md: its commands in order, in one shell; a callback takes each of its pictures.
+"""Run the commands of docs/tutorials/scheduled-mirror.md in order, in one shell. A callback takes each picture.
 
-The ports that the document names are replaced by free ones, and its home is a directory of ours.
+The commands run with free ports instead of the ports of the document, and with another home directory.
 """
 
 import os
@@ -20,35 +20,35 @@ _PORTS = ("4200", "5001", "5002")
 _STEP = re.compile(
     r"^```bash\n(?P<commands>.*?)^```$|^!\[[^]]*\]\(\.\./images/(?P<picture>\w+)\.png\)$", re.MULTILINE | re.DOTALL
 )
-_DONE = "the step has ended well"
+_DONE = "the step succeeded"
 
 
-class Step(RuntimeError):
-    """A step of the tutorial did not end well; has what it wrote."""
+class StepFailed(RuntimeError):
+    """A step of the tutorial failed. The message has the commands and their output."""
 
 
-def run(home: Path, take: Callable[[str, str], None]) -> None:
-    """Follow the document; `take` is called with the address of Prefect's UI and the name of each picture.
+def follow(home: Path, take: Callable[[str, str], None]) -> None:
+    """Follow the document. For each picture, call `take` with the address of the UI of Prefect and the name of the picture.
 
     Raises:
-        Step: a command failed.
+        StepFailed: a command failed.
     """
     ports = dict(zip(_PORTS, map(str, free_ports(len(_PORTS))), strict=True))
     ui = f"http://{LOOPBACK}:{ports['4200']}"
-    with _shell(home, ports["4200"]) as shell:
-        _follow(shell, "sleep 3600 & readers_own=$!")
+    with _open_shell(home, ports["4200"]) as shell:
+        _run_commands(shell, "sleep 3600 & job_of_reader=$!")
         for step in _STEP.finditer(DOCUMENT.read_text()):
             if step["picture"]:
                 take(ui, step["picture"])
             else:
-                _follow(shell, re.sub("|".join(_PORTS), lambda port: ports[port[0]], step["commands"]))
-        _follow(shell, "kill $readers_own  # fails if the tutorial ended a job that it did not start")
+                _run_commands(shell, re.sub("|".join(_PORTS), lambda port: ports[port[0]], step["commands"]))
+        _run_commands(shell, "kill $job_of_reader  # fails if the tutorial killed a job of the reader")
 
 
 @contextmanager
-def _shell(home: Path, port: str) -> Iterator[subprocess.Popen[str]]:
-    """A shell that leaves at the first command that fails; what it started is ended with it, as one group."""
-    ours = {
+def _open_shell(home: Path, port: str) -> Iterator[subprocess.Popen[str]]:
+    """Open a shell that exits at the first command that fails. At the end, kill the process group of the shell."""
+    settings = {
         "HOME": str(home),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PREFECT_SERVER_API_PORT": port,
@@ -61,7 +61,7 @@ def _shell(home: Path, port: str) -> Iterator[subprocess.Popen[str]]:
     shell = subprocess.Popen(
         ["bash", "-eu", "-o", "pipefail"],
         cwd=TOP,
-        env=kept | ours,
+        env=kept | settings,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -76,14 +76,14 @@ def _shell(home: Path, port: str) -> Iterator[subprocess.Popen[str]]:
         shell.communicate()
 
 
-def _follow(shell: subprocess.Popen[str], commands: str) -> None:
+def _run_commands(shell: subprocess.Popen[str], commands: str) -> None:
     if shell.stdin is None or shell.stdout is None:
         raise ValueError("expected a shell with pipes")
     shell.stdin.write(f"{commands}\necho '{_DONE}'\n")
     shell.stdin.flush()
-    told = []
+    output = []
     for line in shell.stdout:
         if line.strip().endswith(_DONE):
             return
-        told.append(line)
-    raise Step(f"{commands}\n{''.join(told)[-4000:]}")
+        output.append(line)
+    raise StepFailed(f"{commands}\n{''.join(output)[-4000:]}")

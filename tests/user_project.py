@@ -1,4 +1,4 @@
-"""A project of a user of this package, with packages of its own that have the names of our layers."""
+"""A project of a user, with packages that have the same names as the layers of this package."""
 
 from pathlib import Path
 

@@ -37,7 +37,7 @@ from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.gate import GateFailed
 from tests import source
 
-DECLARED = source.subclasses(source.read(), "DistError")
+DECLARED = source.find_subclasses(source.read_modules(), "DistError")
 for _module in sorted(set(DECLARED.values())):
     importlib.import_module(_module)
 
