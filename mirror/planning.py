@@ -107,7 +107,7 @@ class Planning:
         images = [image for surveyed in self._surveys for image in surveyed.images]
         images.sort(key=lambda image: order[id(image.item.entry)])
         trusted = [target for surveyed in self._surveys for item in surveyed.trusted for target in item.targets]
-        problems, idle = _describe_problems(selections), _describe_idle(selections)
+        problems, idle = _collect_problems(selections), _describe_idle(selections)
         held = problems.keys() | idle.keys() | {entry.at for entry in self._request.others}
         chosen = {(selected.entry.at, source.locator) for selected in selections for source in selected.sources}
         entries = (*self._request.entries, *self._request.others)
@@ -126,13 +126,9 @@ class Planning:
         )
 
 
-def _describe_problems(selections: Iterable[Selected]) -> dict[str, DistError]:
-    """Return the first error of each entry whose images are unknown, by the place of the entry."""
-    problems = dict[str, DistError]()
-    for selected in selections:
-        if selected.problem is not None:
-            problems.setdefault(selected.entry.at, selected.problem)
-    return problems
+def _collect_problems(selections: Iterable[Selected]) -> dict[str, DistError]:
+    """Return the error of each entry whose images are unknown, by the place of the entry."""
+    return {one.entry.at: one.problem for one in selections if one.problem is not None}
 
 
 def _describe_idle(selections: Iterable[Selected]) -> dict[str, str]:
@@ -140,6 +136,6 @@ def _describe_idle(selections: Iterable[Selected]) -> dict[str, str]:
 
     The entry has a mistake, or the source was emptied. So the run prunes no tag of the entry.
     """
-    idle = [selected.entry for selected in selections if not selected.sources and selected.problem is None]
-    note = {True: "", False: ", so no tag of this entry is pruned"}
-    return {one.at: f"{one.at}: no image of {one.source} is selected{note[one.prune is None]}" for one in idle}
+    idle = (one.entry for one in selections if not one.sources and one.problem is None)
+    pruning = ", so no tag of this entry is pruned"
+    return {one.at: f"{one.at}: no image of {one.source} is selected{'' if one.prune is None else pruning}" for one in idle}
