@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from prefect_dist.mirror.render import summary_line
-from prefect_dist.mirror.report import UnpackRow
+from prefect_dist.mirror.report import BlobRow, NameRow, UnpackRow
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import InvalidInput, NotFound
 from prefect_dist.storage import ContentStore, open_store
@@ -62,7 +62,7 @@ def test_gc_is_one_task_and_tells_what_it_removed(prefect: PrefectServer, run: R
     store.names.delete(f"{registry.host}/app:v1")
 
     planned, _ = run(gc, store.url, "0", dry_run=True)
-    assert len(list(store.walk())) == len(planned.swept.blobs) == 5
+    assert len(list(store.walk())) == planned.counts["planned"] == 5
     report, flow_run = run(gc, store.url, "0")
 
     assert not list(store.walk())
@@ -70,7 +70,7 @@ def test_gc_is_one_task_and_tells_what_it_removed(prefect: PrefectServer, run: R
     assert task_names(prefect, flow_run) == ["sweep"]
     artifacts = prefect.post("/artifacts/filter", {"flow_runs": {"id": {"any_": [flow_run]}}})
     assert {one["key"] for one in artifacts} == {"gc", "summary"}
-    assert len(report.to_json(flow_run)["blobs"]) == 5
+    assert len(report.select(BlobRow)) == 5
 
 
 def test_verify_hashes_all_and_finds_nothing_wrong(prefect: PrefectServer, run: Run, store: ContentStore) -> None:
@@ -103,14 +103,14 @@ def test_what_is_corrupt_is_quarantined_told_and_repaired_on_request(run: Run, p
             place.plant(blob_path(Digest.parse(digest)), b"wrong")
 
         found, _ = run(verify, store.url)
-        assert {str(digest) for digest in found.verified.corrupt} == {layer, index.manifests[0].digest}
-        assert found.damaged.keys() == {name}
+        assert {str(row.digest) for row in found.select(BlobRow)} == {layer, index.manifests[0].digest}
+        assert [(row.name, row.outcome) for row in found.select(NameRow)] == [(name, "damaged")]
         assert "missing in the store" in error_lines(found)[0]
         before = len(registry.requests)
 
         mended, _ = run(verify, store.url, "all")
 
-    assert mended.repaired_names == {name}
+    assert [(row.name, row.outcome) for row in mended.select(NameRow)] == [(name, "repaired")]
     assert error_lines(mended) == []
     asked = {request.path.rpartition("/")[2] for request in registry.requests[before:] if request.method == "GET"}
     assert asked == {layer, index.manifests[0].digest}
@@ -202,5 +202,5 @@ def test_a_store_that_is_not_there_is_no_sound_one(run: Run, tmp_path: Path) -> 
     from prefect_dist.flows.verify import verify
 
     for flow in (gc, verify):
-        with pytest.raises(NotFound, match="there is none"):
+        with pytest.raises(NotFound, match="no store found"):
             run(flow, str(tmp_path / "typo"))
