@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PEERS := prefect or registry or s3 or browser or process
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers format check test test-fast demo bench fuzz schema ui pictures lowest clean
+.PHONY: help install peers format check test test-fast demo bench fuzz schema reference ui pictures lowest clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -51,6 +51,9 @@ fuzz: install ## Fuzz the parsers of untrusted input, for a minute (docs/dev/fuz
 
 schema: install ## Write docs/reference/mirror.schema.json.
 	$(BIN)/python -m scripts.mirror_schema
+
+reference: install ## Write the tables of docs/reference that are generated from the code.
+	$(BIN)/python -m scripts.reference
 
 ui: install peers ## Take a picture of a run in the UI of Prefect: build/run.png.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.picture

@@ -79,7 +79,12 @@ _add(
     "Name the object by one REF, or by its repository, OBJECT and HINTs: docker.io/library/redis sha256:… size:1234",
     usage="Usage: dist fetch-object [OPTIONS] REF [OBJECT] [HINT...]",
 )
-_add(REGISTRIES, "push:push_object", "Upload one object from the content store: a layer, a config, a manifest or an index.")
+_add(
+    REGISTRIES,
+    "push:push_object",
+    "Upload one object from the content store: a layer, a config, a manifest or an index.",
+    usage="Usage: dist push-object [OPTIONS] REF DIGEST [TYPE]",
+)
 
 _add(STORE, "content:ls", "List the blobs, the newest first.", alias="list", usage="Usage: dist ls [OPTIONS] [PREFIX...]")
 _add(STORE, "content:get", "Write a verified blob to standard output.")
@@ -111,7 +116,12 @@ _add(
 )
 _add(STORE, "fetch:unpack", "Unpack an image into a directory, with all layers verified, and print its chain ID.")
 
-_add(SETUP, "init:init", "Write the files of a new project: prefect.yaml, mirror.yaml with its JSON schema, and automations/.")
+_add(
+    SETUP,
+    "init:init",
+    "Write the files of a new project: prefect.yaml, mirror.yaml with its JSON schema, and automations/.",
+    usage="Usage: dist init [DIR]",
+)
 _add(SETUP, "config:config", "Validate the configuration of a mirror, and show its entries. No registry is contacted.")
 
 

@@ -61,7 +61,7 @@ StoreOptions = Annotated[
 Format = Annotated[Dialect, label("Format", "Format of the configuration: dist (includes regsync v1) or skopeo")]
 Destinations = Annotated[
     list[str],
-    label("Destinations", "Targets for the format skopeo: registries, each optionally with a path"),
+    label("Targets", "Targets for the format skopeo: registries, each optionally with a path"),
 ]
 
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from prefect_dist.mirror.sections import MirrorFile
 
 PATH = Path(__file__).parents[1] / "docs" / "reference" / "mirror.schema.json"
@@ -13,10 +15,16 @@ def schema() -> str:
     """Return the JSON Schema of a configuration, as the text of the file."""
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **_plain(MirrorFile.model_json_schema()),
+        **schema_of(MirrorFile),
         "title": "The configuration of a mirror",
     }
     return json.dumps(document, indent=2) + "\n"
+
+
+def schema_of(section: type[BaseModel]) -> dict[str, Any]:
+    """Return the schema of a section."""
+    found: dict[str, Any] = _plain(section.model_json_schema())
+    return found
 
 
 def _plain(part: Any) -> Any:

@@ -12,6 +12,7 @@ import yaml
 
 from prefect_dist.cli.app import app
 from prefect_dist.mirror.config import load
+from scripts import reference
 
 TOP = Path(__file__).parents[1]
 PAGES = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").rglob("*.md"))]
@@ -77,6 +78,18 @@ def test_the_reference_has_every_command_of_dist() -> None:
     manual = (TOP / "docs" / "reference" / "cli.md").read_text()
 
     assert not [name for name in app if not name.startswith("-") and f"dist {name}" not in manual]
+
+
+@pytest.mark.parametrize("page", reference.PAGES, ids=page_name)
+def test_the_tables_of_the_reference_are_current(page: Path) -> None:
+    assert page.read_text() == reference.render(page.read_text()), "make reference"
+
+
+def test_every_command_and_flow_has_its_table() -> None:
+    commands = {app[name].name[0] for name in app if not name.startswith("-")}
+    tables = {table for page in reference.PAGES for table in re.findall(r"<!-- generated: (\w+ \S+) -->", page.read_text())}
+
+    assert {f"command {name}" for name in commands} | {f"flow {name}" for name in FLOWS} <= tables
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
