@@ -27,9 +27,7 @@ def take_picture(page: Page, ui: str, name: str, path: Path) -> None:
     if name == "run":
         newest = _read(ui, "/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]["id"]
         page.open(f"{ui}/runs/flow-run/{newest}")
-        page.wait_for(
-            "prefect.flow_runs"
-        )  # the name of the logger, in each line of the log; the page does not show all lines at once
+        page.wait_for("prefect.flow_runs")  # the logger, in each line of the log; the page does not show all lines at once
         page.wait_for_drawing("canvas")
         page.picture(path, height=1000)
     elif name == "form":

@@ -1,4 +1,4 @@
-"""A session, and a registry that it brings images to."""
+"""Fixtures: a session, and a fake registry as the target of a mirror or a push."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images in a session's store, and the requests that registries received."""
+"""Puts images into the store of a session, and lists the requests that a registry received."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,8 +11,8 @@ from tests.fakes.registry import FakeRegistry
 from tests.images import BuiltImage
 
 
-def put(session: Session, image: BuiltImage) -> Descriptor:
-    """Put an image into the store, without a name; its root."""
+def put_image(session: Session, image: BuiltImage) -> Descriptor:
+    """Put an image into the store without a store name, and return the descriptor of its root."""
     for digest, data in (*image.blobs.items(), *((m.digest, m.raw) for m in image.manifests)):
         with (
             suppress(AlreadyExists),
@@ -34,16 +34,16 @@ def fetch_tree(session: Session, reference: Reference, root: Descriptor, *, work
 
 
 def root_of(image: BuiltImage) -> Descriptor:
-    """The descriptor of an image."""
+    """Return the descriptor of the root of an image."""
     root = image.root
     return Descriptor(media_type=root.media_type, digest=Digest.parse(root.digest), size=root.size)
 
 
-def at(registry: FakeRegistry, named: str) -> Reference:
-    """What is called so at a registry."""
+def reference_at(registry: FakeRegistry, named: str) -> Reference:
+    """Return the reference `named` at a registry."""
     return Reference.parse(f"{registry.host}/{named}")
 
 
-def asked(registry: FakeRegistry) -> list[str]:
-    """All requests so far, as METHOD PATH."""
+def list_requests(registry: FakeRegistry) -> list[str]:
+    """Return the requests that a registry has received, each as "METHOD PATH"."""
     return [f"{one.method} {one.path}" for one in registry.requests]

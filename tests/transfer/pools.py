@@ -1,4 +1,4 @@
-"""A pool whose units the test ends."""
+"""A pool in which the test ends each unit."""
 
 from collections.abc import Callable, Hashable, Iterator
 from collections.abc import Set as AbstractSet
@@ -16,10 +16,10 @@ End = Callable[[Outcome[Any] | Raised], None]
 
 
 class HeldPool(Pool):
-    """Passes each unit that starts to `run`, which ends it now or later.
+    """Calls `run` with each unit that starts. `run` ends the unit, immediately or later.
 
-    `started` has the first arguments of all units that were started, `open` the ends of those in flight by the same, and `most`
-    is the largest number in flight at a time. `idle` are keys of units that wait for a registry: their first arguments.
+    The first argument of a unit identifies the unit. `started` lists the started units, `open` has the callback of each unit in
+    flight, and `most` is the highest number of units in flight. `idle` has the units that wait for a registry.
     """
 
     def __init__(self, run: Callable[["HeldPool", Any], None], *, window: int = 2, cancel: CancelToken | None = None) -> None:
@@ -33,26 +33,26 @@ class HeldPool(Pool):
 
     @property
     def waiting(self) -> AbstractSet[Hashable]:
-        """The units that the test made idle."""
+        """The units that wait for a registry because of `set_idle`."""
         return self.idle
 
     @contextmanager
     def on_wait(self, listener: Callable[[], None]) -> Iterator[None]:
-        """Keep the listener for `wait`."""
+        """Call the listener at each `set_idle` during the block."""
         self._listeners.append(listener)
         try:
             yield
         finally:
             self._listeners.remove(listener)
 
-    def wait(self, *items: Hashable) -> None:
-        """Have units wait for a registry."""
+    def set_idle(self, *items: Hashable) -> None:
+        """Make units wait for a registry."""
         self.idle |= {*items}
         for listener in self._listeners:
             listener()
 
     def start(self, unit: Unit[Any], end: End) -> Hashable:
-        """Pass a unit to the test."""
+        """Start a unit: call `run` with the unit."""
         item = unit.arguments[0]
         self.started.append(item)
         self.open[item] = end
@@ -65,6 +65,6 @@ class HeldPool(Pool):
         self.open.pop(item)(outcome)
 
 
-def end_at_once(pool: HeldPool, item: object) -> None:
-    """End a unit with its first argument as its result."""
+def end_immediately(pool: HeldPool, item: object) -> None:
+    """End a unit. The result is the first argument of the unit."""
     pool.finish(item, Ok(item))

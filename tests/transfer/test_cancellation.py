@@ -5,23 +5,23 @@ import pytest
 from prefect_dist.transfer.cancellation import CancelToken, Stopped, current_token, use_token
 
 
-def test_a_request_that_nobody_hears_changes_nothing() -> None:
+def test_a_request_without_listeners_does_not_cancel() -> None:
     cancel = CancelToken()
     assert not cancel.request("interrupted")
     cancel.check()
     assert cancel.reason is None
 
 
-def test_a_request_is_heard_by_whatever_is_under_way() -> None:
-    cancel, heard = CancelToken(), list[str]()
-    with cancel.on_cancel(lambda: heard.append("one")), cancel.on_cancel(lambda: heard.append("two")):
+def test_a_request_calls_all_listeners_and_cancels() -> None:
+    cancel, calls = CancelToken(), list[str]()
+    with cancel.on_cancel(lambda: calls.append("one")), cancel.on_cancel(lambda: calls.append("two")):
         assert cancel.request("interrupted")
-    assert heard == ["one", "two"]
+    assert calls == ["one", "two"]
     with pytest.raises(Stopped, match=r"^interrupted; complete content is kept"):
         cancel.check()
 
 
-def test_the_first_reason_stands() -> None:
+def test_the_first_reason_of_a_cancellation_is_kept() -> None:
     cancel = CancelToken()
     with cancel.on_cancel(lambda: None):
         cancel.request("interrupted")
@@ -37,7 +37,7 @@ def test_a_request_ends_a_pause() -> None:
             cancel.pause(300)
 
 
-def test_runs_listen_to_whoever_started_them() -> None:
+def test_the_current_token_is_the_token_of_the_block() -> None:
     cancel = CancelToken()
     with use_token(cancel):
         assert current_token() is cancel

@@ -1,4 +1,4 @@
-"""Gates: what they are told, what a veto is, what a gate that breaks is."""
+"""Gates: the input of a gate, vetoes, and gates that fail."""
 
 import os
 import sys
@@ -18,24 +18,24 @@ CANDIDATE = Candidate(
 SUBJECT = "registry.example/team/app:v1"
 
 
-def nothing() -> None:
-    """Go on."""
+def do_not_stop() -> None:
+    """Let the gate continue."""
 
 
-def shell(script: str, *, timeout_s: float = 60, check: Callable[[], None] = nothing) -> str | None:
+def ask_shell(script: str, *, timeout_s: float = 60, check: Callable[[], None] = do_not_stop) -> str | None:
     return ask(Gate(command=("sh", "-c", script), timeout_s=timeout_s), CANDIDATE, check=check)
 
 
-def test_a_program_that_ends_well_lets_an_image_pass() -> None:
-    assert shell("echo no matter what is said; exit 0") is None
+def test_a_program_with_exit_status_0_accepts_the_image() -> None:
+    assert ask_shell("echo any output; exit 0") is None
 
 
-def test_a_program_finds_in_its_environment_what_it_is_asked_about(tmp_path: Path) -> None:
-    told = tmp_path / "told"
-    assert shell(f'printf "%s\\n" "$DIST_REFERENCE" "$DIST_DIGEST" "$DIST_PINNED" "$DIST_STORE" "$HOME" > {told}') is None
+def test_a_program_finds_the_image_in_its_environment(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    assert ask_shell(f'printf "%s\\n" "$DIST_REFERENCE" "$DIST_DIGEST" "$DIST_PINNED" "$DIST_STORE" "$HOME" > {output}') is None
     digest = CANDIDATE.digest
     expected = [SUBJECT, str(digest), f"registry.example/team/app@{digest}", "/a/store", os.environ["HOME"]]
-    assert told.read_text().splitlines() == expected
+    assert output.read_text().splitlines() == expected
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_a_program_finds_in_its_environment_what_it_is_asked_about(tmp_path: Pat
     ],
     ids=["last line", "standard error", "blank lines", "control characters", "silence", "much", "no input"],
 )
-def test_any_other_end_is_a_veto_with_the_last_line_for_its_reason(script: str, reason: str) -> None:
-    assert shell(script) == reason
+def test_another_exit_status_is_a_veto_and_the_last_line_is_the_reason(script: str, reason: str) -> None:
+    assert ask_shell(script) == reason
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_any_other_end_is_a_veto_with_the_last_line_for_its_reason(script: str, 
         (("sh", "-c", "sleep 600 & wait"), f"gate sh: {SUBJECT}: gave no answer in 0.3 s"),
     ],
 )
-def test_a_program_that_cannot_be_asked_has_failed(command: tuple[str, ...], message: str) -> None:
+def test_a_program_that_does_not_start_or_exit_is_a_failed_gate(command: tuple[str, ...], message: str) -> None:
     with pytest.raises(GateFailed) as caught:
-        ask(Gate(command=command, timeout_s=0.3), CANDIDATE, check=nothing)
+        ask(Gate(command=command, timeout_s=0.3), CANDIDATE, check=do_not_stop)
     assert str(caught.value) == message
     assert not caught.value.retryable
 
 
-def test_a_run_that_is_ended_ends_its_gates_with_all_that_they_started(tmp_path: Path) -> None:
+def test_a_stopped_run_kills_its_gates_and_their_child_processes(tmp_path: Path) -> None:
     cancel, pid = CancelToken(), tmp_path / "pid"
 
     def check() -> None:
@@ -80,7 +80,7 @@ def test_a_run_that_is_ended_ends_its_gates_with_all_that_they_started(tmp_path:
         cancel.check()
 
     with pytest.raises(Stopped, match="interrupted"):
-        shell(f"sh -c 'echo $$ > {pid}; exec sleep 600'", check=check)
+        ask_shell(f"sh -c 'echo $$ > {pid}; exec sleep 600'", check=check)
     child = int(pid.read_text())
     assert poll_until(lambda: not is_running(child), timeout_s=10)
 
@@ -107,18 +107,18 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "gates_of_a_test"
 
 
-def call(entry_point: str) -> str | None:
-    return ask(Gate(entry_point=entry_point), CANDIDATE, check=nothing)
+def ask_function(entry_point: str) -> str | None:
+    return ask(Gate(entry_point=entry_point), CANDIDATE, check=do_not_stop)
 
 
-def test_a_function_is_given_the_candidate_and_passes_by_returning(module: str) -> None:
-    assert call(f"{module}:passing") is None
+def test_a_function_gets_the_candidate_and_accepts_by_returning(module: str) -> None:
+    assert ask_function(f"{module}:passing") is None
     assert sys.modules[module].seen == [CANDIDATE]
 
 
-def test_a_function_vetoes_by_raising(module: str) -> None:
-    assert call(f"{module}:refusing") == f"{CANDIDATE.pinned} is not signed"
-    assert call(f"{module}:silent") == "no reason given"
+def test_a_function_vetoes_by_raising_veto(module: str) -> None:
+    assert ask_function(f"{module}:refusing") == f"{CANDIDATE.pinned} is not signed"
+    assert ask_function(f"{module}:silent") == "no reason given"
     assert issubclass(Veto, Exception)
 
 
@@ -130,8 +130,8 @@ def test_a_function_vetoes_by_raising(module: str) -> None:
         ("gates_of_a_test:broken", f"{SUBJECT}: KeyError: 'key\\nof two lines'"),
     ],
 )
-def test_a_function_that_cannot_be_asked_has_failed(module: str, entry_point: str, message: str) -> None:
+def test_a_function_that_cannot_be_imported_or_raises_is_a_failed_gate(module: str, entry_point: str, message: str) -> None:
     assert module
     with pytest.raises(GateFailed) as caught:
-        call(entry_point)
+        ask_function(entry_point)
     assert str(caught.value) == f"gate {entry_point}: {message}"

@@ -6,13 +6,13 @@ from prefect_dist.transfer.removal import UnwantedTag, remove_tag
 from prefect_dist.transfer.session import Session
 from tests import images
 from tests.fakes.registry import FakeRegistry
-from tests.transfer.content import asked, at
+from tests.transfer.content import list_requests, reference_at
 
 BUILT, SIGNATURE = images.image(1190, layers=1), images.artifact(1191)
 SIGNATURE_TAG = cosign_tags(Digest.parse(BUILT.root.digest))[0]
 
 
-def test_a_manifest_stays_while_a_tag_has_it_that_is_not_to_be_removed(session: Session) -> None:
+def test_a_manifest_that_another_tag_needs_is_not_deleted(session: Session) -> None:
     with FakeRegistry(deletes="manifests") as registry:
         images.load(registry, "copy", BUILT, "v1")
         images.load(registry, "copy", SIGNATURE, SIGNATURE_TAG)
@@ -20,14 +20,16 @@ def test_a_manifest_stays_while_a_tag_has_it_that_is_not_to_be_removed(session: 
         signature = Digest.parse(SIGNATURE.root.digest)
         unwanted = (
             UnwantedTag(
-                target=at(registry, "copy:v1"), digest=Digest.parse(BUILT.root.digest), referrers=frozenset({signature})
+                target=reference_at(registry, "copy:v1"),
+                digest=Digest.parse(BUILT.root.digest),
+                referrers=frozenset({signature}),
             ),
-            UnwantedTag(target=at(registry, "copy:signature"), digest=signature),
+            UnwantedTag(target=reference_at(registry, "copy:signature"), digest=signature),
         )
 
-        removed = remove_tag(session, at(registry, "copy:signature"), unwanted, workers=1)
+        removed = remove_tag(session, reference_at(registry, "copy:signature"), unwanted, workers=1)
 
         assert removed.status == "shared"
         assert (removed.why or "").startswith(f"{registry.host}/copy:{SIGNATURE_TAG} needs {signature}, and ")
-        assert f"DELETE /v2/copy/manifests/{signature}" not in asked(registry)
+        assert f"DELETE /v2/copy/manifests/{signature}" not in list_requests(registry)
         assert registry.manifest("copy", SIGNATURE_TAG) is not None

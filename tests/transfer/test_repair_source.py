@@ -1,4 +1,4 @@
-"""Where the content of a damaged target is looked for: in the store, or else at its source by digest."""
+"""The source of a repair: the content store, or the source of the mirror by digest."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ from tests import images
 from tests.fakes.faults import Fault, Flip
 from tests.fakes.registry import FakeRegistry
 from tests.images import BuiltImage
-from tests.transfer.content import asked, at, put, root_of
+from tests.transfer.content import list_requests, put_image, reference_at, root_of
 
 ONE, OTHER, LATER = images.image(1120), images.image(1121, platform="linux/arm64/v8"), images.image(1122)
 INDEX = images.index([ONE, OTHER])
@@ -29,111 +29,117 @@ def source() -> Iterator[FakeRegistry]:
         yield source
 
 
-def expected(digest: str, platforms: tuple[Platform, ...] | None = None) -> Expected:
+def expect(digest: str, platforms: tuple[Platform, ...] | None = None) -> Expected:
     return Expected(target=TARGET, digest=Digest.parse(digest), platforms=platforms)
 
 
-def remember(session: Session, origin: Reference, built: BuiltImage) -> Descriptor:
-    root = put(session, built)
+def record(session: Session, origin: Reference, built: BuiltImage) -> Descriptor:
+    root = put_image(session, built)
     session.store.names.put(str(origin), root, source=origin.locator)
     return root
 
 
-def made_of(built: BuiltImage) -> str:
-    """The digest of the index that is made of another one for what is wanted."""
+def rewritten_digest(built: BuiltImage) -> str:
+    """Return the digest of the index that is rewritten for the selected platforms."""
     documents = {Digest.parse(one.digest): one.raw for one in built.manifests}
     return str(filter_index(root_of(built), WANTED, lambda descriptor: documents[descriptor.digest]).root.digest)
 
 
-def test_what_the_store_has_under_its_name_is_asked_of_nobody(session: Session, source: FakeRegistry) -> None:
-    root = remember(session, at(source, "app:v1"), INDEX)
-    assert locate(session, at(source, "app:v1"), expected(INDEX.root.digest), rewritten=False) == Located(root, ())
-    assert asked(source) == []
+def test_an_image_under_its_store_name_needs_no_request(session: Session, source: FakeRegistry) -> None:
+    root = record(session, reference_at(source, "app:v1"), INDEX)
+    assert locate(session, reference_at(source, "app:v1"), expect(INDEX.root.digest), rewritten=False) == Located(root, ())
+    assert list_requests(source) == []
 
 
 @pytest.mark.parametrize("named", [None, LATER])
-def test_what_the_store_has_not_or_no_longer_is_asked_for_by_digest(
+def test_an_image_that_the_store_lacks_is_requested_by_digest(
     session: Session, source: FakeRegistry, named: BuiltImage | None
 ) -> None:
     if named is not None:
-        remember(session, at(source, "app:v1"), named)
+        record(session, reference_at(source, "app:v1"), named)
     images.load(source, "app", INDEX)
     images.load(source, "app", LATER, "v1")
-    found = locate(session, at(source, "app:v1"), expected(INDEX.root.digest), rewritten=False).root
+    found = locate(session, reference_at(source, "app:v1"), expect(INDEX.root.digest), rewritten=False).root
     assert found.key == root_of(INDEX).key
-    assert asked(source) == [f"HEAD /v2/app/manifests/{INDEX.root.digest}"]
+    assert list_requests(source) == [f"HEAD /v2/app/manifests/{INDEX.root.digest}"]
 
 
-def test_what_neither_has_is_told_by_its_digest(session: Session, source: FakeRegistry) -> None:
+def test_the_error_for_a_lost_image_names_its_digest(session: Session, source: FakeRegistry) -> None:
     images.load(source, "app", LATER, "v1")
-    with pytest.raises(NotFound) as told:
-        locate(session, at(source, "app:v1"), expected(INDEX.root.digest), rewritten=False)
-    assert str(told.value).startswith(f"{source.host}/app@{INDEX.root.digest}: ")
+    with pytest.raises(NotFound) as raised:
+        locate(session, reference_at(source, "app:v1"), expect(INDEX.root.digest), rewritten=False)
+    assert str(raised.value).startswith(f"{source.host}/app@{INDEX.root.digest}: ")
 
 
-def test_a_source_that_is_gone_is_told(session: Session) -> None:
+def test_the_error_for_an_unreachable_source_names_the_registry(session: Session) -> None:
     with FakeRegistry() as gone:
         pass
     with pytest.raises(DistError, match=gone.host):
-        locate(session, at(gone, "app:v1"), expected(INDEX.root.digest), rewritten=False)
+        locate(session, reference_at(gone, "app:v1"), expect(INDEX.root.digest), rewritten=False)
 
 
-def test_what_an_index_was_made_of_is_taken_from_the_store(session: Session, source: FakeRegistry) -> None:
-    root = remember(session, at(source, "app:v1"), INDEX)
-    assert locate(session, at(source, "app:v1"), expected(made_of(INDEX), WANTED), rewritten=True) == Located(root, ())
-    assert asked(source) == []
+def test_the_original_of_a_rewritten_index_comes_from_the_store(session: Session, source: FakeRegistry) -> None:
+    root = record(session, reference_at(source, "app:v1"), INDEX)
+    assert locate(session, reference_at(source, "app:v1"), expect(rewritten_digest(INDEX), WANTED), rewritten=True) == Located(
+        root, ()
+    )
+    assert list_requests(source) == []
 
 
 @pytest.mark.parametrize("named", [None, LATER])
-def test_or_from_the_source_as_long_as_its_tag_has_not_moved(
+def test_the_original_of_a_rewritten_index_comes_from_the_unmoved_source_tag(
     session: Session, source: FakeRegistry, named: BuiltImage | None
 ) -> None:
     if named is not None:
-        remember(session, at(source, "app:v1"), named)
+        record(session, reference_at(source, "app:v1"), named)
     images.load(source, "app", INDEX, "v1")
-    found = locate(session, at(source, "app:v1"), expected(made_of(INDEX), WANTED), rewritten=True).root
+    found = locate(session, reference_at(source, "app:v1"), expect(rewritten_digest(INDEX), WANTED), rewritten=True).root
     assert found.key == root_of(INDEX).key
-    assert asked(source) == ["HEAD /v2/app/manifests/v1", f"GET /v2/app/manifests/{INDEX.root.digest}"]
+    assert list_requests(source) == ["HEAD /v2/app/manifests/v1", f"GET /v2/app/manifests/{INDEX.root.digest}"]
 
 
-def test_what_an_index_was_made_of_cannot_be_had_once_the_tag_has_moved(session: Session, source: FakeRegistry) -> None:
+def test_the_original_of_a_rewritten_index_is_not_found_after_the_tag_moved(session: Session, source: FakeRegistry) -> None:
     images.load(source, "app", images.index([ONE, images.image(1123, platform="linux/arm64/v8")]), "v1")
     with pytest.raises(
         NotFound, match=f"{source.host}/app:v1: the tag moved since {TARGET} was mirrored from it; mirror the image again"
     ):
-        locate(session, at(source, "app:v1"), expected(made_of(INDEX), WANTED), rewritten=True)
+        locate(session, reference_at(source, "app:v1"), expect(rewritten_digest(INDEX), WANTED), rewritten=True)
 
 
-def test_nor_once_it_has_nothing_for_these_platforms(session: Session, source: FakeRegistry) -> None:
+def test_the_original_of_a_rewritten_index_is_not_found_if_the_tag_lacks_the_platforms(
+    session: Session, source: FakeRegistry
+) -> None:
     images.load(source, "app", images.index([ONE, LATER]), "v1")
     with pytest.raises(NotFound, match="the tag moved since"):
-        locate(session, at(source, "app:v1"), expected(made_of(INDEX), WANTED), rewritten=True)
+        locate(session, reference_at(source, "app:v1"), expect(rewritten_digest(INDEX), WANTED), rewritten=True)
 
 
-def test_an_image_for_one_platform_was_not_made_of_an_index(session: Session, source: FakeRegistry) -> None:
-    root = remember(session, at(source, "app:v1"), ONE)
-    assert locate(session, at(source, "app:v1"), expected(ONE.root.digest, WANTED), rewritten=True) == Located(root, ())
-    assert asked(source) == []
+def test_an_image_without_an_index_is_its_own_original(session: Session, source: FakeRegistry) -> None:
+    root = record(session, reference_at(source, "app:v1"), ONE)
+    assert locate(session, reference_at(source, "app:v1"), expect(ONE.root.digest, WANTED), rewritten=True) == Located(root, ())
+    assert list_requests(source) == []
 
 
-def test_why_a_source_cannot_be_read_is_told_as_it_is(session: Session, source: FakeRegistry) -> None:
+def test_corrupt_content_at_the_source_raises_corrupt(session: Session, source: FakeRegistry) -> None:
     images.load(source, "app", INDEX, "v1")
     source.inject(Fault(path=f".*/manifests/{INDEX.root.digest}", nth=None, action=Flip(3)))
     with pytest.raises(Corrupt, match=INDEX.root.digest):
-        locate(session, at(source, "app:v1"), expected(made_of(INDEX), WANTED), rewritten=True)
+        locate(session, reference_at(source, "app:v1"), expect(rewritten_digest(INDEX), WANTED), rewritten=True)
 
 
-def test_what_should_be_about_an_image_is_found_likewise_and_may_be_had_nowhere(session: Session, source: FakeRegistry) -> None:
+def test_referrers_come_from_the_store_or_the_source_and_lost_referrers_are_left_out(
+    session: Session, source: FakeRegistry
+) -> None:
     bill, signature, lost = images.artifact(1124, subject=ONE), images.artifact(1125), images.artifact(1126)
-    kept = put(session, bill)
-    remember(session, at(source, "app:v1"), ONE)
-    session.store.names.put(str(at(source, "app:v1")), root_of(ONE), source="", referrers=(Referrer(kept),))
+    kept = put_image(session, bill)
+    record(session, reference_at(source, "app:v1"), ONE)
+    session.store.names.put(str(reference_at(source, "app:v1")), root_of(ONE), source="", referrers=(Referrer(kept),))
     images.load(source, "app", signature)
     tags = ((bill, None), (signature, "sha256-1.sig"), (lost, None))
-    about = {Digest.parse(built.root.digest): tag for built, tag in tags}
-    wanted = Expected(target=TARGET, digest=Digest.parse(ONE.root.digest), referrers=about)
+    referrers = {Digest.parse(built.root.digest): tag for built, tag in tags}
+    wanted = Expected(target=TARGET, digest=Digest.parse(ONE.root.digest), referrers=referrers)
 
-    found = locate(session, at(source, "app:v1"), wanted, rewritten=False).referrers
+    found = locate(session, reference_at(source, "app:v1"), wanted, rewritten=False).referrers
 
     assert found == (Referrer(kept), Referrer(root_of(signature), "sha256-1.sig"))
-    assert {one.rpartition("/")[2] for one in asked(source)} == {signature.root.digest, lost.root.digest}
+    assert {one.rpartition("/")[2] for one in list_requests(source)} == {signature.root.digest, lost.root.digest}

@@ -69,28 +69,28 @@ def test_the_last_error_is_the_outcome_if_no_retry_is_left(session: Session) -> 
 
 
 @pytest.mark.parametrize(("error", "attempts"), [(NotFound("gone"), 1), (Corrupt("other bytes"), 2)])
-def test_other_errors_get_their_number_of_attempts(session: Session, error: DistError, attempts: int) -> None:
+def test_not_found_is_not_retried_and_corrupt_is_retried_once(session: Session, error: DistError, attempts: int) -> None:
     work = Failing(*[error] * 5)
     with ThreadPool(session, window=1, retries=3) as pool:
         assert pool.call(Unit(work=work)) == Failed(error)
     assert work.attempts == attempts
 
 
-def test_a_retry_after_is_no_retry_and_frees_a_place_in_the_window(session: Session) -> None:
-    beginning = threading.Event()
+def test_a_wait_for_retry_after_is_no_retry_and_frees_a_slot_of_the_window(session: Session) -> None:
+    other_ran = threading.Event()
     first = throttled(0.2)
 
     def wait_for_other(_: Session) -> None:
-        if not beginning.is_set():
+        if not other_ran.is_set():
             raise first
 
-    def begin(_: Session) -> None:
-        beginning.set()
+    def run_other(_: Session) -> None:
+        other_ran.set()
 
     with ThreadPool(session, window=1, retries=0) as pool:
         made: Worklist[Callable[[Session], None], None] = Worklist(pool, lambda work: Unit(work=work), lane=Lane)
-        made.add([wait_for_other, begin])
-        assert dict(made) == {wait_for_other: Ok(None), begin: Ok(None)}
+        made.add([wait_for_other, run_other])
+        assert dict(made) == {wait_for_other: Ok(None), run_other: Ok(None)}
 
 
 def test_a_wait_ends_when_the_run_is_cancelled(session: Session) -> None:
@@ -104,7 +104,7 @@ def test_a_wait_ends_when_the_run_is_cancelled(session: Session) -> None:
     assert isinstance(outcome.error, Stopped)
 
 
-def test_an_exception_in_the_block_ends_units_that_wait(session: Session) -> None:
+def test_an_exception_in_the_block_of_a_pool_ends_waiting_units(session: Session) -> None:
     waits = threading.Event()
 
     def throttle(_: Session) -> None:
@@ -122,7 +122,7 @@ def test_an_exception_in_the_block_ends_units_that_wait(session: Session) -> Non
     assert "no such record" in str(session.cancel.reason)
 
 
-def test_many_throttled_registries_leave_a_thread_to_another_one(session: Session) -> None:
+def test_rate_limited_registries_do_not_occupy_all_threads(session: Session) -> None:
     served = threading.Event()
 
     def wait_for_other(_: Session, _host: int) -> None:
@@ -140,21 +140,21 @@ def test_many_throttled_registries_leave_a_thread_to_another_one(session: Sessio
         assert [outcome for _, outcome in made] == [Ok(None)] * 21
 
 
-def test_waits_do_not_lengthen_the_delay_of_a_retry(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_for_a_registry_do_not_lengthen_the_delay_of_a_retry(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_FIRST_DELAY_S", 0.01)
     work = Failing(*[throttled(0)] * 30, Unavailable("no route"))
     with ThreadPool(session, window=1, retries=1) as pool:
         assert pool.call(Unit(work=work)) == Ok(32)
 
 
-def test_an_error_keeps_no_frames(session: Session) -> None:
+def test_the_error_of_an_outcome_has_no_traceback(session: Session) -> None:
     with ThreadPool(session, window=1) as pool:
         outcome = pool.call(Unit(work=Failing(NotFound("gone"))))
     assert isinstance(outcome, Failed)
     assert outcome.error.__traceback__ is None
 
 
-def test_an_exception_without_a_text_is_an_outcome(session: Session) -> None:
+def test_an_exception_whose_text_fails_is_an_outcome_with_its_class(session: Session) -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no text")
@@ -165,7 +165,7 @@ def test_an_exception_without_a_text_is_an_outcome(session: Session) -> None:
     assert str(outcome.error) == "unexpected Mute; report it"
 
 
-def test_an_unexpected_error_is_an_outcome(session: Session) -> None:
+def test_an_unexpected_error_is_an_outcome_that_asks_for_a_report(session: Session) -> None:
     with ThreadPool(session, window=1) as pool:
         outcome = pool.call(Unit(work=Failing(KeyError("digest"))))
     assert isinstance(outcome, Failed)

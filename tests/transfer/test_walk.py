@@ -1,4 +1,4 @@
-"""The walk over images, whose units the tests end."""
+"""The walk over images. The tests end its units."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ def walk(
     return Walk(EmptyStore(), policy, pool, ignore_event), pool
 
 
-def test_an_image_that_is_added_at_the_end_of_another_one_shares_its_content() -> None:
+def test_an_image_that_is_added_when_another_image_ends_shares_its_content() -> None:
     waiting, ended = [image(number) for number in range(2000)], list[ImageState]()
 
     def begin_next(one: ImageState) -> None:
@@ -44,7 +44,7 @@ def test_an_image_that_is_added_at_the_end_of_another_one_shares_its_content() -
     assert pool.runs == 1
 
 
-def test_an_image_that_is_added_at_the_failure_of_another_one_fails_once() -> None:
+def test_an_image_that_is_added_when_another_image_fails_has_one_failure() -> None:
     waiting, ended = [image(number) for number in range(3)], list[ImageState]()
 
     def begin_next(one: ImageState) -> None:
@@ -53,7 +53,7 @@ def test_an_image_that_is_added_at_the_failure_of_another_one_fails_once() -> No
             walking.add([waiting.pop()])
 
     def fail(pool: HeldPool, item: object) -> None:
-        pool.finish(item, Failed(Unavailable("nothing is there")))
+        pool.finish(item, Failed(Unavailable("no such content")))
 
     walking, _ = walk(FetchingPolicy(begin_next), fail)
     walking.run([waiting.pop()])
@@ -78,15 +78,15 @@ def test_a_stop_ends_images_that_are_added_after_it() -> None:
     assert pool.runs == 1
 
 
-def test_an_image_that_failed_is_not_affected_when_its_content_comes_from_another_repository() -> None:
+def test_a_failed_image_is_unchanged_when_another_repository_has_its_content() -> None:
     root = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=Digest.of(b"manifest"), size=8)
     layers = tuple(Descriptor(media_type=ROOT.media_type, digest=Digest.of(name), size=4) for name in (b"one", b"two"))
     first, second = (ImageState(Reference.parse(f"{host}.example/app:v1"), root=root) for host in ("one", "two"))
     ended = list[ImageState]()
 
-    def serve_at_the_second_attempt(pool: HeldPool, item: object) -> None:
+    def fail_first_then_serve(pool: HeldPool, item: object) -> None:
         if pool.started == [root]:
-            pool.finish(item, Failed(Unavailable("nothing is there")))
+            pool.finish(item, Failed(Unavailable("no such content")))
         else:
             pool.finish(item, Ok(Fetched(Receipt("fetched"), layers if item == root else ())))
 
@@ -95,7 +95,7 @@ def test_an_image_that_failed_is_not_affected_when_its_content_comes_from_anothe
         if image is first:
             walking.add([second])
 
-    walking, _ = walk(FetchingPolicy(add_second), serve_at_the_second_attempt)
+    walking, _ = walk(FetchingPolicy(add_second), fail_first_then_serve)
     walking.run([first])
     assert ended == [first, second]
     assert [(image.open, image.fetched, len(image.failures)) for image in ended] == [(0, 0, 1), (0, 3, 0)]

@@ -1,4 +1,4 @@
-"""The worklist: each item once, never more than the window in flight, in the order of ending."""
+"""The worklist starts each item once, keeps at most the window in flight, and yields outcomes in the order of their ends."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.transfer.cancellation import CancelToken, Stopped
 from prefect_dist.transfer.pool import Failed, Lane, Ok, Raised, Unit, Worklist
-from tests.transfer.pools import HeldPool, end_at_once
+from tests.transfer.pools import HeldPool, end_immediately
 
 
 def unit_of(item: int) -> Unit[Any]:
@@ -31,18 +31,18 @@ def end_last(pool: HeldPool, item: int) -> None:
     pool.finish(item)
 
 
-def test_nothing_to_do() -> None:
-    made, _ = worklist(end_at_once)
+def test_an_empty_worklist_yields_nothing() -> None:
+    made, _ = worklist(end_immediately)
     assert list(made) == []
 
 
-def test_items_come_with_their_outcomes_and_are_counted() -> None:
-    made, pool = worklist(end_at_once, 3, 1, 2)
+def test_each_item_is_yielded_with_its_outcome_and_counted() -> None:
+    made, pool = worklist(end_immediately, 3, 1, 2)
     assert list(made) == [(3, Ok(3)), (1, Ok(1)), (2, Ok(2))]
     assert pool.runs == 3
 
 
-def test_items_come_in_the_order_of_ending() -> None:
+def test_items_are_yielded_in_the_order_in_which_they_end() -> None:
     def all_backwards(pool: HeldPool, _: int) -> None:
         if len(pool.started) == 3:
             for item in (2, 0, 1):
@@ -52,7 +52,7 @@ def test_items_come_in_the_order_of_ending() -> None:
     assert [item for item, _ in made] == [2, 0, 1]
 
 
-def test_the_window_is_filled_and_never_passed() -> None:
+def test_the_worklist_fills_the_window_and_never_exceeds_it() -> None:
     def newest_when_full(pool: HeldPool, _: int) -> None:
         if len(pool.open) == 3 or len(pool.started) == 10:
             pool.finish(max(pool.open))
@@ -66,14 +66,14 @@ def test_the_window_is_filled_and_never_passed() -> None:
     assert pool.most == 3
 
 
-def test_nothing_starts_before_it_is_iterated() -> None:
+def test_no_item_starts_before_the_iteration() -> None:
     made, pool = worklist(end_last, 1, window=3)
     assert pool.started == []
     assert [item for item, _ in made] == [1]
 
 
-def test_an_item_that_is_found_twice_is_worked_on_once() -> None:
-    made, _ = worklist(end_at_once, 1, 1)
+def test_an_item_that_is_added_twice_runs_once() -> None:
+    made, _ = worklist(end_immediately, 1, 1)
     seen = []
     for item, _outcome in made:
         seen.append(item)
@@ -81,8 +81,8 @@ def test_an_item_that_is_found_twice_is_worked_on_once() -> None:
     assert sorted(seen) == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_items_that_come_first_keep_their_order() -> None:
-    made, _ = worklist(end_at_once, 1, 2, window=1)
+def test_items_added_first_run_before_others_in_their_order() -> None:
+    made, _ = worklist(end_immediately, 1, 2, window=1)
     seen = []
     for item, _outcome in made:
         seen.append(item)
@@ -91,8 +91,8 @@ def test_items_that_come_first_keep_their_order() -> None:
     assert seen == [1, 5, 4, 2, 3]
 
 
-def test_an_item_is_worked_on_again_if_that_is_requested() -> None:
-    made, _ = worklist(end_at_once, 1, 2)
+def test_an_item_runs_again_on_request() -> None:
+    made, _ = worklist(end_immediately, 1, 2)
     seen = []
     for item, _outcome in made:
         seen.append(item)
@@ -101,13 +101,13 @@ def test_an_item_is_worked_on_again_if_that_is_requested() -> None:
     assert sorted(seen) == [1, 1, 1, 2]
 
 
-def test_a_loop_that_is_left_starts_nothing_more() -> None:
+def test_no_item_starts_after_the_iteration_ends() -> None:
     made, pool = worklist(end_last, *range(9))
     assert next(iter(made))[0] == 0
     assert pool.started == [0, 1]
 
 
-def test_an_error_of_starting_is_raised() -> None:
+def test_an_error_at_the_start_of_an_item_is_raised() -> None:
     def refuse(_: HeldPool, item: int) -> None:
         raise LookupError(item)
 
@@ -116,7 +116,7 @@ def test_an_error_of_starting_is_raised() -> None:
         list(made)
 
 
-def test_a_failure_is_an_outcome_like_any_other() -> None:
+def test_a_failed_item_is_yielded_with_its_failure() -> None:
     error = NotFound("no such blob")
 
     def fail_first(pool: HeldPool, item: int) -> None:
@@ -126,13 +126,13 @@ def test_a_failure_is_an_outcome_like_any_other() -> None:
     assert dict(made) == {0: Failed(error), 1: Ok(1)}
 
 
-def test_an_exception_that_ends_the_run_is_raised_where_outcomes_are_read() -> None:
+def test_an_exception_that_ends_the_run_is_raised_by_the_iteration() -> None:
     made, _ = worklist(lambda pool, item: pool.finish(item, Raised(KeyboardInterrupt())), 1)
     with pytest.raises(KeyboardInterrupt):
         list(made)
 
 
-def test_items_that_were_not_started_end_as_stopped_once_the_run_is_cancelled() -> None:
+def test_items_that_did_not_start_before_a_cancellation_end_as_stopped() -> None:
     cancel = CancelToken()
 
     def cancel_run(pool: HeldPool, item: int) -> None:
@@ -149,14 +149,14 @@ def test_items_that_were_not_started_end_as_stopped_once_the_run_is_cancelled() 
     assert (pool.started, pool.runs) == ([0], 1)
 
 
-def test_one_unit_can_be_run_by_itself() -> None:
-    pool = HeldPool(end_at_once)
+def test_a_pool_runs_a_single_unit() -> None:
+    pool = HeldPool(end_immediately)
     assert pool.call(unit_of(4)) == Ok(4)
     assert pool.runs == 1
 
 
 @given(st.lists(st.lists(st.integers(0, 9)), min_size=10, max_size=10), st.integers(1, 4))
-def test_every_reachable_item_is_worked_on_exactly_once(graph: list[list[int]], window: int) -> None:
+def test_every_reachable_item_runs_exactly_once(graph: list[list[int]], window: int) -> None:
     with ThreadPoolExecutor(window) as executor:
 
         def end_in_thread(pool: HeldPool, item: int) -> None:
@@ -189,7 +189,7 @@ def test_an_item_of_a_single_lane_waits_only_for_that_lane() -> None:
     assert [set(pool.started[:2]), set(pool.started[2:])] == [{1, 10}, {2, 11}]
 
 
-def test_items_of_one_lane_use_the_whole_window_and_leave_free_slots_to_a_lane_with_fewer() -> None:
+def test_one_lane_uses_the_whole_window_and_yields_free_slots_to_a_lane_with_fewer_items() -> None:
     def finish_when_full(pool: HeldPool, _: int) -> None:
         if len(pool.open) == 4:
             for item in list(pool.open)[: 4 if len(pool.started) == 8 else 1]:
@@ -204,11 +204,11 @@ def test_items_of_one_lane_use_the_whole_window_and_leave_free_slots_to_a_lane_w
     assert pool.started == [10, 11, 12, 13, 20, 21, 14, 15]
 
 
-def test_waiting_items_do_not_count_and_no_lane_has_more_than_the_window_in_flight() -> None:
+def test_waiting_items_do_not_fill_the_window_and_each_lane_respects_the_window() -> None:
     def finish_all_when_full(pool: HeldPool, _: int) -> None:
         if len(pool.started) == 2:
             made.add([20, 21, 22])
-            pool.wait(10, 11)
+            pool.set_idle(10, 11)
         if len(pool.started) >= 4:
             pool.idle.clear()
             for item in list(pool.open):
@@ -221,6 +221,6 @@ def test_waiting_items_do_not_count_and_no_lane_has_more_than_the_window_in_flig
 
 
 def test_a_function_is_called_between_items() -> None:
-    made, _ = worklist(end_at_once, 1, window=1)
+    made, _ = worklist(end_immediately, 1, window=1)
     made.call(lambda: made.add([2]))
     assert [item for item, _ in made] == [1, 2]

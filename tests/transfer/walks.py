@@ -1,4 +1,4 @@
-"""What a walk needs: a policy that fetches, and a store that has nothing."""
+"""Parts of a walk for tests: a policy that fetches content, and an empty store."""
 # ruff: noqa: ARG002 - the interfaces are those of a walk
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from tests.transfer.pools import HeldPool
 
 
 class FetchingPolicy:
-    """The policy of a walk that fetches content. `when_ended` is called with each image that ended."""
+    """Policy of a walk that fetches content. The policy calls `when_ended` with each image that ended."""
 
     visits_existing = True
 
@@ -38,14 +38,14 @@ class FetchingPolicy:
 
 
 class EmptyStore:
-    """The recorder of a store that has nothing and takes every name."""
+    """Recorder of an empty store that accepts every name."""
 
     def check_and_name(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Presence:
-        """Return that nothing is there."""
+        """Report that the root is missing."""
         return Presence((), (root,))
 
     def pin(self, root: Descriptor, *, platforms: Platforms) -> Presence:
-        """Return that nothing is there."""
+        """Report that the root is missing."""
         return Presence((), (root,))
 
     def record(

@@ -1,6 +1,6 @@
-"""Fetches, imports, gc and people who delete names, all at once on one store: nothing fails and nothing that is named is lost.
+"""Fetches and imports run on a store while other processes run gc and delete names. No run fails, and no named content is lost.
 
-The fetches run as Prefect's tasks do, without Prefect; gc and the deletions are other processes, without any grace period.
+The fetches use the functions of the Prefect tasks, without Prefect. gc has no grace period.
 """
 
 import io
@@ -29,10 +29,10 @@ from tests.transfer.content import fetch_tree
 REPOSITORY = Path(__file__).parents[2]
 ROUNDS = {"disk": 25, "s3": 2}
 FETCHERS = 3
-# They share layers two and two, and are small: it is the order of steps that matters.
+# The images are small, and neighbours share layers: the tests depend on the order of steps only.
 IMAGES = [images.index([images.image(seed, layers=2), images.image(seed + 1, layers=2)]) for seed in (700, 701, 702)]
 
-COLLECT = """
+GC_LOOP = """
 import json, sys
 from datetime import timedelta
 from prefect_dist.storage import gc, open_store
@@ -46,7 +46,7 @@ while not sys.stdin.closed and not __import__("select").select([sys.stdin], [], 
 print(removed)
 """
 
-FORGET = """
+DELETE_LOOP = """
 import json, select, sys
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.storage import open_store
@@ -65,8 +65,8 @@ print(deleted)
 
 
 @contextmanager
-def going_on(script: str, place: Place) -> Iterator[list[int]]:
-    """Run a loop in a process of its own during the block; return what it counted, once the block has ended."""
+def run_loop(script: str, place: Place) -> Iterator[list[int]]:
+    """Run a loop in another process during the block. After the block, the yielded list has the count of the loop."""
     counted: list[int] = []
     argv = [sys.executable, "-c", script, place.url, json.dumps(place.options)]
     with subprocess.Popen(argv, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -108,7 +108,7 @@ def assert_nothing_is_lost(place: Place, removed: list[int]) -> None:
     assert not list(store.leases.roots())
 
 
-def test_no_fetch_fails_and_nothing_that_is_named_is_lost(place: Place) -> None:
+def test_no_fetch_fails_during_gc_and_no_named_content_is_lost(place: Place) -> None:
     spec = SessionSpec(store=place.url, store_options=place.options)
     place.open().prepare()
     with FakeRegistry() as registry:
@@ -121,7 +121,7 @@ def test_no_fetch_fails_and_nothing_that_is_named_is_lost(place: Place) -> None:
                 with open_session(spec) as session:
                     fetch(session, references[(first + turn) % len(references)])
 
-        with going_on(COLLECT, place) as removed, going_on(FORGET, place) as deleted, ThreadPoolExecutor(3) as executor:
+        with run_loop(GC_LOOP, place) as removed, run_loop(DELETE_LOOP, place) as deleted, ThreadPoolExecutor(3) as executor:
             for fetching in [executor.submit(fetch_often, number) for number in range(FETCHERS)]:
                 fetching.result()
         with open_session(spec) as session:
@@ -131,7 +131,7 @@ def test_no_fetch_fails_and_nothing_that_is_named_is_lost(place: Place) -> None:
     assert_nothing_is_lost(place, removed)
 
 
-def test_no_import_fails_and_nothing_that_is_named_is_lost(place: Place) -> None:
+def test_no_import_fails_during_gc_and_no_named_content_is_lost(place: Place) -> None:
     source = memory_store()
     for number, image in enumerate(IMAGES):
         put(source, image, f"registry.example/app{number}:v1")
@@ -139,7 +139,7 @@ def test_no_import_fails_and_nothing_that_is_named_is_lost(place: Place) -> None
     store = place.open()
     store.prepare()
 
-    with going_on(COLLECT, place) as removed, going_on(FORGET, place) as deleted:
+    with run_loop(GC_LOOP, place) as removed, run_loop(DELETE_LOOP, place) as deleted:
         for _ in range(rounds(place)):
             outcomes = import_images(store, io.BytesIO(archive), source="test")
             assert [outcome.error for outcome in outcomes] == [None] * len(IMAGES)
