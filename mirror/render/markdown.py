@@ -10,8 +10,8 @@ from prefect_dist.ocispec.units import duration, size
 _MARKUP = re.compile(r"[\\`*\[\]<>|~]")
 _BYTES = "_bytes"
 _LABELS = {
-    "existed": "existed at the destination",
-    "stored": "existed in the store",
+    "existed": "existed before the run",
+    "stored": "in the store before the run",
     "mounted": "mounted from another repository",
     "unowned": "orphaned tags of no entry",
     "orphaned": "orphaned tags",
