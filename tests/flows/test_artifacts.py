@@ -105,7 +105,7 @@ def test_failures_are_a_table_that_says_what_to_do(
     assert shown["failures"]["description"].startswith("2 failures. Fix the failures below, then run again.")
     lines = [f"{number}. {error}" for number, error in enumerate(error_lines(report), 1)]
     assert shown["failures"]["data"].splitlines() == lines
-    assert "log in with" in lines[1]
+    assert "log in with" in lines[0]
     assert shown["progress"]["data"] < 100
     told = "2 of 2 images compared, 1 unresolved, 0 of 1 image finished, 1 failed, 4 of 4 descriptors, "
     assert shown["progress"]["description"].startswith(told)
@@ -195,7 +195,7 @@ def test_a_run_that_was_ended_says_how_far_it_came_and_that_the_next_one_goes_on
     assert shown["progress"]["data"] < 100
     assert "1 of 2 images finished, 1 failed, " in shown["progress"]["description"]
     assert ", 1 failed, " in shown["progress"]["description"].partition("descriptors")[2]
-    assert shown["failures"]["description"].startswith("1 failure. The run was ended before it had done all. Run it again to")
+    assert shown["failures"]["description"].startswith("1 failure. The run stopped before it finished. Run it again to resume.")
     assert config not in shown["failures"]["data"]
 
 

@@ -22,7 +22,6 @@ from tests import images
 from tests.fakes.faults import Fault, Flip, Refuse
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, results
-from tests.flows.reports import error_lines
 from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
 from tests.peers.webhook import Webhook, webhook
@@ -289,7 +288,7 @@ def test_somebody_is_notified_of_a_failure(
 
     calls = [json.loads(call.body) for call in listener.told(at_least=2)]
     by_subject = {call["subject"]: call["body"] for call in calls}
-    assert by_subject[f"{target.host}/app:none failed"] == error_lines(report)[0]
+    assert by_subject[f"{target.host}/app:none failed"] == str(report.errors[0].error)
     run = by_subject["mirror mirror: Failed"]
     assert summary_line(report) in run
     assert mirrors.flow_run in run

@@ -115,7 +115,8 @@ def test_a_gate_that_is_added_later_is_asked_about_mirrored_images_if_the_config
     assert (report.status, results(report)) == ("vetoed", {"copy:good": "unchanged", "copy:bad": "vetoed"})
     (note,) = list(report.notes)
     assert note == (
-        f"{target.host}/copy:bad: vetoed by sh: 3 critical findings (exit status 1); it was mirrored before and stays there"
+        f"{source.host}/app:bad to {target.host}/copy:bad: vetoed by sh: 3 critical findings (exit status 1); "
+        "the target keeps the image that was mirrored before"
     )
     assert {one.method for one in mirrors.asked(target)} == {"HEAD"}
     assert not lacking(target, "copy", BAD, "bad")

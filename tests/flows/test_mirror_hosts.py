@@ -182,8 +182,8 @@ def test_a_plan_counts_the_pulls_that_it_needs_of_a_quota(mirrors: Mirrors, sour
 
     dry = mirrors.run(repository(source, target), dry_run=True)
 
-    assert f"; {source.host}: {pulls} of the 42 pulls that it still allows" in summary_line(dry)
+    assert f"; {source.host}: {pulls} of 42 pulls left" in summary_line(dry)
     assert document(dry)["plan"]["quotas"] == {source.host: {"needed": pulls, "remaining": 42, "limit": 100}}
     report = mirrors.run(repository(source, target))
-    assert summary_line(report).endswith(f"; {source.host} allows 42 of 100 more")
+    assert summary_line(report).endswith(f"; {source.host}: 42 of 100 pulls left")
     assert document(report)["quotas"] == {source.host: {"limit": 100, "remaining": 42, "window_s": 21600}}

@@ -17,7 +17,7 @@ from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import fetch_directly
-from tests.flows.reports import error_lines, images_of, pushed_row, result_of
+from tests.flows.reports import document, error_lines, images_of, pushed_row, result_of
 from tests.images import BuiltImage
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
@@ -119,7 +119,7 @@ def test_all_that_refers_to_an_image_comes_along(fetch: Run, store: ContentStore
     assert stored(store) == everything()
     (image,) = images_of(report)
     assert (image.fetched, image.existed, image.referrers) == (len(everything()), 0, 4)
-    assert report.to_json(run)["images"][0]["referrers"] == 4
+    assert document(report)["images"][0]["referrers"] == 4
     assert summary_line(report).startswith(f"1 image complete: {len(everything())} fetched, 0 existed, with 4 referrers;")
     assert noted(store.names.get(name)) == EXPECTED
 
