@@ -113,7 +113,7 @@ def test_all_that_refers_to_an_image_comes_along(fetch: Run, store: ContentStore
             for subject, artifacts in ((ONE, [BILL]), (BILL, [SIGNED_BILL]), (INDEX, [ATTESTED])):
                 images.load(registry, "app", images.index(artifacts), fallback_tag(Digest.parse(subject.root.digest)))
 
-        report, run = fetch(name)
+        report, _ = fetch(name)
 
     assert not error_lines(report)
     assert stored(store) == everything()
@@ -232,7 +232,7 @@ def test_a_list_that_cannot_be_had_keeps_the_name_back(fetch: Run, store: Conten
         registry.inject(Fault(path=f".*/referrers/{BILL.root.digest}", nth=None, action=Answer(500, (), b"")))
         report, _ = fetch(name, retries=0)
     (error,) = error_lines(report)
-    assert error.startswith(f"referrers of {BILL.root.digest} at {registry.host}/app: ")
+    assert error.startswith(f"{registry.host}/app:v1: referrers of {BILL.root.digest} at {registry.host}/app: ")
     assert stored(store) == everything() - set(SIGNED_BILL.descriptors) | {Digest.of(b"{}").__str__()}
     assert not list(store.names)
 
@@ -323,7 +323,7 @@ def test_it_goes_from_one_registry_to_another_through_the_store(
         fetch(name)
     report, _ = push(name, f"{registry.host}/referrers/copy:v1")
     assert report.status == "complete", error_lines(report)
-    assert report.describe_counts() == f"{len(everything())} pushed"
+    assert pushed_row(report).describe_counts() == f"{len(everything())} pushed"
     target = f"docker://{registry.host}/referrers/copy"
     assert skopeo.raw(f"{target}:{SIGNATURE_TAG}") == SIGNATURE.manifests[-1].raw
     for subject, artifact in ((ONE, BILL), (BILL, SIGNED_BILL), (INDEX, ATTESTED)):
@@ -380,7 +380,7 @@ def test_a_push_that_has_nothing_to_do_looks_at_the_tag_and_the_referrers(fetch:
         before = len(target.requests)
         report, _ = push(f"{source.host}/app:v1", f"{target.host}/copy:v1")
         asked = target.requests[before:]
-    assert report.describe_counts() == f"0 pushed, {len(everything())} existed"
+    assert pushed_row(report).describe_counts() == f"0 pushed, {len(everything())} existed"
     assert not [one for one in asked if one.method in ("POST", "PATCH")]
     assert not [one for one in asked if any(digest in one.path for digest in ONE.descriptors)]
 
