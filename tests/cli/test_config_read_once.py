@@ -9,7 +9,7 @@ from tests import images
 from tests.cli.dist import dist
 from tests.fakes.access import Basic
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import lacking
+from tests.flows.mirrors import find_missing
 from tests.peers.prefect import PrefectServer
 
 ONE = images.image(1300, layers=1)
@@ -49,5 +49,5 @@ def test_a_configuration_and_the_files_of_its_templates_are_read_once(prefect: P
             done = dist(command, path)
             assert done.code == 0, done.err
             assert not any(server.is_alive() for server in servers)
-        assert not lacking(target, "copy", ONE, "v1")
-        assert not lacking(target, "app", ONE, "v1")
+        assert not find_missing(target, "copy", ONE, "v1")
+        assert not find_missing(target, "app", ONE, "v1")

@@ -8,7 +8,7 @@ import pytest
 from tests import images
 from tests.cli.dist import dist
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import lacking
+from tests.flows.mirrors import find_missing
 from tests.peers.prefect import PrefectServer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mirror.yaml"
@@ -60,8 +60,8 @@ def test_the_example_of_a_mirror_works(prefect: PrefectServer, tmp_path: Path, m
             "team/unsigned:v1": "vetoed",
             "etcd:stable": "added",
         }
-        assert lacking(target, "team/app", APP, "v1") + lacking(target, "etcd", ETCD, "stable") == []
-        assert lacking(edge, "redis", APP, "latest") == []
+        assert find_missing(target, "team/app", APP, "v1") + find_missing(target, "etcd", ETCD, "stable") == []
+        assert find_missing(edge, "redis", APP, "latest") == []
     verify = "verify --key /etc/team-mirror/cosign.pub"
     assert sorted(log.read_text().splitlines()) == [
         f"{verify} {source.host}/example-team/app@{APP.root.digest}",

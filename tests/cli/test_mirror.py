@@ -10,7 +10,7 @@ from tests import images
 from tests.cli.dist import dist
 from tests.fakes.access import Basic
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import lacking
+from tests.flows.mirrors import find_missing
 from tests.peers.prefect import PrefectServer
 
 ONE, OTHER = images.image(1200, layers=1), images.image(1201, layers=1)
@@ -52,7 +52,7 @@ def test_a_dry_run_then_its_run(prefect: PrefectServer, tmp_path: Path) -> None:
             (entry["target"], ONE.root.digest, "added"),
             (lost["target"], None, "failed"),
         ]
-        assert not lacking(target, "copy", ONE, "v1")
+        assert not find_missing(target, "copy", ONE, "v1")
         assert (tmp_path / "store" / "oci-layout").exists()
         assert json.loads((tmp_path / "mirror.lock.json").read_text())["images"].keys() == {entry["target"]}
         assert not [text for text in (dry.out, dry.err, done.out, done.err) if SECRET in str(text)]
@@ -116,7 +116,7 @@ def test_a_veto_exits_with_3_unless_another_image_failed(prefect: PrefectServer,
         assert (failed.code, failed.json["status"], len(failed.json["errors"])) == (1, "failed", 1)
         assert [one["outcome"] for one in failed.json["targets"]] == ["unchanged", "vetoed", "failed"]
         assert passed.code == 0, passed.err
-        assert lacking(target, "app", ONE, "v1") == []
+        assert find_missing(target, "app", ONE, "v1") == []
         assert target.manifest("bad", "v1") is None
 
 

@@ -16,8 +16,8 @@ from tests import images
 from tests.cli.dist import command, dist
 from tests.fakes.faults import Fault, Response, Wire
 from tests.fakes.registry import FakeRegistry
-from tests.flows.fleet import Fleet, fleet, signature_tag, sync
-from tests.flows.mirrors import lacking, wrong
+from tests.flows.fleet import Fleet, build_fleet, signature_tag, sync_entries
+from tests.flows.mirrors import find_faulty_files, find_missing
 from tests.peers.prefect import PrefectServer
 
 _KILLS = 10
@@ -68,16 +68,16 @@ def config(directory: Path, sync: list[dict[str, Any]], **said: Any) -> Path:
 
 def incomplete(target: FakeRegistry, ships: Fleet) -> list[str]:
     """Return the content that a target lacks."""
-    found = [key for (name, tag), built in ships.tagged.items() for key in lacking(target, f"copy/{name}", built, tag)]
+    found = [key for (name, tag), built in ships.tagged.items() for key in find_missing(target, f"copy/{name}", built, tag)]
     for (name, subject), built in ships.signatures.items():
-        found += lacking(target, f"copy/{name}", built, signature_tag(subject))
-    return found + [key for (name, _), built in ships.listed.items() for key in lacking(target, f"copy/{name}", built)]
+        found += find_missing(target, f"copy/{name}", built, signature_tag(subject))
+    return found + [key for (name, _), built in ships.listed.items() for key in find_missing(target, f"copy/{name}", built)]
 
 
 @pytest.mark.timeout(300)
 def test_a_mirror_that_is_killed_ten_times_is_completed_by_the_next_run(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
-    ships = fleet(base_bytes=200_000, layer_bytes=50_000)
+    ships = build_fleet(base_bytes=200_000, layer_bytes=50_000)
     with FakeRegistry() as source, FakeRegistry() as target, FakeRegistry() as other:
         ships.put(lambda repository, built, tag: images.load(source, repository, built, tag), api=True)
         useful = len(ships.content) + 2 * (len(ships.blobs) + len(ships.manifests))
@@ -85,7 +85,7 @@ def test_a_mirror_that_is_killed_ten_times_is_completed_by_the_next_run(prefect:
         killer.watch(source, "GET", ".*/(blobs|manifests)/.*")
         for place in (target, other):
             killer.watch(place, "PUT", ".*")
-        path = config(tmp_path, sync(source.host, target.host, other.host))
+        path = config(tmp_path, sync_entries(source.host, target.host, other.host))
 
         for left in reversed(range(_KILLS)):
             victim = subprocess.Popen(
@@ -99,7 +99,7 @@ def test_a_mirror_that_is_killed_ten_times_is_completed_by_the_next_run(prefect:
         assert done.code == 0, done.err
         assert (done.json["status"], done.json["errors"]) == ("complete", [])
         assert incomplete(target, ships) + incomplete(other, ships) == []
-        assert wrong(tmp_path / "store") == []
+        assert find_faulty_files(tmp_path / "store") == []
         read = sum(one.sent for one in source.requests if "/blobs/" in one.path or "/manifests/" in one.path)
         assert read <= _READ_AT_MOST * sum(map(len, ships.content.values()))
         locked = json.loads((tmp_path / "mirror.lock.json").read_text())["images"]

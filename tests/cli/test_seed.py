@@ -11,7 +11,7 @@ from tests import images
 from tests.cli.dist import dist
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import lacking
+from tests.flows.mirrors import find_missing
 from tests.peers.prefect import PrefectServer
 from tests.storage.archives import put
 
@@ -47,7 +47,7 @@ def test_an_offline_seed_copies_a_list_to_each_registry(prefect: PrefectServer, 
             ("ghcr.io/a/two:2", f"{target.host}/a/two:2", "added"),
             ("ghcr.io/a/two:2", f"{other.host}/edge/site/a/two:2", "added"),
         ]
-        assert lacking(target, "library/one", ONE, "latest") + lacking(other, "edge/site/a/two", TWO, "2") == []
+        assert find_missing(target, "library/one", ONE, "latest") + find_missing(other, "edge/site/a/two", TWO, "2") == []
 
 
 def test_failed_images_are_a_list_for_the_next_run(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_failed_images_are_a_list_for_the_next_run(prefect: PrefectServer, sourc
         assert listed == f"{source.host}/two:v1\n"
         assert f"{source.host}/two:v1 to {target.host}/two:v1: " in first.err
         assert failed.read_text() == ""
-        assert lacking(target, "team/one", ONE, "v1") + lacking(target, "two", TWO, "v1") == []
+        assert find_missing(target, "team/one", ONE, "v1") + find_missing(target, "two", TWO, "v1") == []
 
 
 def test_a_vetoed_image_is_not_on_the_list_of_failed_images(
@@ -80,7 +80,7 @@ def test_a_vetoed_image_is_not_on_the_list_of_failed_images(
         result = dist("seed", seeding, "--failed", failed)
 
         assert (result.code, failed.read_text()) == (3, ""), result.err
-        assert lacking(target, "team/one", ONE, "v1") == []
+        assert find_missing(target, "team/one", ONE, "v1") == []
         assert target.manifest("two", "v1") is None
 
 
@@ -100,7 +100,7 @@ def test_a_seed_section_is_locked_checked_and_repaired(prefect: PrefectServer, s
         target.lose("edge/team/one", layer)
         damaged = dist("--output", "json", "check", config)
         repaired = dist("check", config, "--repair")
-        assert lacking(target, "edge/team/one", ONE, "v1") == []
+        assert find_missing(target, "edge/team/one", ONE, "v1") == []
 
     assert (unlocked.code, "run mirror or seed first" in unlocked.err) == (1, True)
     assert (seeded.code, right.code, damaged.code, repaired.code) == (0, 0, 1, 0), repaired.err
@@ -182,7 +182,7 @@ def test_a_list_with_a_lock_file_can_be_checked_and_repaired(
         damaged = dist(*store, "check", lock)
         without_store = dist("check", lock, DIST_STORE=None, XDG_DATA_HOME=str(tmp_path))
         repaired = dist(*store, "check", lock, "--repair")
-        assert lacking(target, "team/one", ONE, "v1") == []
+        assert find_missing(target, "team/one", ONE, "v1") == []
 
     assert [result.code for result in (seeded, right, damaged, repaired)] == [0, 0, 1, 0], repaired.err
     assert (right.json["counts"]["ok"], right.json["counts"]["unchecked"]) == (2, 0)

@@ -12,7 +12,7 @@ from tests import images
 from tests.cli.dist import Result, dist
 from tests.fakes.access import Basic
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import lacking
+from tests.flows.mirrors import find_missing
 from tests.peers.prefect import PrefectServer
 
 HERE = Platform.local()
@@ -57,7 +57,7 @@ def test_a_login_is_for_the_target_of_a_mirror_seed_or_check(private: FakeRegist
 
     assert refused.code == 1
     assert [result.code for result in done] == [0, 0, 0, 0], [result.err for result in done]
-    assert lacking(private, "app", ONE, "v1") + lacking(private, "seeded/app", ONE, "v1") == []
+    assert find_missing(private, "app", ONE, "v1") + find_missing(private, "seeded/app", ONE, "v1") == []
 
 
 def test_a_login_is_for_the_registry_of_a_repair(private: FakeRegistry, tmp_path: Path) -> None:

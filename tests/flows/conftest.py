@@ -1,4 +1,4 @@
-"""What the tests of flows share: mirrors that can be run, registries to mirror from and to, and deployments with a worker."""
+"""Fixtures of the tests of flows: mirrors, source and target registries, and deployments with a worker."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.registry import FakeRegistry
-from tests.flows.deployed import deployed
+from tests.flows.deploying import deploy_all
 from tests.flows.mirrors import DirectMirrors, Mirrors
 from tests.peers.prefect import PrefectServer
 
 
 @pytest.fixture
 def mirrors(request: pytest.FixtureRequest, tmp_path: Path) -> Mirrors:
-    """Mirrors on a pool of threads; in a test that also wants a Prefect server, mirrors as flow runs."""
+    """Mirrors on the thread pool, or as flow runs in a test that also uses a Prefect server."""
     for name in ("prefect", "server"):
         if name in request.fixturenames:
             return Mirrors(tmp_path, request.getfixturevalue(name))
@@ -22,8 +22,8 @@ def mirrors(request: pytest.FixtureRequest, tmp_path: Path) -> Mirrors:
 
 @pytest.fixture(scope="session")
 def server(prefect: PrefectServer, home: Path) -> Iterator[PrefectServer]:
-    """The Prefect server, with all deployments and a worker for them, which takes a quarter of a minute to start."""
-    with deployed(prefect, home / "worker"):
+    """The Prefect server, with all deployments and a worker for them. The start takes 15 s."""
+    with deploy_all(prefect, home / "worker"):
         yield prefect
 
 

@@ -1,4 +1,4 @@
-"""200 images in 20 repositories, as a team has them: with layers in common, indexes, artifacts, referrers and signatures."""
+"""200 images in 20 repositories, as teams have: shared layers, indexes, artifacts, referrers and signatures."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -20,9 +20,10 @@ Put = Callable[[str, BuiltImage, str | None], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """By repository and tag: what is mirrored. By repository and digest of the subject: what refers to images.
+    """Images by repository and tag, and their referrers by repository and digest of the subject.
 
-    `signatures` have cosign's tags. Of `listed`, a registry without an API for them has an index under a tag.
+    `signatures` have digest tags of cosign. `listed` are referrers with a subject; without a referrers API, a registry lists
+    them under a fallback tag.
     """
 
     tagged: dict[tuple[str, str], BuiltImage]
@@ -30,7 +31,7 @@ class Fleet:
     listed: dict[tuple[str, str], BuiltImage]
 
     def put(self, put: Put, *, api: bool) -> None:
-        """Give all of it to a registry; with `api` it lists referrers by itself."""
+        """Put all images into a registry. With `api`, the registry has a referrers API."""
         for (repository, tag), built in self.tagged.items():
             put(repository, built, tag)
         for (repository, subject), built in self.signatures.items():
@@ -41,7 +42,7 @@ class Fleet:
                 put(repository, images.index([built]), fallback_tag(Digest.parse(subject)))
 
     def parts(self) -> Iterator[tuple[str, BuiltImage]]:
-        """Each image, signature and referrer, with its repository."""
+        """Yield each image, signature and referrer with its repository."""
         for part in (self.tagged, self.signatures, self.listed):
             for (repository, _), built in part.items():
                 yield repository, built
@@ -62,10 +63,11 @@ class Fleet:
         return self.blobs | {digest: raw for (_, digest), raw in self.manifests.items()}
 
 
-def fleet(*, base_bytes: int = 20_000, layer_bytes: int = 2_000) -> Fleet:
-    """The same images each time: in each repository seven for one platform, an index, one in another, and an artifact.
+def build_fleet(*, base_bytes: int = 20_000, layer_bytes: int = 2_000) -> Fleet:
+    """Build the fleet. Equal arguments give equal images.
 
-    One team signs: two of its images in each repository have a signature, and something that refers to them.
+    Each repository has seven images for one platform, an index, an index in an index, and an artifact. Two images in each
+    repository of the signing team have a signature and a referrer.
     """
     bases = [images.image(2000 + number, layers=2, layer_bytes=base_bytes) for number in range(_BASES)]
     tagged: dict[tuple[str, str], BuiltImage] = {}
@@ -74,10 +76,12 @@ def fleet(*, base_bytes: int = 20_000, layer_bytes: int = 2_000) -> Fleet:
     for number, name in enumerate(REPOSITORIES):
         base, seed = bases[number % _BASES], 3000 + 100 * number
         for version in range(7):
-            tagged[name, f"1.{version}"] = _upon(base, seed + version, "linux/amd64", layer_bytes)
-        platforms = [_upon(base, seed + 10, platform, layer_bytes) for platform in _PLATFORMS]
+            tagged[name, f"1.{version}"] = _image_on(base, seed + version, "linux/amd64", layer_bytes)
+        platforms = [_image_on(base, seed + 10, platform, layer_bytes) for platform in _PLATFORMS]
         tagged[name, "2.0"] = images.index(platforms)
-        tagged[name, "2.1"] = images.index([*platforms[:2], _upon(base, seed + 20, "linux/s390x", layer_bytes)], nested=True)
+        tagged[name, "2.1"] = images.index(
+            [*platforms[:2], _image_on(base, seed + 20, "linux/s390x", layer_bytes)], nested=True
+        )
         tagged[name, "chart"] = images.artifact(seed + 30)
         for tag in ("1.0", "2.0") if number % _TEAMS == _SIGNING else ():
             subject = tagged[name, tag]
@@ -87,16 +91,16 @@ def fleet(*, base_bytes: int = 20_000, layer_bytes: int = 2_000) -> Fleet:
 
 
 def signature_tag(subject: str) -> str:
-    """Where cosign keeps the signature of a manifest."""
+    """Return the digest tag under which cosign stores the signature of a manifest."""
     return cosign_tags(Digest.parse(subject))[0]
 
 
-def sync(source: str, *targets: str, teams: Iterable[int] = range(_TEAMS)) -> list[dict[str, Any]]:
-    """The entries that mirror the repositories of some teams, with what refers to images where there is something."""
-    return [_of_team(team, source, targets) for team in teams]
+def sync_entries(source: str, *targets: str, teams: Iterable[int] = range(_TEAMS)) -> list[dict[str, Any]]:
+    """Return the entries that mirror the repositories of some teams, and the referrers of the signing team."""
+    return [_team_entry(team, source, targets) for team in teams]
 
 
-def _of_team(team: int, source: str, targets: Iterable[str]) -> dict[str, Any]:
+def _team_entry(team: int, source: str, targets: Iterable[str]) -> dict[str, Any]:
     return {
         "type": "registry",
         "source": source,
@@ -108,8 +112,8 @@ def _of_team(team: int, source: str, targets: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _upon(base: BuiltImage, seed: int, platform: str, layer_bytes: int) -> BuiltImage:
-    """An image whose first layers are those of another one."""
+def _image_on(base: BuiltImage, seed: int, platform: str, layer_bytes: int) -> BuiltImage:
+    """Return an image whose first layers are the layers of `base`."""
     own = images.image(seed, layers=1, layer_bytes=layer_bytes, platform=platform)
     below = json.loads(base.manifests[-1].raw)["layers"]
     layers = {layer["digest"]: base.blobs[layer["digest"]] for layer in below}

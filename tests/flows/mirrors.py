@@ -1,4 +1,4 @@
-"""Mirrors in tests: a configuration in a file, its store and lock file beside it, and what registries were asked."""
+"""Runs mirrors in tests: a configuration file, a store and a lock file in one directory, and the requests of each run."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ _ENDS = {
 
 
 class Mirrors:
-    """Runs a mirror, one time after the other, as its configuration is then. `flow_run` is the last one's id."""
+    """Runs flows with a configuration that each run may change. `flow_run` is the id of the last flow run."""
 
     def __init__(self, directory: Path, prefect: PrefectServer) -> None:
         self.directory, self._prefect = directory, prefect
@@ -53,46 +53,48 @@ class Mirrors:
         self.flow_run = ""
         self._seen: Counter[str] = Counter()
 
-    def run(self, *sync: dict[str, Any], dry_run: bool = False, retries: int = 0, **said: Any) -> RunReport:
-        """The report of a run with these entries of `sync`, and what else the file is to say.
+    def run(self, *sync: dict[str, Any], dry_run: bool = False, retries: int = 0, **settings: Any) -> RunReport:
+        """Mirror with these entries of `sync` and other keys of the configuration, and return the report.
 
         Raises:
-            DistError: what ended the run before it could report.
+            DistError: the run ended without a report.
         """
         from prefect_dist.flows.mirror import mirror
 
-        self.config.write_text(json.dumps({"sync": sync, **said}))  # JSON is YAML
-        report = self._ended(partial(mirror, str(self.config), str(self.store), dry_run=dry_run, retries=retries))
+        self.config.write_text(json.dumps({"sync": sync, **settings}))  # JSON is YAML
+        report = self._run_flow(partial(mirror, str(self.config), str(self.store), dry_run=dry_run, retries=retries))
         assert isinstance(report, RunReport), report
         return report
 
     def check(self, *, repair: bool = False, retries: int = 0) -> RunReport:
-        """The report of a check of what the last run brought.
+        """Check the targets of the last run, and return the report.
 
         Raises:
-            DistError: what ended the check before it could report.
+            DistError: the check ended without a report.
         """
         from prefect_dist.flows.check import check
 
-        report = self._ended(partial(check, str(self.config), str(self.store), repair=repair, retries=retries))
+        report = self._run_flow(partial(check, str(self.config), str(self.store), repair=repair, retries=retries))
         assert isinstance(report, RunReport), report
         return report
 
-    def seed(self, *images: str, to: Sequence[FakeRegistry], retries: int = 0, **said: Any) -> RunReport:
-        """The report of a seed of images.
+    def seed(self, *images: str, to: Sequence[FakeRegistry], retries: int = 0, **settings: Any) -> RunReport:
+        """Seed images, and return the report.
 
         Raises:
-            DistError: what ended the run before it could report.
+            DistError: the run ended without a report.
         """
         from prefect_dist.flows.seed import seed
 
         places = [place.host for place in to]
-        report = self._ended(partial(seed, images=list(images), to=places, store=str(self.store), retries=retries, **said))
+        report = self._run_flow(
+            partial(seed, images=list(images), to=places, store=str(self.store), retries=retries, **settings)
+        )
         assert isinstance(report, RunReport), report
         return report
 
-    def _ended(self, run: Callable[..., Any]) -> object:
-        """The report of a run, of which Prefect knows the same."""
+    def _run_flow(self, run: Callable[..., Any]) -> object:
+        """Run a flow and return its report. The final state in Prefect must agree with the report."""
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
         with temporary_settings({PREFECT_API_URL: self._prefect.url}):
@@ -105,8 +107,8 @@ class Mirrors:
         self.flow_run = str(state.state_details.flow_run_id)
         return report
 
-    def asked(self, *registries: FakeRegistry) -> list[Recorded]:
-        """What registries were asked since this was last called for them."""
+    def take_requests(self, *registries: FakeRegistry) -> list[Recorded]:
+        """Return the requests that registries received since the last call for them."""
         found = []
         for registry in registries:
             requests = registry.requests
@@ -114,21 +116,21 @@ class Mirrors:
             self._seen[registry.host] = len(requests)
         return found
 
-    def locked(self) -> dict[str, dict[str, Any]]:
-        """What the lock file says, by target."""
+    def read_lock(self) -> dict[str, dict[str, Any]]:
+        """Return the records of the lock file by target."""
         images: dict[str, dict[str, Any]] = json.loads(self.lock.read_text())["images"]
         return images
 
 
 class DirectMirrors(Mirrors):
-    """Runs mirrors on a pool of threads, without Prefect. Prefect's part is tested with `Mirrors`."""
+    """Runs mirrors on the thread pool, without Prefect. Tests of Prefect use `Mirrors`."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, cast("PrefectServer", None))
 
-    def run(self, *sync: dict[str, Any], dry_run: bool = False, retries: int = 0, **said: Any) -> RunReport:
+    def run(self, *sync: dict[str, Any], dry_run: bool = False, retries: int = 0, **settings: Any) -> RunReport:
         """Return the report of a run; see `Mirrors.run`."""
-        self.config.write_text(json.dumps({"sync": sync, **said}))
+        self.config.write_text(json.dumps({"sync": sync, **settings}))
         wanted = parse_mirror(yamlfile.read(str(self.config)))
         return self._mirror(
             wanted,
@@ -146,10 +148,10 @@ class DirectMirrors(Mirrors):
         with self._pool(wanted, retries) as pool:
             return check_mirror(wanted, pool, OneScope(), add_callers_listener(ignore_event), Unobserved(), is_repairing=repair)
 
-    def seed(self, *images: str, to: Sequence[FakeRegistry], retries: int = 0, **said: Any) -> RunReport:
+    def seed(self, *images: str, to: Sequence[FakeRegistry], retries: int = 0, **settings: Any) -> RunReport:
         """Return the report of a seed; see `Mirrors.seed`."""
-        offline = said.pop("offline", False)
-        wanted = make_seed_mirror([place.host for place in to], images=images, **said)
+        offline = settings.pop("offline", False)
+        wanted = make_seed_mirror([place.host for place in to], images=images, **settings)
         return self._mirror(
             wanted, wanted.seed, (), flow="seed", configuration=None, is_dry=False, retries=retries, offline=offline
         )
@@ -196,7 +198,7 @@ def fetch_directly(
     concurrency: int = 8,
     retries: int = 3,
 ) -> RunReport:
-    """Return the report of a fetch on a pool of threads, without Prefect. The parameters are those of the flow."""
+    """Return the report of a fetch on the thread pool, without Prefect. The parameters are those of the flow."""
     wanted = None if platforms == "all" else tuple(map(Platform.parse, platforms))
     named = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
     notify = add_callers_listener(ignore_event)
@@ -211,7 +213,7 @@ class FetchScope:
     """Leaves all images in one scope."""
 
     def divide(self, images: Sequence[ImageState]) -> None:
-        """Leave them."""
+        """Do nothing."""
 
     def end_image(self, image: ImageState) -> None:
         """Count nothing."""
@@ -256,40 +258,40 @@ class Unobserved:
         """Ignore it."""
 
 
-def image(source: FakeRegistry, target: FakeRegistry, name: str, **said: Any) -> dict[str, Any]:
-    """An entry for one image, which is called the same at the target."""
-    return {"type": "image", "source": f"{source.host}/{name}", "target": f"{target.host}/{name}", **said}
+def image(source: FakeRegistry, target: FakeRegistry, name: str, **settings: Any) -> dict[str, Any]:
+    """Return an entry for one image, with the same name at the target."""
+    return {"type": "image", "source": f"{source.host}/{name}", "target": f"{target.host}/{name}", **settings}
 
 
-def repository(source: FakeRegistry, *targets: FakeRegistry, **said: Any) -> dict[str, Any]:
-    """An entry for all images of `app`, which is `copy` at the targets."""
+def repository(source: FakeRegistry, *targets: FakeRegistry, **settings: Any) -> dict[str, Any]:
+    """Return an entry for all images of the repository `app`. The repository is `copy` at the targets."""
     where = [f"{target.host}/copy" for target in targets]
-    return {"type": "repository", "source": f"{source.host}/app", "targets": where, **said}
+    return {"type": "repository", "source": f"{source.host}/app", "targets": where, **settings}
 
 
 def results(report: RunReport) -> dict[str, str]:
-    """What came of each step, by repository and tag of its target."""
+    """Return the outcome at each target, by repository and tag of the target."""
     return {target.partition("/")[2]: outcome for target, outcome in outcomes(report).items()}
 
 
-def fetched(requests: Iterable[Recorded]) -> Counter[str]:
-    """How often each digest was read."""
+def count_reads(requests: Iterable[Recorded]) -> Counter[str]:
+    """Return the number of GET requests for each digest."""
     return Counter(one.path.rpartition("/")[2] for one in requests if one.method == "GET" and "/tags/" not in one.path)
 
 
-def uploaded(requests: Iterable[Recorded]) -> Counter[str]:
-    """How often each blob was sent."""
+def count_uploads(requests: Iterable[Recorded]) -> Counter[str]:
+    """Return the number of uploads of each blob."""
     puts = (one for one in requests if one.method == "PUT" and "/uploads/" in one.path and one.status == 201)
     return Counter(parse_qs(one.query)["digest"][0] for one in puts)
 
 
-def summed(requests: Iterable[Recorded]) -> Counter[str]:
-    """How many requests there were of each kind: METHOD and manifests, blobs, tags or referrers."""
+def count_requests(requests: Iterable[Recorded]) -> Counter[str]:
+    """Return the number of requests by "METHOD KIND". The kinds are manifests, blobs, tags and referrers."""
     return Counter(f"{one.method} {one.path.rsplit('/', 2)[1]}" for one in requests)
 
 
-def lacking(registry: FakeRegistry, repository: str, image: BuiltImage, tag: str | None = None) -> list[str]:
-    """What a repository has not of an image, byte for byte; `tag` if it does not stand for it."""
+def find_missing(registry: FakeRegistry, repository: str, image: BuiltImage, tag: str | None = None) -> list[str]:
+    """Return the digests of an image that are missing or different in a repository, and `tag` if it resolves differently."""
     missing = [digest for digest, data in image.blobs.items() if registry.blob(repository, digest) != data]
     missing += [m.digest for m in image.manifests if registry.manifest(repository, m.digest) != (m.media_type, m.raw)]
     root = image.manifests[-1]
@@ -298,15 +300,15 @@ def lacking(registry: FakeRegistry, repository: str, image: BuiltImage, tag: str
     return missing
 
 
-def wrong(store: Path) -> list[str]:
-    """Blobs of a store that are not what they are called, and what was left of transfers."""
+def find_faulty_files(store: Path) -> list[str]:
+    """Return the corrupt blobs of a store, and the files that transfers left."""
     blobs = (store / "blobs" / "sha256").iterdir()
     left = [str(path) for path in (store / "ingest").rglob("*") if path.is_file()]
     return left + [path.name for path in blobs if hashlib.sha256(path.read_bytes()).hexdigest() != path.name]
 
 
 def bytes_of(*built: BuiltImage) -> int:
-    """The bytes of all distinct content of some images."""
+    """Return the total size of the distinct content of some images."""
     content = {digest: data for image in built for digest, data in image.blobs.items()}
     content |= {manifest.digest: manifest.raw for image in built for manifest in image.manifests}
     return sum(map(len, content.values()))

@@ -1,4 +1,4 @@
-"""The reports of flow runs, from their final states."""
+"""Reports of flow runs, and parts of them."""
 
 from collections.abc import Sequence
 from typing import Any

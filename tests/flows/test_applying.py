@@ -1,4 +1,4 @@
-"""The end of a mirror run or a check that something broke, without Prefect: what is known is recorded and reported."""
+"""Mirror runs and checks that lose the API of Prefect or the lock file record and report their results."""
 
 import socket
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def applying(session: Session) -> Applying:
 
 @pytest.fixture
 def lost_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of an API to which no connection can be made."""
+    """The URL of an API that accepts no connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/api"
     with SyncPrefectClient(api=url) as client:
@@ -51,21 +51,21 @@ def lost_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def orphan(number: int) -> OrphanTag:
-    """A tag that is to be removed."""
+    """Return an orphaned tag that is due for removal."""
     record = Locked(source="one.example/app:v1", digest=manifest("v1").digest, mirrored=datetime.now(UTC), own=True)
     target = Reference.parse(f"registry.example/app:v{number}")
     return OrphanTag(target=target, record=record, since=datetime.now(UTC), most=5, is_due=True)
 
 
-def test_removals_end_in_order_when_the_api_is_lost(applying: Applying, session: Session, lost_api: str) -> None:
+def test_all_removals_end_as_stopped_when_the_prefect_api_is_lost(applying: Applying, session: Session, lost_api: str) -> None:
     removed = applying.remove([orphan(1), orphan(2)], {})
     assert session.cancel.reason is not None
     assert lost_api in session.cancel.reason
     assert [str(target) for target in removed] == ["registry.example/app:v1", "registry.example/app:v2"]
-    assert all(str(told).endswith("complete content is kept, run again to resume") for told in removed.values())
+    assert all(str(error).endswith("complete content is kept, run again to resume") for error in removed.values())
 
 
-def test_images_that_the_lock_file_cannot_name_are_not_published(applying: Applying, session: Session, tmp_path: Path) -> None:
+def test_no_image_is_published_if_the_lock_file_cannot_be_written(applying: Applying, session: Session, tmp_path: Path) -> None:
     lock = tmp_path / "directory" / "lock.json"
     lock.parent.write_text("this is a file")
     (entry,) = entries(ENTRY)
@@ -82,7 +82,7 @@ def test_images_that_the_lock_file_cannot_name_are_not_published(applying: Apply
     assert list(results.failures) == [TARGET]
 
 
-def test_a_check_ends_in_order_when_the_api_is_lost(session: Session, lost_api: str) -> None:
+def test_a_check_ends_with_unresolved_targets_when_the_prefect_api_is_lost(session: Session, lost_api: str) -> None:
     record = Locked(source="one.example/app:v1", digest=manifest("v1").digest, mirrored=datetime.now(UTC), own=True)
     found = Auditing(PrefectPool(session, window=1, retries=0), ignore_event, entries(ENTRY)).audit({TARGET: record})
     assert lost_api in str(session.cancel.reason)

@@ -1,4 +1,4 @@
-"""What the page of a run shows: its plan, how far it is while it goes, what was done, and what failed with what to do."""
+"""Artifacts of runs: plan, progress, summary, and failures with the next steps."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -47,7 +47,7 @@ def _api(prefect: PrefectServer) -> Iterator[None]:
 
 @pytest.fixture
 def artifacts(prefect: PrefectServer) -> Callable[[Any], dict[str, dict[str, Any]]]:
-    """The artifacts of a run, by key; given its state or id."""
+    """Returns the artifacts of a run by key. The argument is the state or the id of the run."""
 
     def of(run: Any) -> dict[str, dict[str, Any]]:
         flow_run = run if isinstance(run, str) else str(run.state_details.flow_run_id)
@@ -59,12 +59,12 @@ def artifacts(prefect: PrefectServer) -> Callable[[Any], dict[str, dict[str, Any
 
 
 def facts(artifact: dict[str, Any]) -> dict[str, str]:
-    """What a summary says, without times."""
+    """Return the rows of a summary, without times."""
     rows = [line.strip("| ").split(" | ") for line in artifact["data"].splitlines()[2:]]
     return {name: value for name, value in rows if name not in ("duration", "rate")}
 
 
-def test_a_mirror_shows_plan_progress_and_what_was_spared(
+def test_a_mirror_shows_its_plan_progress_and_mounted_bytes(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
 ) -> None:
     images.load(source, "app", ONE, "v1")
@@ -77,13 +77,13 @@ def test_a_mirror_shows_plan_progress_and_what_was_spared(
     assert shown.keys() == {"plan", "progress", "mirror", "summary"}
     assert shown["progress"]["data"] == 100
     assert shown["progress"]["description"].startswith("3 of 3 images compared, ")
-    told = facts(shown["summary"])
-    assert (told["added"], told["fetched"]) == (
+    summary = facts(shown["summary"])
+    assert (summary["added"], summary["fetched"]) == (
         "3",
         shown["summary"]["description"].partition("; ")[2].split(" fetched")[0],
     )
     assert (report.counts["mounted"], report.counts["mounted_bytes"]) == (3, sum(map(len, ONE.blobs.values())))
-    assert told["mounted from another repository"].startswith("3 (")
+    assert summary["mounted from another repository"].startswith("3 (")
 
     again = mirrors.run(*sync)
     assert again.counts["fetched_bytes"] == 0
@@ -92,7 +92,7 @@ def test_a_mirror_shows_plan_progress_and_what_was_spared(
     assert shown["progress"]["data"] == 100
 
 
-def test_failures_are_a_table_that_says_what_to_do(
+def test_failures_are_a_list_with_the_next_steps(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
 ) -> None:
     images.load(source, "app", ONE, "v1")
@@ -107,13 +107,13 @@ def test_failures_are_a_table_that_says_what_to_do(
     assert shown["failures"]["data"].splitlines() == lines
     assert "log in with" in lines[0]
     assert shown["progress"]["data"] < 100
-    told = "2 of 2 images compared, 1 unresolved, 0 of 1 image finished, 1 failed, 4 of 4 descriptors, "
-    assert shown["progress"]["description"].startswith(told)
+    progress = "2 of 2 images compared, 1 unresolved, 0 of 1 image finished, 1 failed, 4 of 4 descriptors, "
+    assert shown["progress"]["description"].startswith(progress)
     assert shown["summary"]["data"].startswith("| mirror | failed |\n|---|---|\n")
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_what_cannot_be_told_is_not_done(
+def test_unresolved_images_do_not_count_as_done(
     mirrors: Mirrors,
     source: FakeRegistry,
     target: FakeRegistry,
@@ -121,7 +121,7 @@ def test_what_cannot_be_told_is_not_done(
     *,
     dry_run: bool,
 ) -> None:
-    """A target that is down, a repository that is not there, and one image that can be brought."""
+    """The run has an unreachable target, a missing repository, and one image without a problem."""
     with FakeRegistry() as gone:
         pass
     for tag in ("v1", "v2", "v3"):
@@ -138,7 +138,7 @@ def test_what_cannot_be_told_is_not_done(
     assert shown["data"] == 25  # one of three images and a repository
 
 
-def test_a_run_that_could_not_remove_a_tag_or_list_its_store_has_not_done_all(
+def test_the_progress_of_a_run_with_a_failed_removal_or_index_json_is_below_100(
     mirrors: Mirrors, source: FakeRegistry, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
 ) -> None:
     images.load(source, "app", ONE, "v1")
@@ -158,7 +158,7 @@ def test_a_run_that_could_not_remove_a_tag_or_list_its_store_has_not_done_all(
         assert artifacts(mirrors.flow_run)["progress"]["data"] < 100
 
 
-def test_a_check_of_what_cannot_be_told_is_not_done(
+def test_the_progress_of_a_check_with_unresolved_targets_is_below_100(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
 ) -> None:
     for tag, built in (("v1", ONE), ("v2", TWIN)):
@@ -172,7 +172,7 @@ def test_a_check_of_what_cannot_be_told_is_not_done(
     assert (shown["data"], shown["description"]) == (50, "2 of 2 images compared, 1 unresolved")
 
 
-def test_a_run_that_was_ended_says_how_far_it_came_and_that_the_next_one_goes_on(
+def test_a_stopped_run_shows_its_progress_and_recommends_another_run(
     tmp_path: Path, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
 ) -> None:
     from prefect_dist.flows.fetch import fetch
@@ -199,7 +199,7 @@ def test_a_run_that_was_ended_says_how_far_it_came_and_that_the_next_one_goes_on
     assert config not in shown["failures"]["data"]
 
 
-def test_a_run_with_nothing_to_do_is_done(
+def test_the_progress_of_a_run_with_nothing_to_do_is_100(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
 ) -> None:
     images.load(source, "app", ONE, "v1")
@@ -209,8 +209,8 @@ def test_a_run_with_nothing_to_do_is_done(
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Place:
-    """A store with an image."""
+def filled(tmp_path: Path) -> Place:
+    """A store with one image."""
     from prefect_dist.flows.fetch import fetch
 
     place = Place(url=str(tmp_path / "store"))
@@ -220,31 +220,33 @@ def kept(tmp_path: Path) -> Place:
     return place
 
 
-def test_blobs_that_cannot_be_verified_are_not_done(kept: Place, artifacts: Callable[[Any], dict[str, dict[str, Any]]]) -> None:
-    """One is corrupt, and where it has to go is no directory."""
+def test_blobs_that_cannot_be_verified_do_not_count_as_done(
+    filled: Place, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
+) -> None:
+    """One blob is corrupt, and the quarantine is no directory."""
     from prefect_dist.flows.verify import verify
 
-    kept.plant(blob_path(Digest.parse(list(ONE.blobs)[-1])), b"wrong")
-    kept.plant("quarantine", b"")
-    shown = artifacts(verify(kept.url, return_state=True))["progress"]
+    filled.plant(blob_path(Digest.parse(list(ONE.blobs)[-1])), b"wrong")
+    filled.plant("quarantine", b"")
+    shown = artifacts(verify(filled.url, return_state=True))["progress"]
     assert shown["data"] == 0
     assert shown["description"].startswith("0 of 4 blobs hashed, 4 failed, 0 B of ")
 
 
-def test_a_run_that_was_ended_before_it_began_shows_that_nothing_is_done(
-    kept: Place, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
+def test_the_progress_of_a_run_that_was_stopped_at_its_start_is_0(
+    filled: Place, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
 ) -> None:
     from prefect_dist.flows.verify import verify
 
     cancel = CancelToken()
     cancel.set("asked to end")
     with use_token(cancel):
-        shown = artifacts(verify(kept.url, return_state=True))["progress"]
+        shown = artifacts(verify(filled.url, return_state=True))["progress"]
     assert shown["description"].startswith("0 of 4 blobs hashed, 0 B of ")
     assert shown["data"] == 0
 
 
-def test_a_check_shows_what_is_damaged_and_how_it_is_mended(
+def test_a_check_shows_damage_and_recommends_repair(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
 ) -> None:
     from prefect_dist.flows.check import check
@@ -264,10 +266,10 @@ def test_a_check_shows_what_is_damaged_and_how_it_is_mended(
     assert layer in shown["failures"]["data"]
     shown = artifacts(check(config, str(mirrors.store), repair=True, return_state=True))
     assert shown.keys() == {"progress", "check", "summary"}
-    assert facts(shown["summary"])["ok"] == "1"  # the fault was in the answer of the registry only
+    assert facts(shown["summary"])["ok"] == "1"  # the fault was only in the response of the registry
 
 
-def test_fetch_push_and_what_keeps_a_store_show_the_same(
+def test_fetch_push_verify_and_gc_show_progress_and_summary(
     tmp_path: Path, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
 ) -> None:
     from prefect_dist.flows.fetch import fetch
@@ -311,8 +313,8 @@ def test_fetch_push_and_what_keeps_a_store_show_the_same(
     assert facts(shown["summary"])["removed"].startswith("3 (")
 
 
-def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
-    """One update a second at most, from one thread, whatever happens meanwhile."""
+def test_the_progress_artifact_is_updated_during_the_run(prefect: PrefectServer) -> None:
+    """The artifact shows each quarter of the work while the flow still runs."""
     from prefect_dist.flows._flow import flow_of
     from prefect_dist.flows.progress_artifact import publish_progress
     from prefect_dist.mirror.report import RunReport
@@ -328,8 +330,8 @@ def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
         found = progress()
         return bool(found) and found[0]["data"] == percent
 
-    @flow_of("goes", run_name=lambda: "goes")
-    def goes() -> RunReport:
+    @flow_of("report-progress", run_name=lambda: "report-progress")
+    def report_progress() -> RunReport:
         from prefect.runtime import flow_run
 
         counter = ProgressCounter()
@@ -344,13 +346,13 @@ def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
                 seen.append(progress()[0]["data"])
         return fetch_report([])
 
-    goes()
+    report_progress()
 
     assert seen == [25, 50, 75]
     assert progress()[0]["data"] == 100
 
 
-def test_what_is_known_to_be_done_grows() -> None:
+def test_the_fraction_of_a_progress_counter_grows_with_each_event() -> None:
     counter = ProgressCounter(planning=0.5)
     mib = 1024**2
     root = Descriptor(media_type=images.OCI_MANIFEST, digest=Digest.of(b"1"), size=0)
@@ -362,18 +364,18 @@ def test_what_is_known_to_be_done_grows() -> None:
     counter(ImageResolving(str(Reference.parse("a.example/app:v1"))))
     counter(ContentFound(root))
     counter(ContentFinished(root, Receipt("existed")))
-    assert counter.fraction() == 0.5 + 0.5 / 2  # of an image and its manifest
+    assert counter.fraction() == 0.5 + 0.5 / 2  # the image and its manifest count equally
     counter(ContentFound(layer))
     counter(ContentAdvanced(layer, mib, mib))
     assert counter.fraction() == 0.5 + 0.5 * 2 / 5
     assert counter.words() == "2 of 2 images compared, 0 of 1 image finished, 1 of 2 descriptors, 1.0 MiB of 2.0 MiB"
     counter(ContentFinished(layer, Receipt("fetched", layer.size)))
-    counter(ContentAdvanced(layer, mib, mib))  # sent on, which takes nothing away
+    counter(ContentAdvanced(layer, mib, mib))  # the upload of the layer does not reduce the fraction
     assert counter.fraction() == 0.5 + 0.5 * 4 / 5
     assert not counter.lacks()
 
 
-def test_what_failed_is_not_done() -> None:
+def test_failed_content_does_not_count_as_done() -> None:
     counter, mib = ProgressCounter(), 1024**2
     one, other = (Descriptor(media_type=images.OCI_LAYER, digest=Digest.of(bytes([n])), size=2 * mib) for n in range(2))
     for layer in (one, other):
@@ -389,7 +391,7 @@ def test_what_failed_is_not_done() -> None:
 
     assert counter.lacks()
     assert counter.fraction() == 5 / 8
-    told = "1 of 2 images finished, 1 failed, 1 of 2 descriptors, 1 failed, 3.0 MiB of 4.0 MiB"
-    assert counter.words() == told
-    counter(ContentFinished(other, Receipt("fetched", other.size)))  # another image had it from elsewhere
+    summary = "1 of 2 images finished, 1 failed, 1 of 2 descriptors, 1 failed, 3.0 MiB of 4.0 MiB"
+    assert counter.words() == summary
+    counter(ContentFinished(other, Receipt("fetched", other.size)))  # another image fetched the layer from another repository
     assert counter.words() == "1 of 2 images finished, 1 failed, 2 of 2 descriptors, 4.0 MiB of 4.0 MiB"

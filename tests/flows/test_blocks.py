@@ -1,4 +1,4 @@
-"""Blocks on a real Prefect server: what is kept there is found by name, and is nobody's parameter."""
+"""Blocks on a real Prefect server: runs load blocks by name, and parameters have no secrets."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def _api(prefect: PrefectServer) -> Iterator[None]:
         yield
 
 
-def test_credentials_of_our_own_block() -> None:
+def test_registry_credentials_blocks_are_loaded_with_their_origin() -> None:
     from prefect_dist.flows.blocks import RegistryCredentials, load_credentials
 
     by_password = RegistryCredentials(registry="ghcr.io/team", username="me", password=SecretStr("secret"))
@@ -42,7 +42,7 @@ def test_credentials_of_our_own_block() -> None:
     assert "secret" not in repr(found)
 
 
-def test_credentials_of_prefect_dockers_block() -> None:
+def test_a_credentials_block_of_prefect_docker_is_loaded() -> None:
     from prefect_docker import DockerRegistryCredentials
 
     from prefect_dist.flows.blocks import load_credentials
@@ -53,14 +53,14 @@ def test_credentials_of_prefect_dockers_block() -> None:
 
 
 @pytest.mark.parametrize("name", ["none", "no-type/none"])
-def test_a_block_that_is_not_there(name: str) -> None:
+def test_a_missing_credentials_block_is_an_error_that_names_it(name: str) -> None:
     from prefect_dist.flows.blocks import load_credentials
 
     with pytest.raises(InvalidInput, match=f"credentials block '{name}' not found"):
         load_credentials([name])
 
 
-def test_a_block_without_credentials() -> None:
+def test_a_block_without_credentials_is_refused() -> None:
     from prefect_dist.flows.blocks import ContentStore, load_credentials
 
     ContentStore(url="memory://x").save("a-store", overwrite=True)
@@ -68,7 +68,7 @@ def test_a_block_without_credentials() -> None:
         load_credentials(["content-store/a-store"])
 
 
-def test_one_command_registers_them(prefect: PrefectServer) -> None:
+def test_prefect_block_register_registers_all_block_types(prefect: PrefectServer) -> None:
     argv = [sys.executable, "-m", "prefect", "block", "register", "-m", "prefect_dist.flows.blocks"]
     environment = {**os.environ, "PREFECT_API_URL": prefect.url}
     done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=90, env=environment)
@@ -80,18 +80,18 @@ def test_one_command_registers_them(prefect: PrefectServer) -> None:
         assert any(secret in schema["fields"]["secret_fields"] for schema in found)
 
 
-def aws(**fields: Any) -> Any:
-    """A block of prefect-aws."""
+def aws_credentials(**fields: Any) -> Any:
+    """Return a block of prefect-aws."""
     from prefect_aws import AwsCredentials
 
     return AwsCredentials(**fields)
 
 
-def test_a_store_in_s3_with_the_credentials_of_another_block(prefect: PrefectServer, s3: S3Server) -> None:
+def test_a_store_block_uses_the_aws_keys_of_another_block(prefect: PrefectServer, s3: S3Server) -> None:
     from prefect_dist.flows.blocks import ContentStore
     from prefect_dist.flows.fetch import fetch
 
-    block = aws(
+    block = aws_credentials(
         aws_access_key_id=s3.key,
         aws_secret_access_key=s3.secret,
         region_name=s3.region,
@@ -110,7 +110,7 @@ def test_a_store_in_s3_with_the_credentials_of_another_block(prefect: PrefectSer
     assert s3.secret not in str(prefect.get(f"/flow_runs/{state.state_details.flow_run_id}"))
 
 
-def test_a_store_in_s3_with_the_role_of_another_block(
+def test_a_store_block_assumes_the_aws_role_of_another_block(
     prefect: PrefectServer, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect_dist.flows.blocks import ContentStore
@@ -118,7 +118,7 @@ def test_a_store_in_s3_with_the_role_of_another_block(
 
     with FakeRegistry() as registry, AwsRelay(s3.endpoint) as relay:
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", relay.endpoint)
-        block = aws(
+        block = aws_credentials(
             aws_access_key_id=CALLER_KEY,
             aws_secret_access_key=CALLER_SECRET,
             region_name="eu-west-1",
@@ -142,13 +142,13 @@ def test_a_store_in_s3_with_the_role_of_another_block(
     assert CALLER_SECRET not in str(prefect.get(f"/flow_runs/{state.state_details.flow_run_id}"))
 
 
-def test_what_is_said_nearer_counts() -> None:
+def test_options_of_the_run_override_the_store_block_and_its_credentials_block() -> None:
     from prefect.types import SecretDict
 
     from prefect_dist.flows.blocks import ContentStore, locate_store
 
     keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "aws_session_token": "c"}
-    block = aws(**keys, region_name="eu-west-1", aws_client_parameters={"endpoint_url": "http://a"})
+    block = aws_credentials(**keys, region_name="eu-west-1", aws_client_parameters={"endpoint_url": "http://a"})
     block.save("layers", overwrite=True)
     ContentStore(
         url="s3://bucket",
@@ -168,7 +168,7 @@ def test_what_is_said_nearer_counts() -> None:
     )
 
 
-def test_secret_options_are_merged_with_those_that_are_no_secrets() -> None:
+def test_secret_options_of_a_store_block_are_merged_with_its_other_options() -> None:
     from prefect.types import SecretDict
 
     from prefect_dist.flows.blocks import ContentStore, locate_store
@@ -182,10 +182,10 @@ def test_secret_options_are_merged_with_those_that_are_no_secrets() -> None:
     assert locate_store("block:nested", {}) == ("s3://bucket", {"client_kwargs": client})
 
 
-def test_a_block_of_aws_without_keys_leaves_them_to_the_environment() -> None:
+def test_an_aws_block_without_keys_leaves_keys_to_the_environment() -> None:
     from prefect_dist.flows.blocks import ContentStore, locate_store
 
-    aws(region_name="eu-west-1").save("role", overwrite=True)
+    aws_credentials(region_name="eu-west-1").save("role", overwrite=True)
     ContentStore(url="s3://bucket", credentials="role").save("role", overwrite=True)
     assert locate_store("block:role", {}) == ("s3://bucket", {"client_kwargs": {"region_name": "eu-west-1"}})
 
@@ -210,21 +210,23 @@ def test_a_block_of_another_type_without_keys_is_refused() -> None:
         ({"config": {"s3": {"addressing_style": "path"}}}, {"config_kwargs": {"s3": {"addressing_style": "path"}}}),
     ],
 )
-def test_the_client_parameters_of_aws_are_used(parameters: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_the_client_parameters_of_an_aws_block_are_used(parameters: dict[str, Any], expected: dict[str, Any]) -> None:
     from prefect_dist.flows.blocks import ContentStore, locate_store
 
-    aws(aws_access_key_id="a", aws_secret_access_key="b", aws_client_parameters=parameters).save("client", overwrite=True)
+    aws_credentials(aws_access_key_id="a", aws_secret_access_key="b", aws_client_parameters=parameters).save(
+        "client", overwrite=True
+    )
     ContentStore(url="s3://bucket", credentials="client").save("client", overwrite=True)
     assert locate_store("block:client", {}) == ("s3://bucket", {"key": "a", "secret": "b", **expected})
 
 
-def test_the_options_of_a_block_reach_the_client_beside_our_own(s3: S3Server) -> None:
+def test_options_of_a_block_are_merged_with_the_default_options_of_the_s3_client(s3: S3Server) -> None:
     options = s3.storage_options | {"config_kwargs": {"s3": {"addressing_style": "path"}}}
     config = open_store(f"{s3.url}/config", options=options)._backend.fs.s3.meta.config
     assert (config.s3, config.retries["total_max_attempts"]) == ({"addressing_style": "path"}, 4)
 
 
-def test_a_block_of_aws_that_is_not_there_is_named() -> None:
+def test_a_missing_credentials_block_of_a_store_block_is_named() -> None:
     from prefect_dist.flows.blocks import ContentStore, locate_store
 
     ContentStore(url="s3://bucket", credentials="none").save("odd", overwrite=True)

@@ -24,7 +24,7 @@ from prefect_dist.transfer.threads import ThreadPool
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import FetchScope, fetch_directly, summed
+from tests.flows.mirrors import FetchScope, count_requests, fetch_directly
 from tests.flows.reports import document, error_lines, images_of, result_of
 from tests.peers.prefect import PrefectServer
 from tests.storage.conformance import Place, blob_path
@@ -89,7 +89,7 @@ def test_push(run: Run, source: FakeRegistry, tmp_path: Path, *, is_refused: boo
                 target.inject(Fault(method="PUT", path=path, nth=None, action=Answer(400)))
             report = push_to(f"{target.host}/app:v1")
             assert (target.manifest("app", "v1") is None) == is_refused
-            return outcome(report, target, store), summed(target.requests)
+            return outcome(report, target, store), count_requests(target.requests)
 
     def directly(to: str) -> RunReport:
         events = list[Event]()
@@ -116,7 +116,7 @@ def test_pull(run: Run, tmp_path: Path, *, is_full: bool) -> None:
             report = pull_to(load(registry), directory, store)
             files = sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
             assert report.status == ("failed" if is_full else "complete")
-            return outcome(report, registry, tmp_path / kind), files, summed(registry.requests)
+            return outcome(report, registry, tmp_path / kind), files, count_requests(registry.requests)
 
     def directly(name: str, directory: Path, store: Path) -> RunReport:
         arm, reference = Platform.parse("linux/arm64"), Reference.parse(name)
@@ -156,7 +156,7 @@ def test_verify(run: Run, tmp_path: Path, repair: Any) -> None:
             before = len(registry.requests)
             report = verify_store(store)
             assert report.counts["corrupt"] == 1
-            return outcome(report, registry, store), summed(registry.requests[before:])
+            return outcome(report, registry, store), count_requests(registry.requests[before:])
 
     def directly(store: Path) -> RunReport:
         def fetch(images: Repair) -> RunReport:

@@ -20,7 +20,7 @@ from prefect_dist.transfer.cancellation import CancelToken, describe_stop, use_t
 from tests import images
 from tests.fakes.faults import Answer, Fault, Flip, Response
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import Mirrors, fetched, image, lacking, repository, summed, uploaded
+from tests.flows.mirrors import Mirrors, count_reads, count_requests, count_uploads, find_missing, image, repository
 from tests.flows.reports import document, error_lines
 from tests.peers.prefect import PrefectServer
 
@@ -40,13 +40,13 @@ def load(source: FakeRegistry) -> None:
     images.load(source, "app", SIGNATURE, SIGNATURE_TAG)
 
 
-def entry(source: FakeRegistry, target: FakeRegistry, **said: Any) -> dict[str, Any]:
-    return image(source, target, "app:v1", referrers=True, digestTags=True, **said)
+def entry(source: FakeRegistry, target: FakeRegistry, **settings: Any) -> dict[str, Any]:
+    return image(source, target, "app:v1", referrers=True, digestTags=True, **settings)
 
 
 def lost(target: FakeRegistry) -> list[str]:
-    tagged = lacking(target, "app", INDEX, "v1") + lacking(target, "app", SIGNATURE, SIGNATURE_TAG)
-    return tagged + lacking(target, "app", BILL)
+    tagged = find_missing(target, "app", INDEX, "v1") + find_missing(target, "app", SIGNATURE, SIGNATURE_TAG)
+    return tagged + find_missing(target, "app", BILL)
 
 
 def lose(*digests: str) -> Damage:
@@ -81,14 +81,14 @@ DAMAGE: dict[str, tuple[Damage, set[str]]] = {
 def test_what_is_whole_is_found_so_and_nothing_is_sent(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     load(source)
     mirrors.run(entry(source, target))
-    mirrors.asked(source, target)
+    mirrors.take_requests(source, target)
 
     for repair in (False, True):
         report = mirrors.check(repair=repair)
         assert (report.status, report.counts["ok"], report.rows, table(report)) == ("complete", 1, (), [])
         assert summary_line(report).startswith("check of mirror complete: 1 ok in ")
-        assert mirrors.asked(source) == []
-        assert {one.method for one in mirrors.asked(target)} == {"GET", "HEAD"}
+        assert mirrors.take_requests(source) == []
+        assert {one.method for one in mirrors.take_requests(target)} == {"GET", "HEAD"}
 
 
 def test_each_damage_is_mended_from_the_store_and_looked_at_again(mirrors: Mirrors, source: FakeRegistry) -> None:
@@ -100,22 +100,22 @@ def test_each_damage_is_mended_from_the_store_and_looked_at_again(mirrors: Mirro
         mirrors.run(wanted)
         for damage, target in targets.items():
             DAMAGE[damage][0](target)
-        mirrors.asked(source, *targets.values())
+        mirrors.take_requests(source, *targets.values())
 
         report = mirrors.check(repair=True)
 
         assert report.status == "complete", error_lines(report)
         assert Counter(row["outcome"] for row in table(report)) == {"repaired": len(DAMAGE)}
         assert {damage: lost(target) for damage, target in targets.items()} == {damage: [] for damage in DAMAGE}
-        asked = {damage: mirrors.asked(target) for damage, target in targets.items()}
-        assert {damage: set(uploaded(one)) for damage, one in asked.items()} == {
+        asked = {damage: mirrors.take_requests(target) for damage, target in targets.items()}
+        assert {damage: set(count_uploads(one)) for damage, one in asked.items()} == {
             name: resent for name, (_, resent) in DAMAGE.items()
         }
         for requests in asked.values():
             *_, last = [number for number, one in enumerate(requests) if one.method == "PUT"]
             looked = {one.path for one in requests[last:] if one.method == "HEAD"}
             assert looked >= {f"/v2/app/blobs/{digest}" for digest in INDEX.blobs}
-        assert mirrors.asked(source) == []
+        assert mirrors.take_requests(source) == []
 
 
 def test_what_a_repair_overwrites_is_backed_up_as_the_entry_says(
@@ -129,8 +129,8 @@ def test_what_a_repair_overwrites_is_backed_up_as_the_entry_says(
     report = mirrors.check(repair=True)
 
     assert report.status == "complete", error_lines(report)
-    assert not lacking(target, "app", ONE, "v1")
-    assert not lacking(target, "app", theirs, "old-v1")
+    assert not find_missing(target, "app", ONE, "v1")
+    assert not find_missing(target, "app", theirs, "old-v1")
 
 
 def test_damage_is_told_and_left_as_it_is_unless_repair_is_wanted(
@@ -142,7 +142,7 @@ def test_damage_is_told_and_left_as_it_is_unless_repair_is_wanted(
     target.lose("app", OTHER.root.digest)
     target.lose("app", LAYER)
     name = f"{target.host}/app:v1"
-    mirrors.asked(source, target)
+    mirrors.take_requests(source, target)
 
     report = mirrors.check()
 
@@ -153,8 +153,8 @@ def test_damage_is_told_and_left_as_it_is_unless_repair_is_wanted(
     (error,) = error_lines(report)
     assert error.startswith(f"{name}: ")
     assert all(fault in error for fault in faults)
-    assert {one.method for one in mirrors.asked(target)} == {"GET", "HEAD"}
-    assert mirrors.asked(source) == []
+    assert {one.method for one in mirrors.take_requests(target)} == {"GET", "HEAD"}
+    assert mirrors.take_requests(source) == []
 
 
 def test_what_targets_have_in_common_is_asked_for_once_in_each_repository(
@@ -163,16 +163,20 @@ def test_what_targets_have_in_common_is_asked_for_once_in_each_repository(
     for tag, built in (("v1", INDEX), ("v2", images.index([ONE])), ("v3", ONE)):
         images.load(source, "app", built, tag)
     mirrors.run(repository(source, target, other))
-    mirrors.asked(source, target, other)
+    mirrors.take_requests(source, target, other)
 
     report = mirrors.check()
 
     assert (report.status, report.counts["ok"], report.tasks) == ("complete", 6, 2)
     for place in (target, other):
-        asked = mirrors.asked(place)
-        assert summed(asked) == {"HEAD manifests": 3, "GET manifests": len(INDEX.manifests) + 1, "HEAD blobs": len(INDEX.blobs)}
-        assert max(fetched(asked).values()) == 1
-    assert mirrors.asked(source) == []
+        asked = mirrors.take_requests(place)
+        assert count_requests(asked) == {
+            "HEAD manifests": 3,
+            "GET manifests": len(INDEX.manifests) + 1,
+            "HEAD blobs": len(INDEX.blobs),
+        }
+        assert max(count_reads(asked).values()) == 1
+    assert mirrors.take_requests(source) == []
 
 
 def test_each_target_is_mended_by_itself_with_what_one_of_them_needs(
@@ -182,15 +186,15 @@ def test_each_target_is_mended_by_itself_with_what_one_of_them_needs(
     mirrors.run(repository(source, target, other))
     target.lose("copy", LAYER)
     other.lose("copy", OTHER.root.digest)
-    mirrors.asked(source, target, other)
+    mirrors.take_requests(source, target, other)
 
     report = mirrors.check(repair=True)
 
     assert report.status == "complete", error_lines(report)
     assert [row["outcome"] for row in table(report)] == ["repaired", "repaired"]
-    assert uploaded(mirrors.asked(target)) == {LAYER: 1}
-    assert uploaded(mirrors.asked(other)) == {}
-    assert lacking(target, "copy", INDEX, "v1") + lacking(other, "copy", INDEX, "v1") == []
+    assert count_uploads(mirrors.take_requests(target)) == {LAYER: 1}
+    assert count_uploads(mirrors.take_requests(other)) == {}
+    assert find_missing(target, "copy", INDEX, "v1") + find_missing(other, "copy", INDEX, "v1") == []
 
 
 def test_what_the_store_has_no_longer_comes_from_the_source_by_digest(
@@ -202,16 +206,16 @@ def test_what_the_store_has_no_longer_comes_from_the_source_by_digest(
     shutil.rmtree(mirrors.store)
     target.lose("app", LAYER)
     target.lose("app", BILL.root.digest)
-    mirrors.asked(source, target)
+    mirrors.take_requests(source, target)
 
     report = mirrors.check(repair=True)
 
     assert report.status == "complete", error_lines(report)
     assert lost(target) == []
-    asked = mirrors.asked(source)
+    asked = mirrors.take_requests(source)
     assert not [one.path for one in asked if one.path.endswith("/v1") or "/referrers/" in one.path]
-    assert fetched(asked) == Counter({*INDEX.descriptors, *BILL.descriptors, *SIGNATURE.descriptors})
-    assert uploaded(mirrors.asked(target)) == {LAYER: 1}
+    assert count_reads(asked) == Counter({*INDEX.descriptors, *BILL.descriptors, *SIGNATURE.descriptors})
+    assert count_uploads(mirrors.take_requests(target)) == {LAYER: 1}
 
 
 def test_what_nobody_has_any_more_is_told_and_others_are_mended(
@@ -233,7 +237,7 @@ def test_what_nobody_has_any_more_is_told_and_others_are_mended(
     assert told == {"v1": "failed", "v2": "repaired"}
     (error,) = error_lines(report)
     assert error.startswith(f"{target.host}/copy:v1: {source.host}/app@{INDEX.root.digest}: ")
-    assert not lacking(target, "copy", LATER, "v2")
+    assert not find_missing(target, "copy", LATER, "v2")
 
 
 def test_a_source_that_is_gone_is_no_matter_where_the_store_has_all(mirrors: Mirrors, target: FakeRegistry) -> None:
@@ -257,7 +261,7 @@ def test_what_cannot_be_told_is_not_called_damaged_and_not_sent(
     mirrors.run(repository(source, target, other))
     other.inject(Fault(method="HEAD", path=f".*/blobs/{LAYER}", nth=None, action=Answer(503)))
     target.lose("copy", LAYER)
-    mirrors.asked(source, target, other)
+    mirrors.take_requests(source, target, other)
 
     report = mirrors.check(repair=True)
 
@@ -266,7 +270,7 @@ def test_what_cannot_be_told_is_not_called_damaged_and_not_sent(
     assert [str(row.target) for row in report.select(AuditRow) if row.outcome == "unresolved"] == [f"{other.host}/copy:v1"]
     (error,) = error_lines(report)
     assert error.startswith(f"{other.host}/copy:v1: layer {LAYER} ")
-    assert {one.method for one in mirrors.asked(other)} == {"GET", "HEAD"}
+    assert {one.method for one in mirrors.take_requests(other)} == {"GET", "HEAD"}
     assert "1 unresolved" in summary_line(report)
 
 
@@ -290,21 +294,21 @@ def test_an_index_for_some_platforms_is_right_without_the_others_and_mended_so(
     flat = images.index([ONE, OTHER])
     with FakeRegistry(sparse=not rewrite) as target:
         images.load(source, "app", flat, "v1")
-        said = {"platforms": ["linux/arm64"], **({"rewriteIndex": True} if rewrite else {})}
-        mirrors.run(image(source, target, "app:v1", **said))
+        settings = {"platforms": ["linux/arm64"], **({"rewriteIndex": True} if rewrite else {})}
+        mirrors.run(image(source, target, "app:v1", **settings))
         assert mirrors.check().status == "complete"
         standing = target.manifest("app", "v1")
         target.lose("app", list(OTHER.blobs)[1])
         target.untag("app", "v1")
-        mirrors.asked(source, target)
+        mirrors.take_requests(source, target)
 
         report = mirrors.check(repair=True)
 
         assert report.status == "complete", error_lines(report)
-        assert not lacking(target, "app", OTHER)
+        assert not find_missing(target, "app", OTHER)
         assert target.manifest("app", "v1") == standing
         assert target.manifest("app", ONE.root.digest) is None
-        assert mirrors.asked(source) == []
+        assert mirrors.take_requests(source) == []
 
 
 def test_a_listing_of_referrers_is_mended_where_there_is_no_api(mirrors: Mirrors, source: FakeRegistry) -> None:
@@ -332,13 +336,13 @@ def test_tags_that_are_wanted_no_longer_are_counted_and_not_asked_for(
     source.untag("app", "v2")
     mirrors.run(repository(source, target))
     target.untag("copy", "v2")
-    mirrors.asked(target)
+    mirrors.take_requests(target)
 
     report = mirrors.check()
 
     assert (report.status, report.counts["ok"], report.counts["unchecked"]) == ("complete", 1, 1)
     assert summary_line(report).endswith("; 1 tag of no entry unchecked")
-    assert not [one for one in mirrors.asked(target) if one.path.endswith("/v2")]
+    assert not [one for one in mirrors.take_requests(target) if one.path.endswith("/v2")]
 
 
 def test_a_check_that_is_ended_says_so_in_one_line(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:

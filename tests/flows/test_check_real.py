@@ -1,4 +1,4 @@
-"""Finding and mending what a CNCF registry has lost on its disk, so that skopeo can copy it again."""
+"""Check and repair of content that a CNCF registry lost on its disk. Afterwards skopeo can copy the image again."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -31,24 +31,24 @@ def cncf(directory: Path) -> Iterator[CncfRegistry]:
 
 
 def data(registry: Path, digest: str) -> Path:
-    """Where content is, once for all repositories."""
+    """Return the directory of content, which all repositories share."""
     algorithm, _, encoded = digest.partition(":")
     return registry / "data/docker/registry/v2/blobs" / algorithm / encoded[:2] / encoded
 
 
 def link(registry: Path, kind: str, digest: str) -> Path:
-    """What says that the repository has it."""
+    """Return the directory of the link from the repository to content."""
     return registry / "data/docker/registry/v2/repositories/app" / kind / Path(*digest.split(":"))
 
 
 LOST: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a blob": (lambda registry: data(registry, LAYER), f"layer {LAYER} is missing"),
-    "a blob's link": (lambda registry: link(registry, "_layers", LAYER), f"layer {LAYER} is missing"),
-    "a child's link": (
+    "the link of a blob": (lambda registry: link(registry, "_layers", LAYER), f"layer {LAYER} is missing"),
+    "the link of a child": (
         lambda registry: link(registry, "_manifests/revisions", OTHER.root.digest),
         f"manifest {OTHER.root.digest} is missing",
     ),
-    "the root's link": (
+    "the link of the root": (
         lambda registry: link(registry, "_manifests/revisions", INDEX.root.digest),
         f"{INDEX.root.digest} is missing",
     ),
@@ -57,25 +57,25 @@ LOST: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("lost", LOST)
-def test_what_a_registry_lost_on_its_disk_is_found_and_mended(
+def test_content_that_a_registry_lost_on_its_disk_is_found_and_repaired(
     mirrors: Mirrors, source: FakeRegistry, cncf: CncfRegistry, directory: Path, *, lost: str
 ) -> None:
     images.load(source, "app", INDEX, "v1")
     entry = {**image(source, source, "app:v1"), "target": f"{cncf.host}/app:v1"}
     assert mirrors.run(entry).status == "complete"
     assert mirrors.check().status == "complete"
-    path, told = LOST[lost]
+    path, fault = LOST[lost]
     shutil.rmtree(path(directory))
     name = f"docker://{cncf.host}/app:v1"
     with pytest.raises(skopeo.SkopeoError):
         skopeo.copy(name, f"dir:{mirrors.directory / 'before'}")
-    mirrors.asked(source)
+    mirrors.take_requests(source)
 
     report = mirrors.check(repair=True)
 
     assert report.status == "complete", error_lines(report)
     (faults,) = [row.faults for row in report.select(AuditRow)]
-    assert told in faults
-    assert mirrors.asked(source) == []
+    assert fault in faults
+    assert mirrors.take_requests(source) == []
     skopeo.copy(name, f"dir:{mirrors.directory / 'after'}")
     assert skopeo.raw(name) == INDEX.manifests[-1].raw

@@ -1,4 +1,4 @@
-"""What an operator controls from Prefect, counted at the registry: limits, retries, suspension, time limits."""
+"""Controls of an operator in Prefect: limits, retries, suspension and time limits. The registry counts their effect."""
 
 import os
 import re
@@ -17,19 +17,19 @@ from prefect_dist.storage import open_store
 from tests import images
 from tests.fakes.faults import Answer, Fault, Response, Stall, Wire
 from tests.fakes.registry import FakeRegistry
-from tests.flows.deployed import TOP, command
-from tests.flows.mirrors import Mirrors, image, lacking
+from tests.flows.deploying import TOP, run_prefect
+from tests.flows.mirrors import Mirrors, find_missing, image
 from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
 
 MANY = images.image(7200, layers=4, layer_bytes=2000)
-# How long an answer is held back for others to come beside it: were there no limit, they would.
-_HELD_S = 0.5
+# Delay of each response. Without a limit, other requests arrive during the delay.
+_DELAY_S = 0.5
 
 
 @dataclass(slots=True)
 class Gauge:
-    """Holds answers back for a moment, and counts how many are held at once."""
+    """Delays responses, and counts how many responses are delayed at the same time."""
 
     after: int = 0
     most: int = 0
@@ -43,7 +43,7 @@ class Gauge:
         with self._lock:
             self._now += 1
             self.most = max(self.most, self._now)
-        threading.Event().wait(_HELD_S)
+        threading.Event().wait(_DELAY_S)
         with self._lock:
             self._now -= 1
         return True
@@ -51,7 +51,7 @@ class Gauge:
 
 @pytest.fixture
 def gauge(source: FakeRegistry) -> Gauge:
-    """Of the layers and configs that are read at once."""
+    """Gauge of the layers and configs that a run reads at the same time."""
     images.load(source, "app", MANY, "v1")
     gauge = Gauge()
     source.inject(Fault(path="/v2/app/blobs/.*", nth=None, action=gauge))
@@ -60,7 +60,7 @@ def gauge(source: FakeRegistry) -> Gauge:
 
 @pytest.fixture
 def limit(prefect: PrefectServer, source: FakeRegistry) -> Iterator[str]:
-    """A limit of one on the tasks that talk to the source."""
+    """A limit of one on tasks with requests to the source."""
     made = prefect.post("/concurrency_limits/", {"tag": f"registry:{source.host}", "concurrency_limit": 1})
     yield made["tag"]
     prefect.delete(f"/concurrency_limits/{made['id']}")
@@ -75,28 +75,26 @@ def slots(prefect: PrefectServer, source: FakeRegistry) -> Iterator[str]:
     prefect.delete(f"/v2/concurrency_limits/{name}")
 
 
-def test_without_a_limit_a_run_reads_several_things_at_once(
+def test_a_run_without_a_limit_sends_several_requests_at_once(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, gauge: Gauge
 ) -> None:
     assert mirrors.run(image(source, target, "app:v1")).status == "complete"
     assert gauge.most > 1
 
 
-def test_a_limit_on_a_registrys_tag_is_kept(
+def test_a_run_respects_the_concurrency_limit_of_a_registry_tag(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, *, gauge: Gauge, limit: str, prefect: PrefectServer
 ) -> None:
     report = mirrors.run(image(source, target, "app:v1"))
 
     assert report.status == "complete"
     assert gauge.most == 1
-    assert not lacking(target, "app", MANY, "v1")
+    assert not find_missing(target, "app", MANY, "v1")
     runs = prefect.task_runs(mirrors.flow_run, at_least=report.tasks)
     assert {tag for run in runs for tag in run["tags"]} == {limit}
 
 
-def test_a_task_is_tried_again_as_often_as_the_run_was_told(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
-) -> None:
+def test_a_task_is_retried_as_often_as_the_run_allows(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     layer = list(MANY.blobs)[-1]
     images.load(source, "app", MANY, "v1")
     source.inject(Fault(path=f"/v2/app/blobs/{layer}", nth=None, action=Answer(503)))
@@ -108,10 +106,10 @@ def test_a_task_is_tried_again_as_often_as_the_run_was_told(
     assert target.manifest("app", "v1") is None
 
 
-def test_a_limit_is_kept_across_runs(
+def test_two_runs_share_the_concurrency_limit_of_a_registry_tag(
     server: PrefectServer, source: FakeRegistry, gauge: Gauge, limit: str, tmp_path: Path
 ) -> None:
-    """Two processes, each of which would read several things at once, and their stores have nothing in common."""
+    """Two processes with separate stores. Without the limit, each process would send several requests at once."""
     assert limit
     places = [str(tmp_path / name) for name in ("one", "other")]
     runs = [server.start("fetch", {"references": [f"{source.host}/app:v1"], "store": place}) for place in places]
@@ -119,12 +117,12 @@ def test_a_limit_is_kept_across_runs(
     assert [server.ended(run)["type"] for run in runs] == ["COMPLETED", "COMPLETED"]
     assert gauge.most == 1
     ends = [server.get(f"/flow_runs/{run}") for run in runs]
-    assert max(run["start_time"] for run in ends) < min(run["end_time"] for run in ends)  # they were at it together
+    assert max(run["start_time"] for run in ends) < min(run["end_time"] for run in ends)  # the runs overlapped
     for place in places:
         assert {str(info.digest) for info in open_store(place).walk()} == set(MANY.descriptors)
 
 
-def test_a_run_has_no_more_requests_under_way_than_slots_of_a_global_limit(
+def test_a_run_has_at_most_one_request_in_flight_per_slot_of_a_global_limit(
     mirrors: Mirrors,
     source: FakeRegistry,
     target: FakeRegistry,
@@ -143,17 +141,17 @@ def test_a_run_has_no_more_requests_under_way_than_slots_of_a_global_limit(
 def test_runs_share_the_slots_of_a_global_limit(
     server: PrefectServer, source: FakeRegistry, gauge: Gauge, slots: str, tmp_path: Path
 ) -> None:
-    """Two processes, each of which would read five things at once: the first has all slots, the other waits for them."""
+    """Two processes. Without the limit, each process would send five requests at once. The second waits for slots."""
     places = [str(tmp_path / name) for name in ("one", "other")]
     runs = [server.start("fetch", {"references": [f"{source.host}/app:v1"], "store": place}) for place in places]
 
     assert [server.ended(run)["type"] for run in runs] == ["COMPLETED", "COMPLETED"]
     assert gauge.most == 3
-    assert Counter(read(source)) == dict.fromkeys(MANY.blobs, 2)
+    assert Counter(requested_blobs(source)) == dict.fromkeys(MANY.blobs, 2)
     assert server.get(f"/v2/concurrency_limits/{slots}")["active_slots"] == 0
 
 
-def test_a_suspended_run_asks_for_nothing_more_and_goes_on_when_it_is_resumed(
+def test_a_suspended_run_sends_no_requests_and_continues_after_resume(
     server: PrefectServer, source: FakeRegistry, tmp_path: Path
 ) -> None:
     built = images.image(7300, layers=40)
@@ -161,36 +159,37 @@ def test_a_suspended_run_asks_for_nothing_more_and_goes_on_when_it_is_resumed(
     source.inject(Fault(path="/v2/app/blobs/.*", nth=None, action=Gauge()))
     store = tmp_path / "store"
     run = server.start("fetch", {"references": [f"{source.host}/app:v1"], "store": str(store), "concurrency": 2})
-    assert poll_until(lambda: len(read(source)) > 2, timeout_s=60)
+    assert poll_until(lambda: len(requested_blobs(source)) > 2, timeout_s=60)
 
     hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     details = {"pause_reschedule": True, "pause_timeout": hour}
     server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "PAUSED", "name": "Suspended", "state_details": details}})
     assert poll_until(lambda: any("Finished in state Suspended" in line for line in server.logs(run)), timeout_s=60)
-    before = read(source)
+    before = requested_blobs(source)
     assert len(before) < len(built.blobs)
     server.post(f"/flow_runs/{run}/resume", {})
 
     assert server.ended(run)["type"] == "COMPLETED"
     assert str(open_store(str(store)).names.get(f"{source.host}/app:v1").descriptor.digest) == built.root.digest
-    assert set(read(source)) == built.blobs.keys()
-    assert {digest for digest, times in Counter(read(source)).items() if times > 1} <= set(before[-2:])  # what was broken off
+    assert set(requested_blobs(source)) == built.blobs.keys()
+    repeated = {digest for digest, times in Counter(requested_blobs(source)).items() if times > 1}
+    assert repeated <= set(before[-2:])  # requests that the suspension interrupted
 
 
 @pytest.fixture
 def time_limit(server: PrefectServer, tmp_path: Path) -> Iterator[None]:
-    """The automation that cancels runs which take too long: longer than the ten seconds that are Prefect's least."""
+    """The automation that cancels long runs, after ten seconds, the minimum of Prefect."""
     shipped = (TOP / "automations" / "too-long.yaml").read_text()
     short = tmp_path / "too-long.yaml"
     short.write_text(shipped.replace("within: 14400", "within: 10"))
-    told = command(server, "automation", "create", "--from-file", str(short), home=tmp_path)
-    (made,) = re.findall(r"with id\s+([0-9a-f-]{36})", told)
+    output = run_prefect(server, "automation", "create", "--from-file", str(short), home=tmp_path)
+    (made,) = re.findall(r"with id\s+([0-9a-f-]{36})", output)
     yield
     server.delete(f"/automations/{made}")
 
 
 @pytest.mark.usefixtures("time_limit")
-def test_a_run_that_takes_too_long_is_cancelled_in_order_and_the_next_one_goes_on(
+def test_a_run_that_takes_too_long_is_cancelled_and_the_next_run_resumes(
     server: PrefectServer, source: FakeRegistry, tmp_path: Path
 ) -> None:
     images.load(source, "app", MANY, "v1")
@@ -200,7 +199,7 @@ def test_a_run_that_takes_too_long_is_cancelled_in_order_and_the_next_one_goes_o
 
     first = server.start("fetch", wanted)
     assert server.ended(first)["type"] == "CANCELLED"
-    before = read(source)
+    before = requested_blobs(source)
     second = server.start("fetch", wanted)
     assert server.ended(second)["type"] == "COMPLETED"
 
@@ -208,10 +207,10 @@ def test_a_run_that_takes_too_long_is_cancelled_in_order_and_the_next_one_goes_o
     assert progress(server, first)[1].startswith("0 of 1 image finished, 1 failed, 5 of 6 descriptors, 1 failed, ")
     assert progress(server, second)[0] == 100
     assert Counter(before) == dict.fromkeys(MANY.blobs, 1)
-    assert read(source)[len(before) :] == [stalling]
+    assert requested_blobs(source)[len(before) :] == [stalling]
 
 
-# A process of its own, with the tag that runs of deployments have.
+# A program that runs a flow with the tag of runs of deployments.
 _TAGGED = """
 import sys
 from prefect import tags
@@ -224,12 +223,12 @@ with tags("dist"):
 
 @pytest.fixture
 def silence(prefect: PrefectServer, tmp_path: Path) -> Iterator[None]:
-    """The automation that marks silent runs as crashed, after the ten seconds that are Prefect's least."""
+    """The automation that marks silent runs as crashed, after ten seconds, the minimum of Prefect."""
     shipped = (TOP / "automations" / "silent.yaml").read_text()
     short = tmp_path / "silent.yaml"
     short.write_text(shipped.replace("within: 600", "within: 10"))
-    said = command(prefect, "automation", "create", "--from-file", str(short), home=tmp_path)
-    (made,) = re.findall(r"with id\s+([0-9a-f-]{36})", said)
+    output = run_prefect(prefect, "automation", "create", "--from-file", str(short), home=tmp_path)
+    (made,) = re.findall(r"with id\s+([0-9a-f-]{36})", output)
     yield
     prefect.delete(f"/automations/{made}")
 
@@ -255,13 +254,13 @@ def test_a_run_whose_process_is_killed_is_marked_as_crashed(
     assert (state["type"], state["message"].partition(";")[0]) == ("CRASHED", "No heartbeat for ten minutes")
 
 
-def read(source: FakeRegistry) -> list[str]:
-    """The blobs that were asked for."""
+def requested_blobs(source: FakeRegistry) -> list[str]:
+    """Return the digests of the requested blobs."""
     return [one.path.rpartition("/")[2] for one in source.requests if "/blobs/" in one.path]
 
 
 def progress(server: PrefectServer, flow_run: str) -> tuple[float, str]:
-    """What the page of a run shows, once it is over."""
+    """Return the progress artifact of a finished run: percentage and description."""
     wanted = {"flow_runs": {"id": {"any_": [flow_run]}}, "artifacts": {"key": {"any_": ["progress"]}}}
     (shown,) = server.post("/artifacts/filter", wanted)
     return shown["data"], shown["description"]

@@ -1,4 +1,4 @@
-"""The result of a deployment's run for the program that started it with Prefect's `run_deployment`."""
+"""Results of flow runs for programs that start deployments with `run_deployment` of Prefect."""
 
 import json
 import os
@@ -41,8 +41,10 @@ print(json.dumps({
 """
 
 
-def called(server: PrefectServer, home: Path, name: str, parameters: dict[str, Any], **options: Any) -> dict[str, Any]:
-    """Return what another program, with a Prefect home of its own, knows of a run that it started."""
+def run_from_program(
+    server: PrefectServer, home: Path, name: str, parameters: dict[str, Any], **options: Any
+) -> dict[str, Any]:
+    """Start a run from another program with its own Prefect home, and return the result that the program sees."""
     env = os.environ | {"PREFECT_API_URL": server.url, "PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
     argv = [sys.executable, "-c", CALLER, json.dumps([f"{name}/{name}", {"parameters": parameters, **options}])]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=200)
@@ -55,11 +57,13 @@ def configuration(source: FakeRegistry, target: FakeRegistry, *names: str) -> st
     return json.dumps({"sync": [image(source, target, name) for name in names]})
 
 
-def test_a_run_has_a_small_result(server: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path) -> None:
+def test_the_stored_result_of_a_run_is_small_and_has_no_rows(
+    server: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
+) -> None:
     images.load(source, "app", BUILT, "v1")
     parameters = {"config": configuration(source, target, "app:v1"), "store": str(tmp_path / "store")}
 
-    run = called(server, tmp_path / "home", "mirror", parameters)
+    run = run_from_program(server, tmp_path / "home", "mirror", parameters)
 
     report, stored = run["report"], Path(run["key"]).read_text()
     assert (run["class"], run["error"]) == ("RunSummary", None)
@@ -78,7 +82,9 @@ def test_a_failed_run_raises_its_error_for_the_program_that_started_it(
     images.load(source, "app", BUILT, "v1")
     text = configuration(source, target, "app:v1", "app:gone")
 
-    run = called(server, tmp_path / "home", "mirror", {"config": text, "store": str(tmp_path / "store"), "retries": 0})
+    run = run_from_program(
+        server, tmp_path / "home", "mirror", {"config": text, "store": str(tmp_path / "store"), "retries": 0}
+    )
 
     report = run["report"]
     assert (run["class"], run["error"]) == ("RunFailed", run["message"])
@@ -90,7 +96,7 @@ def test_a_failed_run_raises_its_error_for_the_program_that_started_it(
 def test_a_result_in_shared_storage_is_read_from_any_machine(
     server: PrefectServer, source: FakeRegistry, tmp_path: Path
 ) -> None:
-    """The state names a block, which the caller loads from the API, and no path of the worker."""
+    """The state names a block, which the caller loads from the API. The state has no path of the worker."""
     from prefect.filesystems import LocalFileSystem
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -100,7 +106,7 @@ def test_a_result_in_shared_storage_is_read_from_any_machine(
     shared = {"env": {"PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK": "local-file-system/shared-results"}}
     parameters = {"references": [f"{source.host}/app:v1"], "store": str(tmp_path / "store")}
 
-    run = called(server, tmp_path / "home", "fetch", parameters, job_variables=shared)
+    run = run_from_program(server, tmp_path / "home", "fetch", parameters, job_variables=shared)
 
     assert not Path(run["key"]).is_absolute()
     assert run["block"] is not None
@@ -108,7 +114,7 @@ def test_a_result_in_shared_storage_is_read_from_any_machine(
     assert run["report"]["counts"]["fetched"] == len(BUILT.descriptors)
 
 
-def test_of_very_many_errors_the_first_are_kept() -> None:
+def test_a_summary_keeps_the_first_errors_and_counts_the_others() -> None:
     failures = tuple(Failure(descriptor=None, error=NotFound(f"a.example/app:{n}: not found")) for n in range(MOST_ERRORS + 5))
     report = fetch_report([ImageReport(name="a.example/app", root=None, failures=failures)])
 

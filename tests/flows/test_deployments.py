@@ -11,8 +11,8 @@ import pytest
 from tests import images
 from tests.fakes.faults import Fault, Stall
 from tests.fakes.registry import FakeRegistry
-from tests.flows.deployed import POOL, TOP, command
-from tests.flows.mirrors import lacking
+from tests.flows.deploying import POOL, TOP, run_prefect
+from tests.flows.mirrors import find_missing
 from tests.images import BuiltImage
 from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
@@ -92,7 +92,7 @@ def test_a_run_from_the_command_line_of_prefects(
         MirrorConfiguration(text=text).save("mirror", overwrite=True)
         ContentStore(url=str(tmp_path / "store")).save("dist", overwrite=True)
 
-    told = command(server, "deployment", "run", "mirror/mirror", "--watch", home=home / "worker")
+    told = run_prefect(server, "deployment", "run", "mirror/mirror", "--watch", home=home / "worker")
 
     assert "finished successfully" in told
     assert inspect(f"docker://{target.host}/cli:v1")["Digest"] == built.root.digest
@@ -182,7 +182,7 @@ def test_a_cancelled_run_ends_in_order_and_the_next_one_goes_on(
         again = server.start("mirror", {"config": text})
 
         assert server.ended(again)["type"] == "COMPLETED"
-        assert not lacking(target, "app", built, "v1")
+        assert not find_missing(target, "app", built, "v1")
     asked = [one for one in source.requests if one.method == "GET" and one.path.endswith(layer)]
     assert [one.headers.get("range") for one in asked] == [None, f"bytes=1500000-{len(built.blobs[layer]) - 1}"]
 

@@ -1,4 +1,4 @@
-"""A run that fails, as Prefect shows it: failed tasks, the cause in the state's message, failures at the end of the log."""
+"""A failed run in Prefect: failed tasks, the cause in the message of the state, and failures at the end of the log."""
 
 from tests import images
 from tests.fakes.registry import FakeRegistry
@@ -9,7 +9,7 @@ from tests.peers.processes import poll_until
 BUILT = images.image(6700, layers=1)
 
 
-def test_an_image_that_is_missing_at_its_source_fails_its_task(
+def test_an_image_that_is_missing_at_its_source_fails_its_task_and_the_run(
     mirrors: Mirrors, prefect: PrefectServer, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     images.load(source, "app", BUILT, "v1")

@@ -55,7 +55,7 @@ def test_a_mirror_lists_a_referrer_again_that_another_client_overwrote(mirrors: 
 
         assert report.status == "complete", error_lines(report)
         assert listed(target, "app") == {OURS.root.digest, THEIRS.root.digest}
-        assert list(mirrors.locked()[f"{target.host}/app:v1"]["referrers"]) == [OURS.root.digest]
+        assert list(mirrors.read_lock()[f"{target.host}/app:v1"]["referrers"]) == [OURS.root.digest]
 
 
 def test_a_repair_lists_a_referrer_again_that_another_client_overwrote(mirrors: Mirrors, source: FakeRegistry) -> None:
@@ -87,7 +87,7 @@ def test_the_next_run_lists_a_referrer_for_which_a_stopped_run_did_not_look(mirr
 
         assert (stopped.status, results(stopped)) == ("stopped", {"app:v1": "added"})
         assert listed(target, "app") == {THEIRS.root.digest}
-        assert mirrors.locked()[f"{target.host}/app:v1"]["referrers"] == {}
+        assert mirrors.read_lock()[f"{target.host}/app:v1"]["referrers"] == {}
 
         assert results(mirrors.run(entry)) == {"app:v1": "changed"}
         assert listed(target, "app") == {OURS.root.digest, THEIRS.root.digest}
@@ -108,7 +108,7 @@ def test_a_mirror_reports_a_referrer_that_others_overwrite_each_time_and_the_nex
         each_time = Call(lambda: overwrite() if is_struck[0] else None)
         target.inject(Fault(method="PUT", path=f".*/manifests/{FALLBACK}", nth=None, action=each_time))
         entry = image(source, target, "app:v1", referrers=True)
-        mirrors.asked(target)
+        mirrors.take_requests(target)
 
         report = mirrors.run(entry)
 
@@ -116,9 +116,9 @@ def test_a_mirror_reports_a_referrer_that_others_overwrite_each_time_and_the_nex
         (error,) = error_lines(report)
         lost = f"{target.host}/app:{FALLBACK}: other clients overwrote the entry for manifest {OURS.root.digest} 5 times"
         assert error == f"{source.host}/app:v1 to {target.host}/app:v1: {lost}; try again"
-        writes = [one for one in mirrors.asked(target) if one.method == "PUT" and one.path.endswith(FALLBACK)]
+        writes = [one for one in mirrors.take_requests(target) if one.method == "PUT" and one.path.endswith(FALLBACK)]
         assert len(writes) == 1 + 5
-        record = mirrors.locked()[f"{target.host}/app:v1"]
+        record = mirrors.read_lock()[f"{target.host}/app:v1"]
         assert (record["own"], record["digest"], record["referrers"]) == (True, IMAGE.root.digest, {})
 
         is_struck[0] = False
@@ -159,6 +159,6 @@ def test_the_last_look_costs_one_request_per_subject_and_none_with_a_referrers_a
         report = mirrors.run(image(source, target, "app:v1", referrers=True))
 
         assert report.status == "complete", error_lines(report)
-        paths = [f"{one.method} {one.path.rpartition('/')[2]}" for one in mirrors.asked(target)]
+        paths = [f"{one.method} {one.path.rpartition('/')[2]}" for one in mirrors.take_requests(target)]
         last = paths[paths.index("PUT v1") + 1 :]
         assert last == ([] if has_api else [f"GET {FALLBACK}"])

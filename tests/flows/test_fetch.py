@@ -457,8 +457,8 @@ def test_no_name_is_recorded_for_an_image_of_which_something_is_missing(store: C
 def test_a_registrys_quota_is_shown(fetch: Fetch) -> None:
     with FakeRegistry() as registry:
         images.load(registry, "app", images.image(270), "v1")
-        said = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "42;w=21600"))
-        registry.inject(Fault(method="HEAD", nth=None, action=WithHeaders(said)))
+        settings = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "42;w=21600"))
+        registry.inject(Fault(method="HEAD", nth=None, action=WithHeaders(settings)))
         report, _ = fetch(f"{registry.host}/app:v1")
     assert summary_line(report).endswith(f"; {registry.host}: 42 of 100 pulls left")
     assert document(report)["quotas"] == {registry.host: {"limit": 100, "remaining": 42, "window_s": 21600}}

@@ -1,4 +1,4 @@
-"""What the artifacts of a run show of very many images, and what its report keeps."""
+"""Artifacts of runs with very many images or failures, and the end of a run."""
 
 import gc
 from dataclasses import replace
@@ -22,30 +22,30 @@ from tests.peers.prefect import PrefectServer
 
 ROOT = Descriptor(media_type="a/b", digest=Digest.of(b""), size=0)
 REPORT = fetch_report([ImageReport(name=f"a.example/app:{n}", root=ROOT) for n in range(502)])
-SAID = "the registry says '<b>|[x](http://a/b_c)`*\\'"
+ERROR_TEXT = "the registry says '<b>|[x](http://a/b_c)`*\\'"
 
 
 def artifacts(prefect: PrefectServer, report: RunReport, *, key: str = "many") -> dict[str, dict[str, Any]]:
-    """What a run that ends with a report shows, by key."""
+    """Run a flow that returns a report, and return the artifacts of the run by key."""
 
-    state = ended(prefect, report, key=key)
+    state = run_with_report(prefect, report, key=key)
     run = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
     return {one["key"]: one for one in prefect.post("/artifacts/filter", run)}
 
 
-def ended(prefect: PrefectServer, report: RunReport, *, key: str) -> State[Any]:
-    """The state of a run that ends with a report."""
+def run_with_report(prefect: PrefectServer, report: RunReport, *, key: str) -> State[Any]:
+    """Run a flow that returns a report, and return the final state."""
 
-    @flow_of(key, run_name=lambda: "ends")
-    def ends() -> RunReport:
+    @flow_of(key, run_name=lambda: "return-report")
+    def return_report() -> RunReport:
         return report
 
     with temporary_settings({PREFECT_API_URL: prefect.url}):
-        state: State[Any] = ends(return_state=True)
+        state: State[Any] = return_report(return_state=True)
     return state
 
 
-def test_an_artifact_shows_what_a_page_can_and_says_so(prefect: PrefectServer) -> None:
+def test_an_artifact_shows_500_rows_and_names_the_number_of_hidden_rows(prefect: PrefectServer) -> None:
     shown = artifacts(prefect, REPORT)
     assert shown.keys() == {"fetch", "summary"}
     assert shown["fetch"]["data"].count("a.example/app:") == 500
@@ -53,8 +53,8 @@ def test_an_artifact_shows_what_a_page_can_and_says_so(prefect: PrefectServer) -
     assert len(table(REPORT)) == 502
 
 
-def test_failures_are_shown_as_they_are_and_of_very_many_the_first(prefect: PrefectServer) -> None:
-    failures = tuple(Failure(descriptor=None, error=Unavailable(f"{SAID} {number}")) for number in range(502))
+def test_failures_are_escaped_and_only_the_first_500_are_shown(prefect: PrefectServer) -> None:
+    failures = tuple(Failure(descriptor=None, error=Unavailable(f"{ERROR_TEXT} {number}")) for number in range(502))
     image = ImageReport(name="a.example/app:v1", root=ROOT, failures=failures)
 
     shown = artifacts(prefect, fetch_report([image]))["failures"]
@@ -66,40 +66,40 @@ def test_failures_are_shown_as_they_are_and_of_very_many_the_first(prefect: Pref
     assert shown["description"].startswith("502 failures. ")
 
 
-def test_a_run_that_was_ended_is_to_be_run_again_with_nothing_put_right(prefect: PrefectServer) -> None:
+def test_the_failures_of_a_stopped_run_recommend_only_another_run(prefect: PrefectServer) -> None:
     image = ImageReport(
         name="a.example/app:v1", root=ROOT, failures=(Failure(descriptor=ROOT, error=Unavailable("broken off")),)
     )
-    told = "1 failure. The run stopped before it finished. Run it again to resume. Finished work is kept."
+    messages = "1 failure. The run stopped before it finished. Run it again to resume. Finished work is kept."
     for key in ("fetch", "pull"):
         stopped = replace(fetch_report([image]), flow=key, status="stopped", stopped=Stopped("cancelled"))
-        assert artifacts(prefect, stopped, key=key)["failures"]["description"] == told
+        assert artifacts(prefect, stopped, key=key)["failures"]["description"] == messages
     assert "fix the failures" in artifacts(prefect, fetch_report([image]))["failures"]["description"].lower()
 
 
-def test_that_prefect_does_not_take_an_artifact_is_no_reason_to_fail(
+def test_a_run_succeeds_although_prefect_rejects_an_artifact(
     prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise httpx.ReadTimeout("timed out")
 
     monkeypatch.setattr(SyncPrefectClient, "create_artifact", refuse)
-    assert ended(prefect, REPORT, key="many").is_completed()
-    told = [record.message for record in caplog.records if record.name == "prefect_dist.flows.background"]
-    assert sorted(told) == [f"cannot show the artifact {key} in Prefect: timed out" for key in ("fetch", "summary")]
+    assert run_with_report(prefect, REPORT, key="many").is_completed()
+    messages = [record.message for record in caplog.records if record.name == "prefect_dist.flows.background"]
+    assert sorted(messages) == [f"cannot show the artifact {key} in Prefect: timed out" for key in ("fetch", "summary")]
 
 
-def test_the_garbage_collector_leaves_out_what_was_there_and_only_for_the_run(prefect: PrefectServer) -> None:
-    left_out = list[int]()
+def test_existing_objects_are_frozen_during_the_run_only(prefect: PrefectServer) -> None:
+    frozen = list[int]()
 
-    @flow_of("looks", run_name=lambda: "looks")
-    def looks() -> RunReport:
-        left_out.append(gc.get_freeze_count())
+    @flow_of("count-frozen", run_name=lambda: "count-frozen")
+    def count_frozen() -> RunReport:
+        frozen.append(gc.get_freeze_count())
         return REPORT
 
     with temporary_settings({PREFECT_API_URL: prefect.url}):
-        looks()
-    left_out.append(gc.get_freeze_count())
+        count_frozen()
+    frozen.append(gc.get_freeze_count())
 
-    assert left_out[0] > 10_000
-    assert left_out[1] == 0
+    assert frozen[0] > 10_000
+    assert frozen[1] == 0

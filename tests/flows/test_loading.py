@@ -102,7 +102,7 @@ def test_a_configuration_without_a_file_warns_that_it_has_no_lock_file(kind: str
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("settings", "told"),
     [
         (
             "store: cache",
@@ -122,8 +122,8 @@ def test_a_configuration_without_a_file_warns_that_it_has_no_lock_file(kind: str
     ],
 )
 @pytest.mark.parametrize("kind", ["block", "text"])
-def test_what_cannot_be_said_where_there_is_no_file(kind: str, said: str, told: str) -> None:
-    config = in_block(said + BARE, "wrong") if kind == "block" else said + BARE
+def test_what_cannot_be_said_where_there_is_no_file(kind: str, settings: str, told: str) -> None:
+    config = in_block(settings + BARE, "wrong") if kind == "block" else settings + BARE
     with pytest.raises(InvalidInput) as caught:
         read(config)
     check_message(caught.value, "block:wrong" if kind == "block" else "configuration", told, hides=["topsecret"])

@@ -11,7 +11,17 @@ from prefect_dist.mirror.render import summary_line
 from prefect_dist.storage import open_store
 from tests import images
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import Mirrors, bytes_of, fetched, image, lacking, repository, results, summed, uploaded
+from tests.flows.mirrors import (
+    Mirrors,
+    bytes_of,
+    count_reads,
+    count_requests,
+    count_uploads,
+    find_missing,
+    image,
+    repository,
+    results,
+)
 from tests.flows.reports import document, error_lines, plan_of
 from tests.images import BuiltImage
 from tests.peers.prefect import PrefectServer
@@ -29,7 +39,7 @@ def test_an_image_is_published_as_soon_as_it_is_whole(mirrors: Mirrors, source: 
 
     mirrors.run(*(image(source, target, f"app:{tag}") for tag in several), concurrency=1)
 
-    sent = [one.path.rpartition("/")[2] for one in mirrors.asked(target) if one.method == "PUT"]
+    sent = [one.path.rpartition("/")[2] for one in mirrors.take_requests(target) if one.method == "PUT"]
     tags = [sent.index(tag) for tag in several]
     assert tags[0] < tags[1] < tags[2] == len(sent) - 1
     uploads = [tags[0], tags[1] - tags[0] - 1, tags[2] - tags[1] - 1]
@@ -63,7 +73,7 @@ def test_a_dry_run_says_what_a_run_then_does_and_changes_nothing(
     (error,) = error_lines(dry)
     assert error.startswith(f"{source.host}/app:none to {target.host}/app:none: ")
     assert summary_line(dry).startswith("plan of mirror: 1 to add, 1 to change, 1 unchanged, ")  # the file is mirror.yaml
-    planning = mirrors.asked(source, target)
+    planning = mirrors.take_requests(source, target)
     assert {one.method for one in planning} == {"HEAD", "GET"}
     assert not mirrors.lock.exists()
     assert not list(open_store(str(mirrors.store)).walk())
@@ -76,7 +86,7 @@ def test_a_dry_run_says_what_a_run_then_does_and_changes_nothing(
     assert results(done) == {"app:new": "added", "app:changed": "changed", "app:unchanged": "unchanged", "app:none": "failed"}
     assert (done.counts["fetched_bytes"], done.counts["sent_bytes"]) == (bytes_of(INDEX, changed), bytes_of(INDEX, changed))
     heads = Counter(one.path for one in planning if one.method == "HEAD")
-    carried = [one for one in mirrors.asked(source, target) if not (one.method == "HEAD" and heads.pop(one.path, 0))]
+    carried = [one for one in mirrors.take_requests(source, target) if not (one.method == "HEAD" and heads.pop(one.path, 0))]
     assert plan["requests"] / 1.5 <= len(carried) <= plan["requests"] * 1.5
 
 
@@ -91,15 +101,15 @@ def test_each_digest_is_fetched_once_and_sent_once_to_each_registry(
 
     assert report.status == "complete", error_lines(report)
     everything = {*INDEX.descriptors, *TWIN.descriptors}
-    assert fetched(one for one in mirrors.asked(source) if "_catalog" not in one.path) == Counter(everything)
+    assert count_reads(one for one in mirrors.take_requests(source) if "_catalog" not in one.path) == Counter(everything)
     blobs = Counter({*INDEX.blobs, *TWIN.blobs})
     for place, prefix in ((target, "x"), (other, "y")):
-        asked = mirrors.asked(place)
-        assert uploaded(asked) == blobs
+        asked = mirrors.take_requests(place)
+        assert count_uploads(asked) == blobs
         mounted = [one for one in asked if one.method == "POST" and one.status == 201]
         assert len(mounted) == len(TWIN.blobs) - 1 + len(ONE.blobs)
         for name, built in (("a", INDEX), ("b", TWIN), ("c", ONE)):
-            assert not lacking(place, f"{prefix}/{name}", built, "v1")
+            assert not find_missing(place, f"{prefix}/{name}", built, "v1")
             writes = [one for one in asked if one.method in ("PUT", "POST") and f"/{prefix}/{name}/" in one.path]
             assert writes[-1].path == f"/v2/{prefix}/{name}/manifests/v1"
     counts = report.counts
@@ -143,17 +153,17 @@ def test_where_nothing_changed_each_tag_is_asked_for_once_at_each_place(
         images.load(source, "app", images.index([images.image(910 + number, layers=1)]), f"v{number}")
     entry = repository(source, target, other)
     assert mirrors.run(entry).status == "complete"
-    before = mirrors.locked()
-    mirrors.asked(source, target, other)
+    before = mirrors.read_lock()
+    mirrors.take_requests(source, target, other)
 
     report = mirrors.run(entry)
 
     assert (report.status, report.counts["unchanged"], report.tasks) == ("complete", 10, 2)
-    assert summed(mirrors.asked(source)) == {"GET tags": 1, "HEAD manifests": 5}
+    assert count_requests(mirrors.take_requests(source)) == {"GET tags": 1, "HEAD manifests": 5}
     for place in (target, other):
-        assert summed(mirrors.asked(place)) == {"HEAD manifests": 5}
+        assert count_requests(mirrors.take_requests(place)) == {"HEAD manifests": 5}
     assert (report.counts["fetched_bytes"], report.counts["sent_bytes"]) == (0, 0)
-    assert mirrors.locked() == before
+    assert mirrors.read_lock() == before
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
@@ -191,9 +201,9 @@ def test_repositories_and_tags_are_chosen_and_called_otherwise(
     }
     report = mirrors.run(registry)
     assert results(report) == {"team-app:v2.0": "added"}
-    assert not lacking(target, "team-app", OTHER, "v2.0")
-    assert {one.path.split("/")[2] for one in mirrors.asked(target)} == {"team-app"}
-    assert mirrors.locked()[f"{target.host}/team-app:v2.0"]["source"] == f"{source.host}/team/app:2.0"
+    assert not find_missing(target, "team-app", OTHER, "v2.0")
+    assert {one.path.split("/")[2] for one in mirrors.take_requests(target)} == {"team-app"}
+    assert mirrors.read_lock()[f"{target.host}/team-app:v2.0"]["source"] == f"{source.host}/team/app:2.0"
 
 
 @pytest.mark.parametrize("rewritten", [False, True], ids=["as it is", "made anew"])
@@ -202,21 +212,21 @@ def test_of_an_index_some_platforms_are_mirrored_alone(mirrors: Mirrors, source:
     with FakeRegistry(sparse=not rewritten) as target:
         entry = image(source, target, "app:v1", platforms=["linux/arm64"], rewriteIndex=rewritten)
         dry = document(mirrors.run(entry, dry_run=True))["plan"]
-        mirrors.asked(source, target)
+        mirrors.take_requests(source, target)
         report = mirrors.run(entry)
         assert report.status == "complete", error_lines(report)
         assert (dry["fetch"]["bytes"], dry["send"]["bytes"]) == (report.counts["fetched_bytes"], report.counts["sent_bytes"])
-        assert fetched(mirrors.asked(source)) == Counter({*OTHER.descriptors, INDEX.root.digest})
-        assert not lacking(target, "app", OTHER)
+        assert count_reads(mirrors.take_requests(source)) == Counter({*OTHER.descriptors, INDEX.root.digest})
+        assert not find_missing(target, "app", OTHER)
         assert target.manifest("app", ONE.root.digest) is None
         is_as_it_is = target.manifest("app", "v1") == (images.OCI_INDEX, INDEX.manifests[-1].raw)
         assert is_as_it_is is not rewritten
-        mirrors.asked(target)
+        mirrors.take_requests(target)
 
         again = mirrors.run(entry)
         assert results(again) == {"app:v1": "unchanged"}
-        assert summed(mirrors.asked(source, target)) == {"HEAD manifests": 2}
-        locked = mirrors.locked()[f"{target.host}/app:v1"]
+        assert count_requests(mirrors.take_requests(source, target)) == {"HEAD manifests": 2}
+        locked = mirrors.read_lock()[f"{target.host}/app:v1"]
         assert (locked["platforms"], locked["digest"] == INDEX.root.digest) == (["linux/arm64"], not rewritten)
 
 
@@ -233,10 +243,10 @@ def test_platforms_that_are_wanted_later_are_brought_then(mirrors: Mirrors, sour
             ("change", "for more platforms than before")
         ]
         assert document(dry)["plan"]["fetch"]["bytes"] == bytes_of(ONE)
-        mirrors.asked(source)
+        mirrors.take_requests(source)
         assert results(mirrors.run(entry)) == {"app:v1": "changed"}
-        assert fetched(mirrors.asked(source)) == Counter(ONE.descriptors)
-        assert not lacking(target, "app", INDEX, "v1")
+        assert count_reads(mirrors.take_requests(source)) == Counter(ONE.descriptors)
+        assert not find_missing(target, "app", INDEX, "v1")
 
         for narrower in (entry, {**entry, "platforms": ["linux/arm64"]}):
             assert set(results(mirrors.run(narrower)).values()) <= {"unchanged"}
@@ -254,7 +264,7 @@ def test_all_forms_of_content_arrive_as_they_are(mirrors: Mirrors, source: FakeR
     report = mirrors.run(repository(source, target))
     assert report.status == "complete", error_lines(report)
     for tag, built in forms.items():
-        assert not lacking(target, "copy", built, tag)
+        assert not find_missing(target, "copy", built, tag)
 
 
 def test_an_image_that_is_named_by_its_digest_gets_the_tag_that_is_said(
@@ -263,7 +273,7 @@ def test_an_image_that_is_named_by_its_digest_gets_the_tag_that_is_said(
     images.load(source, "app", INDEX, "v1")
     entry = {"type": "image", "source": f"{source.host}/app@{INDEX.root.digest}", "target": f"{target.host}/copy:pinned"}
     assert results(mirrors.run(entry)) == {"copy:pinned": "added"}
-    assert not lacking(target, "copy", INDEX, "pinned")
+    assert not find_missing(target, "copy", INDEX, "pinned")
     images.load(source, "app", ONE, "v1")
     assert results(mirrors.run(entry)) == {"copy:pinned": "unchanged"}
 
@@ -277,12 +287,12 @@ def test_what_was_overwritten_is_kept_as_the_configuration_says(
     entry = repository(source, target, backup="old-{{.Ref.Tag}}")
     report = mirrors.run(entry)
     assert results(report) == {"copy:v1": "changed", "copy:v2": "added"}
-    assert not lacking(target, "copy", OTHER, "old-v1")
-    assert not lacking(target, "copy", ONE, "v1")
+    assert not find_missing(target, "copy", OTHER, "old-v1")
+    assert not find_missing(target, "copy", ONE, "v1")
     assert target.manifest("copy", "old-v2") is None
-    mirrors.asked(target)
+    mirrors.take_requests(target)
     assert results(mirrors.run(entry)) == {"copy:v1": "unchanged", "copy:v2": "unchanged"}
-    assert summed(mirrors.asked(target)) == {"HEAD manifests": 2}
+    assert count_requests(mirrors.take_requests(target)) == {"HEAD manifests": 2}
 
 
 def test_only_images_of_a_time_are_mirrored(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
@@ -294,18 +304,18 @@ def test_only_images_of_a_time_are_mirrored(mirrors: Mirrors, source: FakeRegist
     assert {action.target.tag for action in plan_of(dry).actions} == {"new", "unknown"}
     assert results(mirrors.run(entry)) == {"copy:new": "added", "copy:unknown": "added"}
     assert target.manifest("copy", "old") is None
-    mirrors.asked(source, target)
+    mirrors.take_requests(source, target)
     assert results(mirrors.run(entry)) == {"copy:new": "unchanged", "copy:unknown": "unchanged"}
-    assert summed(mirrors.asked(source)) == {"GET tags": 1, "HEAD manifests": 3}  # dates are in the store
+    assert count_requests(mirrors.take_requests(source)) == {"GET tags": 1, "HEAD manifests": 3}  # dates are in the store
 
 
-@pytest.mark.parametrize("said", [{"concurrency": 1}, {"defaults": {"parallel": 1}}], ids=str)
+@pytest.mark.parametrize("settings", [{"concurrency": 1}, {"defaults": {"parallel": 1}}], ids=str)
 def test_as_much_is_done_at_once_as_the_configuration_says(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, said: dict[str, Any]
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, settings: dict[str, Any]
 ) -> None:
     for number in range(5):
         images.load(source, "app", images.image(940 + number), f"v{number}")
-    assert mirrors.run(repository(source, target), **said).status == "complete"
+    assert mirrors.run(repository(source, target), **settings).status == "complete"
     assert (source.connections, target.connections) == (1, 1)  # who does one thing after the other needs no more
 
 
@@ -328,8 +338,8 @@ def test_more_than_one_graph_can_show_is_brought_in_runs_of_their_own(
     found = prefect.post("/flow_runs/filter", {"flow_runs": {"name": {"like_": "part"}}, "sort": "START_TIME_DESC", "limit": 2})
     assert {run["name"] for run in found} == {"mirror mirror, part 1", "mirror mirror, part 2"}
     assert {run["state_type"] for run in found} == {"COMPLETED"}
-    assert uploaded(mirrors.asked(target)) == Counter(built.blobs.keys())
-    mirrors.asked(source)
+    assert count_uploads(mirrors.take_requests(target)) == Counter(built.blobs.keys())
+    mirrors.take_requests(source)
     again = mirrors.run(entry)
     assert (again.tasks, again.counts["unchanged"]) == (1 + 2, 101)  # tags, and two surveys
 

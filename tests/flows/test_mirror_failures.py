@@ -14,7 +14,7 @@ from tests import images
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Answer, Fault, Flip, Refuse
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import Mirrors, bytes_of, fetched, image, lacking, repository, results, uploaded
+from tests.flows.mirrors import Mirrors, bytes_of, count_reads, count_uploads, find_missing, image, repository, results
 from tests.flows.reports import document, error_lines, outcomes
 
 BUILT = {tag: images.image(1000 + number, layers=2) for number, tag in enumerate(("v1", "v2", "v3"))}
@@ -84,8 +84,8 @@ def test_each_failure_is_told_and_no_reason_to_leave_out_anything_else(
         f"{other.host}/shut:v1": "failed",
         f"{target.host}/lost:v1": "failed",
     }
-    assert not [digest for tag, built in BUILT.items() for digest in lacking(target, "copy", built, tag)]
-    assert not lacking(other, "app", BUILT["v1"], "v1")
+    assert not [digest for tag, built in BUILT.items() for digest in find_missing(target, "copy", built, tag)]
+    assert not find_missing(other, "app", BUILT["v1"], "v1")
     errors = sorted(error_lines(report))
     expected = sorted(
         [
@@ -99,7 +99,7 @@ def test_each_failure_is_told_and_no_reason_to_leave_out_anything_else(
     assert [error[: len(start)] for error, start in zip(errors, expected, strict=True)] == expected
     assert summary_line(report).startswith("mirror failed: 4 added, 0 changed, 0 unchanged, 6 failed, 1 unresolved; ")
     assert len(document(report)["errors"]) == 7
-    locked = mirrors.locked()
+    locked = mirrors.read_lock()
     assert {name for name, one in locked.items() if one["mirrored"]} == {name for name, came in told.items() if came == "added"}
 
 
@@ -119,7 +119,7 @@ def test_a_target_without_space_keeps_nothing_from_the_others(
         (target.host, "added"): 3,
         (other.host, "failed"): 3,
     }
-    assert not [digest for tag, built in BUILT.items() for digest in lacking(target, "copy", built, tag)]
+    assert not [digest for tag, built in BUILT.items() for digest in find_missing(target, "copy", built, tag)]
     assert all(f"to {other.host}/copy:" in error and str(status) in error for error in error_lines(report))
     assert len(error_lines(report)) == 3
     assert other.asked("PUT", ".*/manifests/.*") == []
@@ -131,7 +131,7 @@ def test_a_registry_that_takes_nothing_is_not_waited_for_again_with_each_blob(
     other.inject(Fault(method="POST", nth=None, action=Answer(503, (), b"")))
     report = mirrors.run(repository(source, target, other), retries=1, concurrency=1)
     assert Counter(results(report).values()) == {"failed": 3}
-    assert not [digest for tag, built in BUILT.items() for digest in lacking(target, "copy", built, tag)]
+    assert not [digest for tag, built in BUILT.items() for digest in find_missing(target, "copy", built, tag)]
     blobs = sum(len(built.blobs) for built in BUILT.values())
     attempts = 2
     assert len(other.asked("POST", ".*")) == attempts + (blobs - 1) + attempts * len(BUILT)  # each publication tries, too
@@ -155,16 +155,16 @@ def test_what_failed_is_gone_on_with_by_the_next_run(
     for place in (target, other):
         assert place.manifest("copy", "v2") is None
         assert place.blob("copy", layer) is None
-    mirrors.asked(source, target, other)
+    mirrors.take_requests(source, target, other)
 
     again = mirrors.run(entry)
 
     assert again.status == "complete", error_lines(again)
-    assert fetched(mirrors.asked(source)) == {layer: 1}
-    assert uploaded(mirrors.asked(target)) == uploaded(mirrors.asked(other)) == {layer: 1}
+    assert count_reads(mirrors.take_requests(source)) == {layer: 1}
+    assert count_uploads(mirrors.take_requests(target)) == count_uploads(mirrors.take_requests(other)) == {layer: 1}
     for place in (target, other):
-        assert not [digest for tag, built in BUILT.items() for digest in lacking(place, "copy", built, tag)]
-    assert all(one["mirrored"] for one in mirrors.locked().values())
+        assert not [digest for tag, built in BUILT.items() for digest in find_missing(place, "copy", built, tag)]
+    assert all(one["mirrored"] for one in mirrors.read_lock().values())
 
 
 def test_what_is_counted_stays_right_where_an_attempt_is_repeated(
@@ -238,14 +238,16 @@ def test_a_run_that_is_stopped_reports_and_the_next_one_goes_on(
     unreached = list(results(report).values()).count("failed")
     assert error_lines(report) == [f"{unreached} target{'s' * (unreached > 1)} not finished: {describe_stop('asked to end')}"]
     assert "failed" not in {row["outcome"] for row in table(report)}
-    before = fetched(mirrors.asked(source))
-    sent = uploaded(mirrors.asked(target))
+    before = count_reads(mirrors.take_requests(source))
+    sent = count_uploads(mirrors.take_requests(target))
 
     again = mirrors.run(entry)
 
     assert again.status == "complete", error_lines(again)
-    assert not [digest for tag, built in BUILT.items() for digest in lacking(target, "copy", built, tag)]
-    assert set(before + fetched(mirrors.asked(source))) == {digest for one in BUILT.values() for digest in one.descriptors}
+    assert not [digest for tag, built in BUILT.items() for digest in find_missing(target, "copy", built, tag)]
+    assert set(before + count_reads(mirrors.take_requests(source))) == {
+        digest for one in BUILT.values() for digest in one.descriptors
+    }
     assert layer in before
-    assert layer not in fetched(source.requests) - before
-    assert max((sent + uploaded(mirrors.asked(target))).values()) == 1
+    assert layer not in count_reads(source.requests) - before
+    assert max((sent + count_uploads(mirrors.take_requests(target))).values()) == 1

@@ -10,7 +10,7 @@ from prefect_dist.mirror.render import summary_line
 from prefect_dist.transfer.gate import Candidate, Veto
 from tests import images
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import Mirrors, lacking, repository, results, uploaded
+from tests.flows.mirrors import Mirrors, count_uploads, find_missing, repository, results
 from tests.flows.reports import error_lines
 from tests.peers.prefect import PrefectServer
 
@@ -50,12 +50,12 @@ def test_a_vetoed_image_stays_away_and_its_run_ends_as_vetoed(
     (note,) = list(report.notes)
     assert note.startswith(f"{source.host}/app:bad to {target.host}/copy:bad: vetoed by ")
     assert "3 critical findings" in note
-    assert not lacking(target, "copy", GOOD, "good")
-    assert uploaded(mirrors.asked(target)).keys() == GOOD.blobs.keys()
+    assert not find_missing(target, "copy", GOOD, "good")
+    assert count_uploads(mirrors.take_requests(target)).keys() == GOOD.blobs.keys()
     assert (error_lines(report), "1 vetoed" in summary_line(report)) == ([], True)
     recorded = prefect.get(f"/flow_runs/{mirrors.flow_run}")["state"]
     assert (recorded["type"], recorded["name"]) == ("COMPLETED", "Vetoed")
-    assert f"{target.host}/copy:bad" not in mirrors.locked()
+    assert f"{target.host}/copy:bad" not in mirrors.read_lock()
     prefect.task_runs(mirrors.flow_run, at_least=report.tasks)
     edges = prefect.edges(mirrors.flow_run)
     layer = list(GOOD.blobs)[-1][:19]
@@ -85,7 +85,7 @@ def test_a_gate_that_breaks_is_a_failure_and_nothing_is_published(
     assert results(report) == {"copy:good": "failed", "copy:bad": "failed", "free:v1": "added"}
     assert all(says in error for error in error_lines(report))
     assert len(error_lines(report)) == 2
-    assert {one.path.split("/")[2] for one in mirrors.asked(target) if one.method != "HEAD"} == {"free"}
+    assert {one.path.split("/")[2] for one in mirrors.take_requests(target) if one.method != "HEAD"} == {"free"}
 
 
 def test_a_gate_is_not_asked_about_what_is_there(
@@ -107,7 +107,7 @@ def test_a_gate_that_is_added_later_is_asked_about_mirrored_images_if_the_config
     assert mirrors.run(repository(source, target)).status == "complete"
     assert results(mirrors.run(repository(source, target, gate=PROGRAM))) == {"copy:good": "unchanged", "copy:bad": "unchanged"}
     shutil.rmtree(mirrors.store)
-    mirrors.asked(target)
+    mirrors.take_requests(target)
     entry = repository(source, target, gate={**PROGRAM, "existing": True}, immutableTags=[".*"])
 
     report = mirrors.run(entry)
@@ -118,9 +118,9 @@ def test_a_gate_that_is_added_later_is_asked_about_mirrored_images_if_the_config
         f"{source.host}/app:bad to {target.host}/copy:bad: vetoed by sh: 3 critical findings (exit status 1); "
         "the target keeps the image that was mirrored before"
     )
-    assert {one.method for one in mirrors.asked(target)} == {"HEAD"}
-    assert not lacking(target, "copy", BAD, "bad")
-    assert mirrors.locked()[f"{target.host}/copy:bad"]["mirrored"]
+    assert {one.method for one in mirrors.take_requests(target)} == {"HEAD"}
+    assert not find_missing(target, "copy", BAD, "bad")
+    assert mirrors.read_lock()[f"{target.host}/copy:bad"]["mirrored"]
 
 
 def test_a_gate_that_breaks_is_a_failure_of_the_mirrored_image_that_it_is_asked_about(

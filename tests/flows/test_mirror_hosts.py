@@ -13,7 +13,7 @@ from prefect_dist.transfer.events import Event, Notify, StepDone, Throttled
 from tests import images
 from tests.fakes.faults import Answer, Fault, Stall, WithHeaders
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import Mirrors, image, lacking, repository, results
+from tests.flows.mirrors import Mirrors, find_missing, image, repository, results
 from tests.flows.reports import document, error_lines, plan_of
 from tests.peers.prefect import PrefectServer
 
@@ -79,9 +79,9 @@ def test_images_are_published_while_another_registry_makes_the_run_wait(  # noqa
 
     assert report.status == "stopped"
     assert sorted(published) == [f"{source.host}/app:v1", f"{source.host}/app:v2"]
-    assert not lacking(target, "copy", ONE, "v1")
-    assert not lacking(target, "copy", TWO, "v2")
-    assert mirrors.locked()[f"{target.host}/copy:v1"]["mirrored"]
+    assert not find_missing(target, "copy", ONE, "v1")
+    assert not find_missing(target, "copy", TWO, "v2")
+    assert mirrors.read_lock()[f"{target.host}/copy:v1"]["mirrored"]
     assert report.seconds < LONG_S
     assert [one.status for one in busy.asked(method, path)] == [429]
 
@@ -107,7 +107,7 @@ def test_blobs_that_wait_for_one_registry_take_no_turn_from_the_images_of_anothe
 
     assert sorted(published) == [f"{source.host}/app:v1", f"{source.host}/app:v2"]
     assert report.status == "stopped"
-    assert not lacking(target, "copy", ONE, "v1")
+    assert not find_missing(target, "copy", ONE, "v1")
     assert {one.status for one in busy.asked(method, path)} == {429}
 
 
@@ -176,8 +176,8 @@ def test_a_slow_blob_of_one_part_does_not_delay_the_next_part(
 def test_a_plan_counts_the_pulls_that_it_needs_of_a_quota(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     index = images.index([images.image(1045, layers=1), images.image(1046, layers=1)])
     images.load(source, "app", index, "v3")
-    said = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "42;w=21600"))
-    source.inject(Fault(method="HEAD", nth=None, action=WithHeaders(said)))
+    settings = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "42;w=21600"))
+    source.inject(Fault(method="HEAD", nth=None, action=WithHeaders(settings)))
     pulls = 2 + sum(manifest.media_type != index.root.media_type for manifest in index.manifests)
 
     dry = mirrors.run(repository(source, target), dry_run=True)

@@ -10,7 +10,7 @@ from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import cosign_tags
 from tests import images
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import Mirrors, image, lacking, repository, results, summed
+from tests.flows.mirrors import Mirrors, count_requests, find_missing, image, repository, results
 from tests.flows.reports import plan_of
 
 ONE, OTHER = images.image(960, layers=1), images.image(961, layers=1, platform="linux/arm64")
@@ -19,9 +19,9 @@ SIGNATURE, BILL = images.artifact(962), images.artifact(963, subject=INDEX)
 SIGNATURE_TAG = cosign_tags(Digest.parse(INDEX.root.digest))[0]
 
 
-def immutable(source: FakeRegistry, target: FakeRegistry, name: str = "app:1.0", **said: Any) -> dict[str, Any]:
+def immutable(source: FakeRegistry, target: FakeRegistry, name: str = "app:1.0", **settings: Any) -> dict[str, Any]:
     """An entry for an image whose tag never changes."""
-    return image(source, target, name, immutableTags=[r"\d.*"], **said)
+    return image(source, target, name, immutableTags=[r"\d.*"], **settings)
 
 
 def test_a_settled_tag_costs_one_request_to_the_target_and_none_to_the_source(
@@ -31,18 +31,18 @@ def test_a_settled_tag_costs_one_request_to_the_target_and_none_to_the_source(
         images.load(source, "app", INDEX, tag)
     entries = [immutable(source, target, f"app:{tag}") for tag in ("1.0", "1.1")]
     mirrors.run(*entries)
-    before = mirrors.locked()
-    mirrors.asked(source, target)
+    before = mirrors.read_lock()
+    mirrors.take_requests(source, target)
 
     report = mirrors.run(*entries)
 
-    assert mirrors.asked(source) == []
-    assert sorted((one.method, one.path) for one in mirrors.asked(target)) == [
+    assert mirrors.take_requests(source) == []
+    assert sorted((one.method, one.path) for one in mirrors.take_requests(target)) == [
         ("HEAD", "/v2/app/manifests/1.0"),
         ("HEAD", "/v2/app/manifests/1.1"),
     ]
     assert (report.status, report.counts["unchanged"], report.tasks) == ("complete", 2, 1)
-    assert mirrors.locked() == before
+    assert mirrors.read_lock() == before
 
 
 def test_with_trust_lock_a_settled_tag_costs_no_request_and_a_new_target_is_filled(
@@ -52,13 +52,13 @@ def test_with_trust_lock_a_settled_tag_costs_no_request_and_a_new_target_is_fill
     entry = immutable(source, target, trustLock=True, referrers=True)
     mirrors.run(entry)
     target.untag("app", "1.0")
-    mirrors.asked(source, target)
+    mirrors.take_requests(source, target)
 
     report = mirrors.run(entry)
 
-    assert mirrors.asked(source, target) == []
+    assert mirrors.take_requests(source, target) == []
     assert (report.status, report.counts["unchanged"], report.tasks) == ("complete", 1, 0)
-    assert mirrors.locked().keys() == {f"{target.host}/app:1.0"}
+    assert mirrors.read_lock().keys() == {f"{target.host}/app:1.0"}
     assert results(mirrors.run({**entry, "target": f"{target.host}/more"})) == {"more:latest": "added"}
 
 
@@ -74,11 +74,11 @@ def test_with_trust_lock_options_that_are_added_later_are_noticed_once(
     entry = immutable(source, target, trustLock=True, **({**before, **later} if "referrerFilters" in later else later))
 
     assert results(mirrors.run(entry)) == {"app:1.0": "changed"}
-    assert lacking(target, "app", SIGNATURE, SIGNATURE_TAG) == [] or "referrerFilters" in later
-    assert lacking(target, "app", BILL) == [] or "digestTags" in later
-    mirrors.asked(source, target)
+    assert find_missing(target, "app", SIGNATURE, SIGNATURE_TAG) == [] or "referrerFilters" in later
+    assert find_missing(target, "app", BILL) == [] or "digestTags" in later
+    mirrors.take_requests(source, target)
     mirrors.run(entry)
-    assert mirrors.asked(source, target) == []
+    assert mirrors.take_requests(source, target) == []
 
 
 def test_with_trust_lock_a_record_without_options_is_compared_once(
@@ -93,10 +93,10 @@ def test_with_trust_lock_a_record_without_options_is_compared_once(
     images.load(source, "app", BILL)
 
     assert results(mirrors.run(entry)) == {"app:1.0": "changed"}
-    assert not lacking(target, "app", BILL)
-    mirrors.asked(source, target)
+    assert not find_missing(target, "app", BILL)
+    mirrors.take_requests(source, target)
     mirrors.run(entry)
-    assert mirrors.asked(source, target) == []
+    assert mirrors.take_requests(source, target) == []
 
 
 @pytest.mark.parametrize("trusting", [False, True], ids=["asks the target", "trusts the lock"])
@@ -109,8 +109,8 @@ def test_another_source_of_a_settled_tag_is_noticed(
 
     moved = immutable(source, target, trustLock=trusting) | {"source": f"{source.host}/fork:1.0"}
     assert results(mirrors.run(moved)) == {"app:1.0": "changed"}
-    assert not lacking(target, "app", OTHER, "1.0")
-    record = mirrors.locked()[f"{target.host}/app:1.0"]
+    assert not find_missing(target, "app", OTHER, "1.0")
+    record = mirrors.read_lock()[f"{target.host}/app:1.0"]
     assert (record["source"], record["digest"]) == (f"{source.host}/fork:1.0", OTHER.root.digest)
 
 
@@ -123,12 +123,12 @@ def test_a_signature_of_a_settled_tag_that_comes_later_is_mirrored(
     mirrors.run(entry)
     late = BILL if key == "referrers" else SIGNATURE
     images.load(source, "app", late, None if key == "referrers" else SIGNATURE_TAG)
-    mirrors.asked(source)
+    mirrors.take_requests(source)
 
     assert results(mirrors.run(entry)) == {"app:1.0": "changed"}
 
-    assert not lacking(target, "app", late, None if key == "referrers" else SIGNATURE_TAG)
-    assert not [one for one in mirrors.asked(source) if one.path.endswith("/manifests/1.0")]
+    assert not find_missing(target, "app", late, None if key == "referrers" else SIGNATURE_TAG)
+    assert not [one for one in mirrors.take_requests(source) if one.path.endswith("/manifests/1.0")]
     assert results(mirrors.run(entry)) == {"app:1.0": "unchanged"}
 
 
@@ -141,11 +141,11 @@ def test_a_settled_tag_that_disappeared_from_the_target_or_moved_there_is_mirror
 
     target.untag("app", "1.0")
     assert results(mirrors.run(entry)) == {"app:1.0": "added"}
-    assert not lacking(target, "app", INDEX, "1.0")
+    assert not find_missing(target, "app", INDEX, "1.0")
 
     images.load(target, "app", images.image(964), "1.0")
     assert results(mirrors.run(entry)) == {"app:1.0": "changed"}
-    assert not lacking(target, "app", INDEX, "1.0")
+    assert not find_missing(target, "app", INDEX, "1.0")
 
 
 def test_other_platforms_of_a_settled_tag_with_a_rewritten_index_are_noticed(
@@ -156,13 +156,13 @@ def test_other_platforms_of_a_settled_tag_with_a_rewritten_index_are_noticed(
     more = immutable(source, target, platforms=["linux/arm64", "linux/amd64"], rewriteIndex=True)
     assert results(mirrors.run(few)) == {"app:1.0": "added"}
     shutil.rmtree(mirrors.store)
-    mirrors.asked(source)
+    mirrors.take_requests(source)
     assert results(mirrors.run(few)) == {"app:1.0": "unchanged"}
-    assert mirrors.asked(source) == []
+    assert mirrors.take_requests(source) == []
     assert results(mirrors.run(more)) == {"app:1.0": "changed"}
-    assert not lacking(target, "app", INDEX, "1.0")
+    assert not find_missing(target, "app", INDEX, "1.0")
     assert results(mirrors.run(immutable(source, target, platform="linux/arm64"))) == {"app:1.0": "changed"}
-    assert not lacking(target, "app", OTHER, "1.0")
+    assert not find_missing(target, "app", OTHER, "1.0")
 
 
 def test_a_settled_tag_that_is_older_than_the_wanted_time_is_no_longer_wanted(
@@ -177,9 +177,9 @@ def test_a_settled_tag_that_is_older_than_the_wanted_time_is_no_longer_wanted(
     images.load(source, "app", old, "1.0")
     entry = repository(source, target, immutableTags=[r"\d.*"])
     assert results(mirrors.run(entry)) == {"copy:1.0": "added"}
-    mirrors.asked(source)
+    mirrors.take_requests(source)
 
     report = mirrors.run(entry | {"tags": {"created": {"within": "90d"}}})
 
     assert [str(orphan.target) for orphan in plan_of(report).orphans] == [f"{target.host}/copy:1.0"]
-    assert summed(mirrors.asked(source)) == {"GET tags": 1}  # the store has the config with the date
+    assert count_requests(mirrors.take_requests(source)) == {"GET tags": 1}  # the store has the config with the date

@@ -7,7 +7,7 @@ import pytest
 from prefect_dist.mirror.report import TargetRow
 from tests import images
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import Mirrors, image, lacking, repository, results
+from tests.flows.mirrors import Mirrors, find_missing, image, repository, results
 from tests.flows.reports import document, error_lines
 
 V1, V2, MORE = images.image(1030, layers=1), images.image(1031, layers=1), images.image(1032, layers=1)
@@ -31,7 +31,7 @@ def test_two_sources_of_one_target_fail_there_and_other_images_are_mirrored(
     report = mirrors.run(one, two)
 
     assert results(report) == {"copy:v1": "added", "copy:v2": "failed"}
-    assert not lacking(target, "copy", V1, "v1")
+    assert not find_missing(target, "copy", V1, "v1")
     assert target.manifest("copy", "v2") is None
     at = f"{mirrors.directory}/mirror.yaml:1"
     claims = (
@@ -42,7 +42,7 @@ def test_two_sources_of_one_target_fail_there_and_other_images_are_mirrored(
         f"{source.host}/{name} to {target.host}/copy:v2: {claims}" for name in ("app:v2", "more:v2")
     )
     assert target.asked("HEAD", ".*/manifests/v2") == []
-    assert mirrors.locked().keys() == {f"{target.host}/copy:v1"}
+    assert mirrors.read_lock().keys() == {f"{target.host}/copy:v1"}
     assert report.counts["failed"] == 2
 
 
@@ -55,7 +55,7 @@ def test_tags_that_are_renamed_to_one_name_are_both_refused(
     report = mirrors.run(entry)
 
     assert results(report) == {"copy:other": "added", "copy:stable": "failed"}
-    assert not lacking(target, "copy", MORE, "other")
+    assert not find_missing(target, "copy", MORE, "other")
     assert target.manifest("copy", "stable") is None
     assert len(error_lines(report)) == 2
 
@@ -109,13 +109,13 @@ def test_a_backup_whose_name_is_too_long_is_a_failure_of_that_image(
     report = mirrors.run(entry)
 
     assert results(report) == {"copy:v1": "changed", "copy:v2": "unchanged", f"copy:{long}": "failed"}
-    assert not lacking(target, "copy", MORE, "v1")
-    assert not lacking(target, "copy", V1, "old-v1")
-    assert not lacking(target, "copy", V1, long)
+    assert not find_missing(target, "copy", MORE, "v1")
+    assert not find_missing(target, "copy", V1, "old-v1")
+    assert not find_missing(target, "copy", V1, long)
     (error,) = error_lines(report)
     assert error.startswith(f"{source.host}/app:{long} to {target.host}/copy:{long}: {mirrors.config}:1: sync[0].backup: ")
     assert "expected 1 to 128 letters, digits" in error
-    assert mirrors.locked()[f"{target.host}/copy:{long}"]["digest"] == V1.root.digest
+    assert mirrors.read_lock()[f"{target.host}/copy:{long}"]["digest"] == V1.root.digest
 
 
 def test_an_invalid_name_at_one_target_is_a_failure_of_that_image_there(
@@ -128,9 +128,9 @@ def test_an_invalid_name_at_one_target_is_a_failure_of_that_image_there(
     report = mirrors.run(entry)
 
     for place, prefix in ((target, ""), (other, "base-")):
-        assert not lacking(place, "copy", V1, f"{prefix}v1")
-        assert not lacking(place, "copy", V2, f"{prefix}v2")
-    assert not lacking(target, "copy", MORE, long)
+        assert not find_missing(place, "copy", V1, f"{prefix}v1")
+        assert not find_missing(place, "copy", V2, f"{prefix}v2")
+    assert not find_missing(target, "copy", MORE, long)
     (error,) = error_lines(report)
     assert error.startswith(f"{source.host}/app:{long}: {mirrors.config}:1: sync[0].targets[1]: ")
     assert (report.counts["failed"], report.counts["added"]) == (1, 5)

@@ -13,7 +13,7 @@ from prefect_dist.ocispec.referrers import cosign_tags
 from tests import images
 from tests.fakes.faults import Answer, Fault, Refuse, Response
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import Mirrors, lacking, repository, results
+from tests.flows.mirrors import Mirrors, find_missing, repository, results
 from tests.flows.reports import document, error_lines, plan_of, removals
 
 BUILT = {tag: images.image(950 + number, layers=1) for number, tag in enumerate(("v1", "v2", "v3", "v4"))}
@@ -27,8 +27,8 @@ def entry(source: FakeRegistry, target: FakeRegistry) -> dict[str, Any]:
     return repository(source, target, prune=AT_ONCE)
 
 
-def without(entry: dict[str, Any], *tags: str, **said: Any) -> dict[str, Any]:
-    return {**entry, "tags": {"deny": list(tags)}, **said}
+def without(entry: dict[str, Any], *tags: str, **settings: Any) -> dict[str, Any]:
+    return {**entry, "tags": {"deny": list(tags)}, **settings}
 
 
 def age(mirrors: Mirrors, *targets: str, date: str = "2026-01-01T00:00:00Z") -> None:
@@ -41,7 +41,7 @@ def age(mirrors: Mirrors, *targets: str, date: str = "2026-01-01T00:00:00Z") -> 
 
 
 def deleted(mirrors: Mirrors, registry: FakeRegistry) -> list[str]:
-    return [one.path.rpartition("/")[2] for one in mirrors.asked(registry) if one.method == "DELETE"]
+    return [one.path.rpartition("/")[2] for one in mirrors.take_requests(registry) if one.method == "DELETE"]
 
 
 def test_a_tag_goes_some_time_after_it_was_last_wanted(mirrors: Mirrors, entry: dict[str, Any], target: FakeRegistry) -> None:
@@ -54,10 +54,10 @@ def test_a_tag_goes_some_time_after_it_was_last_wanted(mirrors: Mirrors, entry: 
     assert [(str(orphan.target), orphan.is_due) for orphan in plan_of(report).orphans] == [(name, False)]
     assert (report.status, deleted(mirrors, target)) == ("complete", [])
     assert "3 unchanged, 1 orphaned; " in summary_line(report)
-    assert mirrors.locked()[name]["unwanted"]
+    assert mirrors.read_lock()[name]["unwanted"]
 
     mirrors.run(patient)
-    assert mirrors.locked()[name]["unwanted"] is None
+    assert mirrors.read_lock()[name]["unwanted"] is None
 
     mirrors.run(without(patient, "v2"))
     age(mirrors, name)
@@ -72,10 +72,10 @@ def test_a_tag_goes_some_time_after_it_was_last_wanted(mirrors: Mirrors, entry: 
     )
     assert "1 removed" in summary_line(report)
     assert deleted(mirrors, target) == ["v2"]
-    assert name not in mirrors.locked()
+    assert name not in mirrors.read_lock()
     assert target.manifest("copy", "v2") is None
-    assert not lacking(target, "copy", BUILT["v1"], "foreign")
-    assert not lacking(target, "copy", BUILT["v1"], "v1")
+    assert not find_missing(target, "copy", BUILT["v1"], "foreign")
+    assert not find_missing(target, "copy", BUILT["v1"], "v1")
     assert plan_of(mirrors.run(without(patient, "v2"))).orphans == ()
 
 
@@ -87,7 +87,7 @@ def test_so_many_go_in_one_run_the_longest_unwanted_first(
     mirrors.run(slow)
     for tag, date in (("v2", "2026-01-03"), ("v3", "2026-01-01"), ("v4", "2026-01-02")):
         age(mirrors, f"{target.host}/copy:{tag}", date=f"{date}T00:00:00Z")
-    mirrors.asked(target)
+    mirrors.take_requests(target)
     mirrors.run(slow)
     assert deleted(mirrors, target) == ["v3", "v4"]
     mirrors.run(slow)
@@ -104,17 +104,17 @@ def test_what_the_mirror_did_not_make_or_others_have_changed_stays(
     assert results(mirrors.run(entry)) == came
     theirs = images.image(961)
     images.load(target, "copy", theirs, "v3")
-    mirrors.asked(target)
+    mirrors.take_requests(target)
 
     report = mirrors.run(without(entry, "v.*"))
 
     assert report.status == "complete", error_lines(report)
     assert deleted(mirrors, target) == ["v4"]
-    assert not lacking(target, "copy", theirs, "v3")
+    assert not find_missing(target, "copy", theirs, "v3")
     was = f"not to {BUILT['v3'].root.digest} as this mirror left it; it is someone else's tag"
     assert list(report.notes) == [f"{target.host}/copy:v3: not removed: it resolves to {theirs.root.digest} now, {was}"]
     assert "1 removed, 1 not removed" in summary_line(report)
-    left = {name.rpartition(":")[2] for name in mirrors.locked()}
+    left = {name.rpartition(":")[2] for name in mirrors.read_lock()}
     assert left == {"v1", "v2", "kept"}
     assert plan_of(mirrors.run(without(entry, "v.*"))).orphans == ()
 
@@ -124,14 +124,14 @@ def test_an_entry_that_chooses_nothing_at_all_prunes_nothing(
 ) -> None:
     """It is a mistake, or its upstream was emptied."""
     mirrors.run(entry)
-    mirrors.asked(target)
+    mirrors.take_requests(target)
 
     report = mirrors.run({**entry, "tags": {"allow": ["w.*"]}})
 
     assert (report.status, plan_of(report).orphans, deleted(mirrors, target)) == ("complete", (), [])
     told = f"{mirrors.config}:1: sync[0]: no image of {entry['source']} is selected, so no tag of this entry is pruned"
     assert list(report.notes) == [told]
-    assert not any(record["unwanted"] for record in mirrors.locked().values())
+    assert not any(record["unwanted"] for record in mirrors.read_lock().values())
 
 
 def test_a_repository_that_a_registry_lists_no_tags_of_or_does_not_list_is_not_pruned(
@@ -141,7 +141,7 @@ def test_a_repository_that_a_registry_lists_no_tags_of_or_does_not_list_is_not_p
         images.load(source, name, images.image(990 + number, layers=1), "v1")
     entry = {"source": source.host, "target": target.host, "type": "registry", "prune": AT_ONCE}
     mirrors.run(entry)
-    mirrors.asked(target)
+    mirrors.take_requests(target)
     lost = f"no tag of {source.host}/b is selected any more, so their tags at the target are not pruned"
     told = f"{mirrors.config}:1: sync[0]: {lost}; to prune them, exclude the repositories with repos.deny"
     for path, body in (("/v2/b/tags/list", b'{"name":"b","tags":[]}'), ("/v2/_catalog", b'{"repositories":["a"]}')):
@@ -151,11 +151,11 @@ def test_a_repository_that_a_registry_lists_no_tags_of_or_does_not_list_is_not_p
 
         assert (report.status, plan_of(report).orphans, deleted(mirrors, target)) == ("complete", (), [])
         assert list(report.notes) == [told]
-        assert not any(record["unwanted"] for record in mirrors.locked().values())
+        assert not any(record["unwanted"] for record in mirrors.read_lock().values())
     report = mirrors.run({**entry, "repos": {"deny": ["b"]}})
 
     assert (list(report.notes), deleted(mirrors, target)) == ([], ["v1"])
-    assert {name.removeprefix(f"{target.host}/") for name in mirrors.locked()} == {"a:v1"}
+    assert {name.removeprefix(f"{target.host}/") for name in mirrors.read_lock()} == {"a:v1"}
 
 
 def test_a_signature_that_was_mirrored_as_a_tag_stays_as_a_referrer_of_a_wanted_image(
@@ -172,8 +172,11 @@ def test_a_signature_that_was_mirrored_as_a_tag_stays_as_a_referrer_of_a_wanted_
         report = mirrors.run({**entry, "referrers": True, "tags": {"allow": ["v.*"]}})
 
         assert (report.status, plan_of(report).orphans, deleted(mirrors, target)) == ("complete", (), [])
-        assert not lacking(target, "copy", signature, tag)
-    assert {name.rpartition(":")[2]: record["unwanted"] for name, record in mirrors.locked().items()} == {"v1": None, tag: None}
+        assert not find_missing(target, "copy", signature, tag)
+    assert {name.rpartition(":")[2]: record["unwanted"] for name, record in mirrors.read_lock().items()} == {
+        "v1": None,
+        tag: None,
+    }
 
 
 @pytest.mark.parametrize("deletes", ["all", "manifests", "nothing"])
@@ -191,8 +194,8 @@ def test_registries_differ_in_what_they_remove(
         report = mirrors.run(without(entry, "alone", "shared", "doomed.*"))
 
         gone = {tag for tag, _ in loaded if target.manifest("copy", tag) is None}
-        left = {name.rpartition(":")[2] for name in mirrors.locked()}
-        assert not lacking(target, "copy", shared, "kept")
+        left = {name.rpartition(":")[2] for name in mirrors.read_lock()}
+        assert not find_missing(target, "copy", shared, "kept")
         if deletes == "all":
             assert (report.status, gone, left) == ("complete", {"alone", "shared", "doomed", "doomed2"}, {"kept"})
             assert deleted(mirrors, target) == ["alone", "doomed", "doomed2", "shared"]
@@ -215,12 +218,12 @@ def test_nothing_goes_where_it_cannot_be_told_what_is_wanted(
     mirrors: Mirrors, entry: dict[str, Any], target: FakeRegistry, source: FakeRegistry
 ) -> None:
     mirrors.run(entry)
-    mirrors.asked(target)
+    mirrors.take_requests(target)
     source.__exit__()
     report = mirrors.run(entry)
     assert (report.status, plan_of(report).orphans) == ("failed", ())
     assert deleted(mirrors, target) == []
-    assert mirrors.locked().keys() == {f"{target.host}/copy:{tag}" for tag in BUILT}
+    assert mirrors.read_lock().keys() == {f"{target.host}/copy:{tag}" for tag in BUILT}
 
 
 def test_what_another_run_writes_into_the_lock_file_meanwhile_stays(
@@ -247,7 +250,7 @@ sys.exit("brought by another run")
 
     assert results(report)["copy:late"] == "vetoed"
     assert {str(orphan.target) for orphan in plan_of(report).orphans} == {v2, v3}
-    locked = mirrors.locked()
+    locked = mirrors.read_lock()
     assert [(locked[name]["mirrored"][:19], locked[name]["unwanted"]) for name in (v2, late)] == [(theirs[:19], None)] * 2
     assert locked[v3]["unwanted"]
 
@@ -272,9 +275,9 @@ def test_a_tag_that_is_wanted_again_gets_the_whole_grace_period_again_even_if_it
     report = mirrors.run({**patient, "gate": gate})
 
     assert results(report)["copy:v2"] == outcome.partition(" ")[0]
-    assert mirrors.locked()[name]["unwanted"] is None
-    assert mirrors.locked()[name]["digest"] == BUILT["v2"].root.digest
-    mirrors.asked(target)
+    assert mirrors.read_lock()[name]["unwanted"] is None
+    assert mirrors.read_lock()[name]["digest"] == BUILT["v2"].root.digest
+    mirrors.take_requests(target)
     report = mirrors.run(without(patient, "v2"))
     assert [orphan.is_due for orphan in plan_of(report).orphans] == [False]
     assert deleted(mirrors, target) == []
@@ -291,7 +294,7 @@ def test_a_run_that_is_killed_has_already_recorded_that_a_tag_is_wanted_again(
 
     class Looking:
         def apply(self, response: Response) -> Response:
-            seen.append(mirrors.locked()[name]["unwanted"])
+            seen.append(mirrors.read_lock()[name]["unwanted"])
             return response
 
     target.inject(Fault(method="PUT", path=".*/manifests/late", action=Looking()))
@@ -307,7 +310,7 @@ def test_the_limit_holds_for_a_run_over_all_entries(mirrors: Mirrors, source: Fa
         where = {"source": f"{source.host}/app{number}", "target": f"{target.host}/copy{number}"}
         entries.append({"type": "repository", **where, "prune": {"after": "0s", "most": 1}})
     mirrors.run(*entries)
-    mirrors.asked(target)
+    mirrors.take_requests(target)
     denying = [{**entry, "tags": {"deny": ["unwanted"]}} for entry in entries]
 
     dry = mirrors.run(*denying, dry_run=True)
@@ -324,7 +327,9 @@ def test_the_limit_holds_for_a_run_over_all_entries(mirrors: Mirrors, source: Fa
     ]
     for number in range(3):
         report = mirrors.run(*denying)
-        assert [one.path for one in mirrors.asked(target) if one.method == "DELETE"] == [f"/v2/copy{number}/manifests/unwanted"]
+        assert [one.path for one in mirrors.take_requests(target) if one.method == "DELETE"] == [
+            f"/v2/copy{number}/manifests/unwanted"
+        ]
         left = 2 - number
         assert f"{left} orphaned ({left} held back by prune.most)" in summary_line(report) or not left
 
@@ -340,8 +345,8 @@ def test_tags_that_have_to_stay_do_not_use_up_the_limit(mirrors: Mirrors, source
         for kept in ({"a1", "a2", "c"}, {"a1", "a2"}):
             report = mirrors.run(without(entry, "a.", "b", "c"))
             assert report.status == "complete", error_lines(report)
-            assert {name.rpartition(":")[2] for name in mirrors.locked()} == kept | {"index"}
-        assert not lacking(target, "copy", images.index([one, two]), "index")
+            assert {name.rpartition(":")[2] for name in mirrors.read_lock()} == kept | {"index"}
+        assert not find_missing(target, "copy", images.index([one, two]), "index")
 
 
 def test_the_limit_holds_where_tags_go_with_their_manifest(mirrors: Mirrors, source: FakeRegistry) -> None:
@@ -350,7 +355,7 @@ def test_the_limit_holds_where_tags_go_with_their_manifest(mirrors: Mirrors, sou
     with FakeRegistry(deletes="manifests") as target:
         entry = repository(source, target, prune={"after": "0s", "most": 1})
         mirrors.run(entry)
-        mirrors.asked(target)
+        mirrors.take_requests(target)
         report = mirrors.run(without(entry, "a", "b"))
         assert [one.outcome for one in removals(report)] == ["shared", "shared"]
         assert not [name for name in deleted(mirrors, target) if ":" in name]
@@ -374,7 +379,7 @@ def test_a_tag_that_a_killed_run_was_about_to_change_is_still_the_mirrors_own(
         mirrors.run({**entry, "gate": vetoing})
         assert target.manifest("copy", "v1") == before
         at_the_kill.replace(mirrors.lock)
-        mirrors.asked(target)
+        mirrors.take_requests(target)
 
         report = mirrors.run(without(entry, "v1"))
 
@@ -382,7 +387,7 @@ def test_a_tag_that_a_killed_run_was_about_to_change_is_still_the_mirrors_own(
         assert len(deleted(mirrors, target)) >= 1
         assert target.manifest("copy", "v1") is None
         assert target.manifest("copy", "kept") is not None
-        assert {name.rpartition(":")[2] for name in mirrors.locked()} == {"kept"}
+        assert {name.rpartition(":")[2] for name in mirrors.read_lock()} == {"kept"}
 
 
 @pytest.mark.parametrize(("by_tag", "by_digest"), [(202, 202), (404, 404), (405, 202)])
@@ -393,7 +398,7 @@ def test_a_tag_that_still_exists_after_its_deletion_has_failed_and_the_next_run_
     name, digest = f"{target.host}/copy:v1", BUILT["v1"].root.digest
     target.inject(Fault(method="DELETE", path=".*/manifests/v.*", action=Refuse(by_tag)))
     target.inject(Fault(method="DELETE", path=".*/manifests/sha256:.*", action=Refuse(by_digest)))
-    mirrors.asked(target)
+    mirrors.take_requests(target)
 
     report = mirrors.run(without(entry, "v1"))
 
@@ -401,13 +406,13 @@ def test_a_tag_that_still_exists_after_its_deletion_has_failed_and_the_next_run_
     assert (report.status, error_lines(report)) == ("failed", [failure])
     assert [one.outcome for one in removals(report)] == ["failed"]
     assert deleted(mirrors, target) == (["v1"] if by_tag == 202 else ["v1", digest])
-    assert mirrors.locked()[name]["digest"] == digest
+    assert mirrors.read_lock()[name]["digest"] == digest
 
     again = mirrors.run(without(entry, "v1"))
 
     assert [one.outcome for one in removals(again)] == ["removed"]
     assert target.manifest("copy", "v1") is None
-    assert name not in mirrors.locked()
+    assert name not in mirrors.read_lock()
 
 
 def test_a_tag_that_a_registry_takes_a_moment_to_delete_is_removed(
@@ -418,11 +423,11 @@ def test_a_tag_that_a_registry_takes_a_moment_to_delete_is_removed(
     headers = (("Content-Type", root.media_type), ("Docker-Content-Digest", root.digest), ("Content-Length", str(root.size)))
     # The first HEAD is before the DELETE, and the second one directly after it.
     target.inject(Fault(method="HEAD", path=".*/manifests/v1", nth=2, action=Answer(200, headers)))
-    mirrors.asked(target)
+    mirrors.take_requests(target)
 
     report = mirrors.run(without(entry, "v1"), retries=1)
 
     assert [(one.outcome, one.note) for one in removals(report)] == [("removed", None)]
     assert report.status == "complete"
     assert deleted(mirrors, target) == ["v1"]
-    assert f"{target.host}/copy:v1" not in mirrors.locked()
+    assert f"{target.host}/copy:v1" not in mirrors.read_lock()

@@ -15,8 +15,8 @@ import pytest
 
 from tests import images
 from tests.cli.dist import command
-from tests.flows.fleet import REPOSITORIES, Fleet, fleet, signature_tag, sync
-from tests.flows.mirrors import Mirrors, wrong
+from tests.flows.fleet import REPOSITORIES, Fleet, build_fleet, signature_tag, sync_entries
+from tests.flows.mirrors import Mirrors, find_faulty_files
 from tests.flows.reports import error_lines
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
@@ -29,7 +29,7 @@ _LOGIN = b64encode(":".join(LOGIN).encode()).decode()
 
 @pytest.fixture(scope="module")
 def ships() -> Fleet:
-    return fleet()
+    return build_fleet()
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_two_hundred_images_are_the_same_everywhere_each_digest_having_moved_onc
     assert len(ships.tagged) == 200
     before = len(source.requests())
     with cncf_registry(tmp_path / "open") as target, cncf_registry(tmp_path / "closed", basic_auth=True) as closed:
-        wanted = sync(source.host, target.host, closed.host)
+        wanted = sync_entries(source.host, target.host, closed.host)
         who = {closed.host: {"user": LOGIN[0], "pass": LOGIN[1]}}
 
         report = mirrors.run(*wanted, registries=who, retries=3)
@@ -130,8 +130,8 @@ def test_two_mirrors_that_want_much_of_the_same_do_it_together(
     with cncf_registry(tmp_path / "target") as target:
         running = []
         for name, teams in (("one", (0, 1, 3)), ("two", (1, 2, 3))):
-            said = {"store": "store", "lock": "lock.json", "sync": sync(source.host, target.host, teams=teams)}
-            (tmp_path / f"{name}.yaml").write_text(json.dumps(said))
+            settings = {"store": "store", "lock": "lock.json", "sync": sync_entries(source.host, target.host, teams=teams)}
+            (tmp_path / f"{name}.yaml").write_text(json.dumps(settings))
             arguments = command("--output", "json", "mirror", tmp_path / f"{name}.yaml")
             running.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
         ended = [process.communicate(timeout=_ENDED_S) for process in running]
@@ -140,7 +140,7 @@ def test_two_mirrors_that_want_much_of_the_same_do_it_together(
         assert [len(json.loads(out)["images"]) for out, _ in ended] == [150, 150]
         assert differences(target.host, ships) == []
         assert read(source.requests()[before:]) == Counter(ships.content.keys())
-        assert wrong(tmp_path / "store") == []
+        assert find_faulty_files(tmp_path / "store") == []
         locked = json.loads((tmp_path / "lock.json").read_text())["images"]
         assert len(locked) == 200
         assert all(one["mirrored"] for one in locked.values())

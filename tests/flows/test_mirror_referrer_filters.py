@@ -9,7 +9,7 @@ from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from tests import images
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import Mirrors, lacking, results
+from tests.flows.mirrors import Mirrors, find_missing, results
 from tests.flows.reports import error_lines, plan_of
 
 BILLS, NOTES, SCANS = "application/vnd.example.bill", "application/vnd.example.note", "application/vnd.example.scan"
@@ -44,17 +44,17 @@ def load(source: FakeRegistry, *, api: bool = True) -> None:
     for artifact in (*WANTED, *OTHERS):
         images.load(source, "app", artifact)
         document = json.loads(artifact.manifests[-1].raw)
-        said = {key: document[key] for key in ("artifactType", "annotations") if key in document}
-        listed = {"mediaType": artifact.root.media_type, "digest": artifact.root.digest, "size": artifact.root.size, **said}
+        settings = {key: document[key] for key in ("artifactType", "annotations") if key in document}
+        listed = {"mediaType": artifact.root.media_type, "digest": artifact.root.digest, "size": artifact.root.size, **settings}
         lists.setdefault(document["subject"]["digest"], []).append(listed)
     for subject, entries in () if api else lists.items():
         index = {"schemaVersion": 2, "mediaType": images.OCI_INDEX, "manifests": entries}
         source.put_manifest("app", json.dumps(index).encode(), images.OCI_INDEX, tag=fallback_tag(Digest.parse(subject)))
 
 
-def entry(source: FakeRegistry, target: FakeRegistry, filters: Any = FILTERS, **said: Any) -> dict[str, Any]:
+def entry(source: FakeRegistry, target: FakeRegistry, filters: Any = FILTERS, **settings: Any) -> dict[str, Any]:
     names = {"source": f"{source.host}/app:v1", "target": f"{target.host}/copy:v1"}
-    return {"type": "image", **names, "referrers": True, "referrerFilters": filters, **said}
+    return {"type": "image", **names, "referrers": True, "referrerFilters": filters, **settings}
 
 
 def unwanted(target: FakeRegistry) -> list[str]:
@@ -62,7 +62,7 @@ def unwanted(target: FakeRegistry) -> list[str]:
 
 
 def recorded(mirrors: Mirrors, target: FakeRegistry) -> set[str]:
-    return set(mirrors.locked()[f"{target.host}/copy:v1"]["referrers"])
+    return set(mirrors.read_lock()[f"{target.host}/copy:v1"]["referrers"])
 
 
 @pytest.mark.parametrize("api", [True, False], ids=["referrers API", "fallback tag"])
@@ -75,8 +75,8 @@ def test_only_listed_referrers_that_match_a_filter_go_along_and_all_digest_tags(
         report = mirrors.run(entry(source, target))
 
         assert report.status == "complete", error_lines(report)
-        assert not lacking(target, "copy", INDEX, "v1") + lacking(target, "copy", SIGNATURE, SIGNATURE_TAG)
-        assert not [digest for one in WANTED for digest in lacking(target, "copy", one)]
+        assert not find_missing(target, "copy", INDEX, "v1") + find_missing(target, "copy", SIGNATURE, SIGNATURE_TAG)
+        assert not [digest for one in WANTED for digest in find_missing(target, "copy", one)]
         assert unwanted(target) == []
         assert recorded(mirrors, target) == {one.root.digest for one in (*WANTED, SIGNATURE)}
         read = {one.path.rpartition("/")[2] for one in source.requests if "/referrers/" not in one.path}
@@ -85,22 +85,22 @@ def test_only_listed_referrers_that_match_a_filter_go_along_and_all_digest_tags(
         assert not subjects & {one.root.digest for one in OTHERS}
 
 
-@pytest.mark.parametrize("said", [{}, {"immutableTags": ["v.*"]}], ids=["tag that may change", "immutable tag"])
+@pytest.mark.parametrize("settings", [{}, {"immutableTags": ["v.*"]}], ids=["tag that may change", "immutable tag"])
 def test_a_filtered_image_is_unchanged_in_the_next_run_and_changes_with_its_filters(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, said: dict[str, Any]
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, settings: dict[str, Any]
 ) -> None:
     load(source)
-    mirrors.run(entry(source, target, **said))
-    mirrors.asked(source, target)
+    mirrors.run(entry(source, target, **settings))
+    mirrors.take_requests(source, target)
 
-    again = mirrors.run(entry(source, target, **said))
+    again = mirrors.run(entry(source, target, **settings))
 
     assert results(again) == {"copy:v1": "unchanged"}
-    assert {one.method for one in mirrors.asked(target)} == {"HEAD"}
-    report = mirrors.run(entry(source, target, filters=[*FILTERS, {"artifactType": SCANS}], **said))
+    assert {one.method for one in mirrors.take_requests(target)} == {"HEAD"}
+    report = mirrors.run(entry(source, target, filters=[*FILTERS, {"artifactType": SCANS}], **settings))
     (action,) = plan_of(report).actions
     assert (results(report), action.note) == ({"copy:v1": "changed"}, "4 referrers not known to be there")
-    assert not lacking(target, "copy", SCAN)
+    assert not find_missing(target, "copy", SCAN)
 
 
 def test_an_empty_list_of_filters_and_an_empty_filter_accept_all_referrers(
@@ -142,7 +142,7 @@ def test_a_check_expects_and_repairs_the_referrers_that_match_a_filter(
     report = mirrors.check(repair=True)
 
     assert report.status == "complete", error_lines(report)
-    assert not lacking(target, "copy", NOTE)
+    assert not find_missing(target, "copy", NOTE)
     assert unwanted(target) == []
 
 

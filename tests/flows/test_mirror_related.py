@@ -10,7 +10,7 @@ from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from tests import images
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import Mirrors, bytes_of, fetched, lacking, results, summed
+from tests.flows.mirrors import Mirrors, bytes_of, count_reads, count_requests, find_missing, results
 from tests.flows.reports import error_lines, plan_of
 from tests.images import BuiltImage
 
@@ -37,15 +37,15 @@ def attach(source: FakeRegistry, artifact: BuiltImage, subject: BuiltImage, *, a
         images.load(source, "app", images.index([artifact]), fallback_tag(Digest.parse(subject.root.digest)))
 
 
-def entry(source: FakeRegistry, target: FakeRegistry, *, type_: str = "image", **said: Any) -> dict[str, Any]:
+def entry(source: FakeRegistry, target: FakeRegistry, *, type_: str = "image", **settings: Any) -> dict[str, Any]:
     tag = ":v1" if type_ == "image" else ""
     names = {"source": f"{source.host}/app{tag}", "target": f"{target.host}/app{tag}"}
-    return {"type": type_, **names, "referrers": True, "digestTags": True, **said}
+    return {"type": type_, **names, "referrers": True, "digestTags": True, **settings}
 
 
 def lost(target: FakeRegistry) -> list[str]:
-    tagged = lacking(target, "app", INDEX, "v1") + lacking(target, "app", SIGNATURE, SIGNATURE_TAG)
-    return tagged + [digest for one, _ in LISTED for digest in lacking(target, "app", one)]
+    tagged = find_missing(target, "app", INDEX, "v1") + find_missing(target, "app", SIGNATURE, SIGNATURE_TAG)
+    return tagged + [digest for one, _ in LISTED for digest in find_missing(target, "app", one)]
 
 
 @pytest.mark.parametrize("type_", ["image", "repository"])
@@ -64,13 +64,13 @@ def test_what_refers_to_an_image_goes_along_and_then_all_is_quiet(
                 listed = target.manifest("app", fallback_tag(Digest.parse(subject.root.digest)))
                 assert listed is not None
                 assert artifact.root.digest.encode() in listed[1]
-        mirrors.asked(source, target)
+        mirrors.take_requests(source, target)
 
         again = mirrors.run(wanted)
 
         assert set(results(again).values()) == {"unchanged"}, table(again)
-        assert summed(mirrors.asked(target)).keys() == {"HEAD manifests"}
-        assert not [one for one in mirrors.asked(source) if "/blobs/" in one.path]
+        assert count_requests(mirrors.take_requests(target)).keys() == {"HEAD manifests"}
+        assert not [one for one in mirrors.take_requests(source) if "/blobs/" in one.path]
 
 
 def test_a_signature_that_comes_later_is_brought_alone(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
@@ -79,21 +79,23 @@ def test_a_signature_that_comes_later_is_brought_alone(mirrors: Mirrors, source:
     mirrors.run(wanted)
     images.load(source, "app", SIGNATURE, SIGNATURE_TAG)
     attach(source, BILL, ONE)
-    mirrors.asked(source, target)
+    mirrors.take_requests(source, target)
 
     report = mirrors.run(wanted)
 
     assert results(report) == {"app:v1": "changed"}
     (action,) = plan_of(report).actions
     assert action.note == "2 referrers not known to be there"
-    assert not lacking(target, "app", SIGNATURE, SIGNATURE_TAG) + lacking(target, "app", BILL)
-    read = fetched(one for one in mirrors.asked(source) if "/referrers/" not in one.path)
+    assert not find_missing(target, "app", SIGNATURE, SIGNATURE_TAG) + find_missing(target, "app", BILL)
+    read = count_reads(one for one in mirrors.take_requests(source) if "/referrers/" not in one.path)
     assert read.keys() == {*SIGNATURE.descriptors, *BILL.descriptors}
     assert report.counts["fetched_bytes"] == bytes_of(SIGNATURE, BILL)
-    assert sorted(mirrors.locked()[f"{target.host}/app:v1"]["referrers"]) == sorted([SIGNATURE.root.digest, BILL.root.digest])
-    mirrors.asked(target)
+    assert sorted(mirrors.read_lock()[f"{target.host}/app:v1"]["referrers"]) == sorted(
+        [SIGNATURE.root.digest, BILL.root.digest]
+    )
+    mirrors.take_requests(target)
     assert results(mirrors.run(wanted)) == {"app:v1": "unchanged"}
-    assert summed(mirrors.asked(target)) == {"HEAD manifests": 1}
+    assert count_requests(mirrors.take_requests(target)) == {"HEAD manifests": 1}
 
 
 def test_a_late_signature_of_a_bill_of_materials_is_mirrored(
@@ -108,7 +110,7 @@ def test_a_late_signature_of_a_bill_of_materials_is_mirrored(
     report = mirrors.run(wanted)
 
     assert results(report) == {"app:v1": "changed"}
-    assert not lacking(target, "app", SIGNED_BILL)
+    assert not find_missing(target, "app", SIGNED_BILL)
     assert results(mirrors.run(wanted)) == {"app:v1": "unchanged"}
 
 
@@ -120,14 +122,14 @@ def test_related_manifests_of_one_index_under_several_tags_are_requested_once(
         images.load(source, "app", INDEX, tag)
     wanted = entry(source, target, type_="repository", tags={"deny": ["sha256-.*"]})
     mirrors.run(wanted)
-    mirrors.asked(source, target)
+    mirrors.take_requests(source, target)
 
     report = mirrors.run(wanted)
 
     assert set(results(report).values()) == {"unchanged"}
     # Three tags and one digest tag; the index, its two images and four related manifests are subjects.
-    assert summed(mirrors.asked(source)) == {"GET tags": 1, "HEAD manifests": 3 + 1, "GET referrers": 7}
-    assert summed(mirrors.asked(target)) == {"HEAD manifests": 3}
+    assert count_requests(mirrors.take_requests(source)) == {"GET tags": 1, "HEAD manifests": 3 + 1, "GET referrers": 7}
+    assert count_requests(mirrors.take_requests(target)) == {"HEAD manifests": 3}
 
 
 @pytest.mark.parametrize("apis", [(True, True), (True, False), (False, True)], ids=str)
@@ -136,15 +138,15 @@ def test_referrers_that_are_there_are_known_to_be_without_a_lock_file(mirrors: M
         load(source, api=apis[0])
         wanted = entry(source, target)
         mirrors.run(wanted)
-        before = mirrors.locked()[f"{target.host}/app:v1"]["referrers"]
+        before = mirrors.read_lock()[f"{target.host}/app:v1"]["referrers"]
         mirrors.lock.unlink()
-        mirrors.asked(target)
+        mirrors.take_requests(target)
 
         report = mirrors.run(wanted)
 
         assert results(report) == {"app:v1": "unchanged"}
-        assert not [one for one in mirrors.asked(target) if one.method not in ("GET", "HEAD")]
-        assert mirrors.locked()[f"{target.host}/app:v1"]["referrers"] == before
+        assert not [one for one in mirrors.take_requests(target) if one.method not in ("GET", "HEAD")]
+        assert mirrors.read_lock()[f"{target.host}/app:v1"]["referrers"] == before
         assert results(mirrors.run(wanted)) == {"app:v1": "unchanged"}
 
         if apis[1]:
@@ -157,7 +159,7 @@ def test_referrers_that_are_there_are_known_to_be_without_a_lock_file(mirrors: M
 
 
 @pytest.mark.parametrize(
-    ("said", "is_listed", "is_tagged"),
+    ("settings", "is_listed", "is_tagged"),
     [
         ({"referrers": True}, True, True),
         ({"referrers": True, "digestTags": True}, True, True),
@@ -173,12 +175,12 @@ def test_referrers_include_digest_tags_unless_these_are_excluded(
     source: FakeRegistry,
     target: FakeRegistry,
     *,
-    said: dict[str, bool],
+    settings: dict[str, bool],
     is_listed: bool,
     is_tagged: bool,
     is_late: bool,
 ) -> None:
-    wanted = {"type": "image", "source": f"{source.host}/app:v1", "target": f"{target.host}/app:v1", **said}
+    wanted = {"type": "image", "source": f"{source.host}/app:v1", "target": f"{target.host}/app:v1", **settings}
     if is_late:
         images.load(source, "app", INDEX, "v1")
         mirrors.run(wanted)

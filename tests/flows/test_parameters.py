@@ -1,4 +1,4 @@
-"""What Prefect's forms show of the flows' parameters: all that a person needs, and what matters first."""
+"""Parameters of flows in the forms of Prefect: titles, descriptions and order."""
 
 from importlib import import_module
 from typing import Any
@@ -23,7 +23,7 @@ def schema(flow: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("flow", FIRST)
-def test_each_parameter_has_a_title_and_a_description_and_what_matters_comes_first(flow: str) -> None:
+def test_each_parameter_has_a_title_and_a_description_and_important_parameters_come_first(flow: str) -> None:
     found = sorted(schema(flow)["properties"].values(), key=lambda one: one["position"])
     assert [one["title"] for one in found][: len(FIRST[flow])] == FIRST[flow]
     for one in found:
@@ -33,7 +33,7 @@ def test_each_parameter_has_a_title_and_a_description_and_what_matters_comes_fir
 
 
 @pytest.mark.parametrize("flow", sorted(FIRST.keys() - {"gc"}))
-def test_the_network_is_folded_in_and_each_of_its_settings_is_described(flow: str) -> None:
+def test_the_parameter_network_is_optional_and_each_of_its_settings_has_a_description(flow: str) -> None:
     document = schema(flow)
     assert document["properties"]["network"]["default"] is None
     settings = document["definitions"]["Network"]["properties"]

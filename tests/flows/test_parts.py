@@ -1,4 +1,4 @@
-"""The parts of a large mirror run: how many are open, and how they end."""
+"""Parts of a large mirror run: the number of open parts, and their ends."""
 
 from types import SimpleNamespace
 from typing import cast
@@ -19,7 +19,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def images(name: str, count: int) -> list[tuple[ImageState, PlannedImage]]:
-    """Images of two publications each: every one fills a part."""
+    """Return images with two publications each. Each image fills a part."""
     planned = cast("PlannedImage", SimpleNamespace(content=(), due=(1, 2)))
     return [(ImageState(Reference.parse(f"{name}.example/app:v{number}")), planned) for number in range(count)]
 
@@ -34,7 +34,7 @@ def test_the_next_part_is_admitted_when_one_ends() -> None:
             assert len(admitted) == MOST_OPEN + count
 
 
-def test_parts_of_one_registry_do_not_keep_those_of_another_one_waiting() -> None:
+def test_parts_of_one_registry_do_not_delay_parts_of_another_registry() -> None:
     admitted = list[ImageState]()
     with MirrorParts("run", CancelToken()) as parts:
         parts.divide(images("a", 9), admitted.extend)
@@ -42,7 +42,7 @@ def test_parts_of_one_registry_do_not_keep_those_of_another_one_waiting() -> Non
     assert [image.reference.host for image in admitted] == ["a.example"] * MOST_OPEN + ["b.example"] * MOST_OPEN
 
 
-def test_an_error_in_the_block_asks_tasks_to_end() -> None:
+def test_an_error_in_the_block_cancels_the_tasks() -> None:
     cancel = CancelToken()
     with pytest.raises(LookupError), MirrorParts("run", cancel):
         raise LookupError("no such record")

@@ -12,7 +12,7 @@ from prefect_dist.ocispec.referrers import cosign_tags
 from tests import images
 from tests.fakes.faults import Answer, Call, Fault
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import Mirrors, lacking, repository, results
+from tests.flows.mirrors import Mirrors, find_missing, repository, results
 from tests.flows.reports import error_lines, removals
 from tests.peers import skopeo
 from tests.peers.registry import cncf_registry
@@ -23,7 +23,7 @@ AT_ONCE = {"after": "0s", "most": 20}
 
 
 def deleted(mirrors: Mirrors, registry: FakeRegistry) -> list[str]:
-    requests = (one for one in mirrors.asked(registry) if one.method == "DELETE" and one.status == 202)
+    requests = (one for one in mirrors.take_requests(registry) if one.method == "DELETE" and one.status == 202)
     return [one.path.rpartition("/")[2] for one in requests]
 
 
@@ -68,14 +68,14 @@ def test_tags_of_other_people_and_nested_indexes_keep_what_they_need(mirrors: Mi
         mirrors.run(entry)
         theirs = images.index([AMD, ARM], nested=True)
         images.load(target, "copy", theirs, "of-another-team")
-        mirrors.asked(target)
+        mirrors.take_requests(target)
 
         report = mirrors.run(denying(entry, "amd64"))
 
         assert outcome(report, "amd64")[0] == "shared"
         assert f"{target.host}/copy:of-another-team needs {AMD.root.digest}" in outcome(report, "amd64")[1]
         assert deleted(mirrors, target) == []
-        assert not lacking(target, "copy", theirs, "of-another-team")
+        assert not find_missing(target, "copy", theirs, "of-another-team")
 
 
 def test_a_tag_that_was_moved_to_the_manifest_of_another_unwanted_tag_is_kept(mirrors: Mirrors, source: FakeRegistry) -> None:
@@ -85,18 +85,18 @@ def test_a_tag_that_was_moved_to_the_manifest_of_another_unwanted_tag_is_kept(mi
         entry = repository(source, target, prune=AT_ONCE)
         mirrors.run(entry)
         images.load(target, "copy", AMD, "t2")
-        mirrors.asked(target)
+        mirrors.take_requests(target)
 
         report = mirrors.run(denying(entry, "t."))
 
-        assert not lacking(target, "copy", AMD, "t2")
+        assert not find_missing(target, "copy", AMD, "t2")
         assert deleted(mirrors, target) == []
         assert outcome(report, "t1")[0] == "shared"
         moved = (
             f"it resolves to {AMD.root.digest} now, not to {ARM.root.digest} as this mirror left it; it is someone else's tag"
         )
         assert outcome(report, "t2") == ("changed", moved)
-        assert set(mirrors.locked()) == {f"{target.host}/copy:t1", f"{target.host}/copy:kept"}
+        assert set(mirrors.read_lock()) == {f"{target.host}/copy:t1", f"{target.host}/copy:kept"}
 
 
 def test_nothing_is_deleted_if_a_manifest_of_a_remaining_tag_cannot_be_read(mirrors: Mirrors, source: FakeRegistry) -> None:
@@ -107,7 +107,7 @@ def test_nothing_is_deleted_if_a_manifest_of_a_remaining_tag_cannot_be_read(mirr
         mirrors.run(entry)
         theirs = images.index([images.image(1990)])
         images.load(target, "copy", theirs, "theirs")
-        mirrors.asked(target)
+        mirrors.take_requests(target)
         target.inject(Fault(path=f".*/{theirs.root.digest}", nth=None, action=Answer(403)))
 
         report = mirrors.run(denying(entry, "v1"))
@@ -117,7 +117,7 @@ def test_nothing_is_deleted_if_a_manifest_of_a_remaining_tag_cannot_be_read(mirr
         assert error.startswith(f"orphaned tag {target.host}/copy:v1: ")
         assert theirs.root.digest in error
         assert deleted(mirrors, target) == []
-        assert not lacking(target, "copy", AMD, "v1")
+        assert not find_missing(target, "copy", AMD, "v1")
         assert results(mirrors.run(entry)).get("copy:v1") == "unchanged"
 
 
@@ -128,14 +128,14 @@ def test_a_tag_that_moves_while_the_others_are_read_is_kept(mirrors: Mirrors, so
         entry = repository(source, target, prune=AT_ONCE)
         mirrors.run(entry)
         theirs = images.image(1991)
-        mirrors.asked(target)
+        mirrors.take_requests(target)
         target.inject(Fault(path=".*/tags/list", action=Call(lambda: images.load(target, "copy", theirs, "v1"))))
 
         report = mirrors.run(denying(entry, "v1"))
 
         assert outcome(report, "v1")[0] == "changed"
         assert deleted(mirrors, target) == []
-        assert not lacking(target, "copy", theirs, "v1")
+        assert not find_missing(target, "copy", theirs, "v1")
 
 
 def test_a_signature_that_was_mirrored_does_not_keep_its_image_but_one_of_others_does(
@@ -149,10 +149,10 @@ def test_a_signature_that_was_mirrored_does_not_keep_its_image_but_one_of_others
     with FakeRegistry(deletes="manifests", referrers=False) as target:
         entry = repository(source, target, prune=AT_ONCE, digestTags=True, tags={"deny": ["sha256-.*"]})
         mirrors.run(entry)
-        assert not lacking(target, "copy", signature, sig)
+        assert not find_missing(target, "copy", signature, sig)
         foreign = cosign_tags(Digest.parse(ARM.root.digest))[0]
         images.load(target, "copy", theirs, foreign)
-        mirrors.asked(target)
+        mirrors.take_requests(target)
 
         report = mirrors.run(denying(entry, "sha256-.*", "v1", "v2"))
 
@@ -173,11 +173,11 @@ def test_an_unwanted_index_goes_before_its_unwanted_manifests_and_each_manifest_
         theirs = [images.index([images.image(1996 + number)]) for number in range(3)]
         for number, built in enumerate(theirs):
             images.load(target, "copy", built, f"theirs{number}")
-        mirrors.asked(target)
+        mirrors.take_requests(target)
 
         report = mirrors.run(denying(entry, "[abc]-.*"))
 
-        asked = mirrors.asked(target)
+        asked = mirrors.take_requests(target)
         assert [one.outcome for one in removals(report)] == ["removed"] * 3
         gone = [one.path.rpartition("/")[2] for one in asked if one.method == "DELETE" and one.status == 202]
         assert gone == [INDEX.root.digest, AMD.root.digest, ARM.root.digest]
@@ -191,13 +191,13 @@ def test_where_tags_can_be_deleted_only_the_tag_goes(mirrors: Mirrors, source: F
         images.load(source, "app", built, tag)
     entry = repository(source, target, prune=AT_ONCE)
     mirrors.run(entry)
-    mirrors.asked(target)
+    mirrors.take_requests(target)
 
     report = mirrors.run(denying(entry, "1.0-.*"))
 
     assert {outcome(report, tag) for tag in ("1.0-amd64", "1.0-arm64")} == {("removed", "")}
     assert deleted(mirrors, target) == ["1.0-amd64", "1.0-arm64"]
-    assert not lacking(target, "copy", INDEX, "1.0")
+    assert not find_missing(target, "copy", INDEX, "1.0")
 
 
 def test_a_referrer_of_a_remaining_image_is_kept_when_its_own_tag_is_pruned(mirrors: Mirrors, source: FakeRegistry) -> None:
@@ -207,7 +207,7 @@ def test_a_referrer_of_a_remaining_image_is_kept_when_its_own_tag_is_pruned(mirr
     with FakeRegistry(deletes="manifests", referrers=True) as target:
         entry = repository(source, target, prune=AT_ONCE)
         mirrors.run(entry)
-        mirrors.asked(target)
+        mirrors.take_requests(target)
 
         report = mirrors.run(denying(entry, "v1-bill"))
 
@@ -226,7 +226,7 @@ def test_nothing_is_deleted_if_the_list_of_tags_lacks_a_tag_that_exists(
     with FakeRegistry(deletes="manifests") as target:
         entry = repository(source, target, prune=AT_ONCE)
         mirrors.run(entry)
-        mirrors.asked(target)
+        mirrors.take_requests(target)
         body = json.dumps({"name": "copy", "tags": tags}).encode()
         short = Answer(200, (("Content-Type", "application/json"),), body)
         target.inject(Fault(path="/v2/copy/tags/list", nth=None, action=short))
@@ -234,12 +234,12 @@ def test_nothing_is_deleted_if_the_list_of_tags_lacks_a_tag_that_exists(
         report = mirrors.run(denying(entry, "1.0-.*", "x1"))
 
         assert deleted(mirrors, target) == []
-        assert not lacking(target, "copy", INDEX, "1.0")
-        assert not lacking(target, "copy", other, "x2")
+        assert not find_missing(target, "copy", INDEX, "1.0")
+        assert not find_missing(target, "copy", other, "x2")
         errors = error_lines(report)
         assert [one.object for one in report.errors] == [
             f"orphaned tag {target.host}/copy:{tag}" for tag in ("1.0-amd64", "1.0-arm64", "x1")
         ]
         lacked = min({"1.0", "1.0-amd64", "1.0-arm64", "x1", "x2"} - {*(tags or ())})
         assert all(f"{target.host}/copy: the list of tags lacks {lacked}, which resolves to sha256:" in one for one in errors)
-        assert {name.rpartition(":")[2] for name in mirrors.locked()} == {"1.0", "1.0-amd64", "1.0-arm64", "x1", "x2"}
+        assert {name.rpartition(":")[2] for name in mirrors.read_lock()} == {"1.0", "1.0-amd64", "1.0-arm64", "x1", "x2"}

@@ -1,4 +1,4 @@
-"""The lock file after a run in which images were not published: records of other runs, and of tags that may have been set."""
+"""The lock file after failed publications: records of other runs, and of tags that the run may have set."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ from tests.flows.reports import plan_of
 VETOED, FAILED, OTHER = (images.image(seed, layers=1) for seed in (8400, 8401, 8402))
 
 
-def test_a_run_restores_the_record_of_another_run_and_keeps_that_of_a_tag_that_it_may_have_set(
+def test_a_veto_restores_the_record_of_another_run_and_a_failure_keeps_the_own_record(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     images.load(source, "app", VETOED, "vetoed")
@@ -36,14 +36,14 @@ def test_a_run_restores_the_record_of_another_run_and_keeps_that_of_a_tag_that_i
     report = mirrors.run(image(source, target, "app:vetoed", gate={"command": ["false"]}), image(source, target, "app:failed"))
 
     assert results(report) == {"app:vetoed": "vetoed", "app:failed": "failed"}
-    locked = mirrors.locked()
+    locked = mirrors.read_lock()
     assert {name: locked[vetoed][name] for name in ("digest", "own")} == {"digest": OTHER.root.digest, "own": True}
     assert locked[vetoed]["mirrored"].startswith("2026-02-03T04:05:06")
     assert (locked[failed]["digest"], locked[failed]["own"], locked[failed]["mirrored"]) == (FAILED.root.digest, True, None)
 
 
 @pytest.mark.usefixtures("prefect")
-def test_a_mirror_and_a_seed_of_one_configuration_leave_each_others_tags_alone(
+def test_a_mirror_and_a_seed_of_one_configuration_do_not_prune_the_tags_of_each_other(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     for repository, built in (("app", VETOED), ("tool", FAILED)):
@@ -60,7 +60,7 @@ def test_a_mirror_and_a_seed_of_one_configuration_leave_each_others_tags_alone(
 
     assert (plan_of(seeded).orphans, plan_of(mirrored).orphans) == ((), ())
     assert (checked.counts["ok"], checked.counts["unchecked"]) == (2, 0)
-    assert {name: record["unwanted"] for name, record in mirrors.locked().items()} == {
+    assert {name: record["unwanted"] for name, record in mirrors.read_lock().items()} == {
         f"{target.host}/app:v1": None,
         f"{target.host}/tool:v1": None,
     }

@@ -12,7 +12,7 @@ from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import Mirrors, fetched, lacking, results, summed, uploaded
+from tests.flows.mirrors import Mirrors, count_reads, count_requests, count_uploads, find_missing, results
 from tests.flows.reports import error_lines
 
 ONE, OTHER, LAST = images.image(1190, layers=2), images.image(1191, platform="linux/arm64/v8"), images.image(1192)
@@ -39,7 +39,7 @@ def names(source: FakeRegistry) -> list[str]:
 
 def lost(target: FakeRegistry, prefix: str = "") -> list[str]:
     parts = ((name.partition(":"), built) for name, built in BUILT.items())
-    return [digest for (repository, _, tag), built in parts for digest in lacking(target, prefix + repository, built, tag)]
+    return [digest for (repository, _, tag), built in parts for digest in find_missing(target, prefix + repository, built, tag)]
 
 
 def test_each_image_goes_to_each_registry_under_its_own_name(
@@ -50,11 +50,11 @@ def test_each_image_goes_to_each_registry_under_its_own_name(
     assert report.status == "complete", error_lines(report)
     assert lost(target) + lost(other) == []
     content = {digest for built in BUILT.values() for digest in built.descriptors}
-    asked = mirrors.asked(source)
-    assert fetched(asked) == dict.fromkeys(content, 1)
+    asked = mirrors.take_requests(source)
+    assert count_reads(asked) == dict.fromkeys(content, 1)
     assert not [one for one in asked if "/referrers/" in one.path or ".sig" in one.path]
     blobs = dict.fromkeys({digest for built in BUILT.values() for digest in built.blobs}, 1)
-    assert uploaded(mirrors.asked(target)) == uploaded(mirrors.asked(other)) == blobs
+    assert count_uploads(mirrors.take_requests(target)) == count_uploads(mirrors.take_requests(other)) == blobs
     assert list(mirrors.directory.glob("*.lock.json")) == []
 
 
@@ -66,27 +66,27 @@ def test_what_the_store_has_is_brought_without_asking_anybody_else(mirrors: Mirr
         images.load(source, "team/index", SIGNATURE, SIGNATURE_TAG)
         mirrors.seed(*names(source), to=[first], referrers=True)
 
-        mirrors.asked(source)
+        mirrors.take_requests(source)
         report = mirrors.seed(*names(source), to=[target], offline=True, referrers=True)
-        assert mirrors.asked(source) == []
+        assert mirrors.take_requests(source) == []
 
     assert report.status == "complete", error_lines(report)
     assert lost(target) == []
-    assert lacking(target, "team/index", BILL) + lacking(target, "team/index", SIGNATURE, SIGNATURE_TAG) == []
+    assert find_missing(target, "team/index", BILL) + find_missing(target, "team/index", SIGNATURE, SIGNATURE_TAG) == []
 
 
 def test_what_the_store_has_not_is_told_and_keeps_nothing_from_the_others(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
 ) -> None:
     mirrors.seed(names(source)[0], to=[other])
-    mirrors.asked(source)
+    mirrors.take_requests(source)
 
     report = mirrors.seed(*names(source), to=[target], offline=True)
 
     assert report.status == "failed"
     assert results(report) == {"team/index:v1": "added", "one:v1": "failed", "one:v2": "failed"}
-    assert lacking(target, "team/index", INDEX, "v1") == []
-    assert mirrors.asked(source) == []
+    assert find_missing(target, "team/index", INDEX, "v1") == []
+    assert mirrors.take_requests(source) == []
     wanted = [f"{name} to {target.host}/{name.partition('/')[2]}: " for name in names(source)[1:]]
     assert [error[: len(start)] for error, start in zip(error_lines(report), wanted, strict=True)] == wanted
 
@@ -105,27 +105,29 @@ def test_what_failed_is_listed_and_the_next_run_does_that_alone(
     assert failed.read_text().splitlines() == [f"{source.host}/one:v2", lost_source]
     assert lost(target) == []
     images.load(source, "none", ONE, "v1")
-    mirrors.asked(source, target, other)
+    mirrors.take_requests(source, target, other)
 
     again = mirrors.seed(file=str(failed), to=[target, other], failed=str(failed))
 
     assert again.status == "complete", error_lines(again)
     assert failed.read_text() == ""
     assert not failed.with_name("failed.txt.lock").exists()
-    assert lost(other) + lacking(other, "none", ONE, "v1") == []
-    assert not [one for one in mirrors.asked(source) if "/team/" in one.path or one.path.endswith("/one/manifests/v1")]
+    assert lost(other) + find_missing(other, "none", ONE, "v1") == []
+    assert not [one for one in mirrors.take_requests(source) if "/team/" in one.path or one.path.endswith("/one/manifests/v1")]
     for place in (target, other):
-        assert not [one for one in mirrors.asked(place) if one.method in ("POST", "PATCH") and "/none/" not in one.path]
+        assert not [one for one in mirrors.take_requests(place) if one.method in ("POST", "PATCH") and "/none/" not in one.path]
 
 
 def test_what_is_there_is_only_asked_for(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     mirrors.seed(*names(source), to=[target])
-    mirrors.asked(source, target)
+    mirrors.take_requests(source, target)
 
     report = mirrors.seed(*names(source), to=[target])
 
     assert (report.status, report.counts["unchanged"]) == ("complete", 3)
-    assert summed(mirrors.asked(source)) == summed(mirrors.asked(target)) == {"HEAD manifests": 3}
+    assert (
+        count_requests(mirrors.take_requests(source)) == count_requests(mirrors.take_requests(target)) == {"HEAD manifests": 3}
+    )
 
 
 @pytest.mark.parametrize("rewrite", [False, True])
@@ -139,7 +141,7 @@ def test_of_an_index_some_platforms_as_it_is_or_made_anew(mirrors: Mirrors, sour
         assert (standing[1] == INDEX.manifests[-1].raw) is not rewrite
         assert OTHER.root.digest.encode() in standing[1]
         assert (ONE.root.digest.encode() in standing[1]) is not rewrite
-        assert lacking(target, "team/index", OTHER) == []
+        assert find_missing(target, "team/index", OTHER) == []
         assert target.manifest("team/index", ONE.root.digest) is None
 
 
@@ -157,14 +159,14 @@ def test_referrers_go_along_to_where_there_is_no_api_for_them(mirrors: Mirrors, 
         report = mirrors.seed(names(source)[0], to=[target], referrers=True)
 
         assert report.status == "complete", error_lines(report)
-        assert lacking(target, "team/index", BILL) + lacking(target, "team/index", SIGNATURE, SIGNATURE_TAG) == []
+        assert find_missing(target, "team/index", BILL) + find_missing(target, "team/index", SIGNATURE, SIGNATURE_TAG) == []
         listed = target.manifest("team/index", fallback_tag(Digest.parse(ONE.root.digest)))
         assert listed is not None
         assert BILL.root.digest.encode() in listed[1]
 
 
 @pytest.mark.parametrize(
-    ("to", "said", "told"),
+    ("to", "settings", "told"),
     [
         (["r.example"], {}, "seed: expected images, or a list of them"),
         ([], {"images": ["a"]}, "seed.to"),
@@ -175,9 +177,9 @@ def test_referrers_go_along_to_where_there_is_no_api_for_them(mirrors: Mirrors, 
         (["r.example"], {"file": "/nowhere/list"}, "/nowhere/list: No such file or directory"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(to: list[str], said: dict[str, object], told: str) -> None:
+def test_what_cannot_be_meant_is_refused(to: list[str], settings: dict[str, object], told: str) -> None:
     with pytest.raises(InvalidInput, match=told):
-        make_seed_mirror(to, **said)  # type: ignore[arg-type]
+        make_seed_mirror(to, **settings)  # type: ignore[arg-type]
 
 
 def test_a_line_of_a_list_is_told_by_file_and_number(tmp_path: Path) -> None:

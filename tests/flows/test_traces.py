@@ -1,4 +1,4 @@
-"""OpenTelemetry: where an SDK is there, Prefect's own spans of our runs come out of it, a task's below its flow's."""
+"""OpenTelemetry: with an SDK, Prefect exports a span for each flow run and, below, for each task run."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer
 
-# A process of its own, for it has one SDK for good.
+# A process can set up only one SDK, so the program runs in another process.
 _PROGRAM = """
 import json, sys
 from opentelemetry import trace
@@ -34,7 +34,7 @@ print(json.dumps([json.loads(span.to_json()) for span in exporter.get_finished_s
 
 
 def spans(prefect: PrefectServer, reference: str, store: Path, **environment: str) -> list[dict[str, Any]]:
-    """The spans of a fetch."""
+    """Return the spans of a fetch."""
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, reference, str(store)],
         env={**os.environ, "PREFECT_API_URL": prefect.url, **environment},
@@ -47,7 +47,7 @@ def spans(prefect: PrefectServer, reference: str, store: Path, **environment: st
 
 
 @pytest.mark.parametrize("tag", ["v1", "none"])
-def test_each_run_is_a_span(prefect: PrefectServer, tmp_path: Path, tag: str) -> None:
+def test_each_flow_run_and_task_run_is_a_span(prefect: PrefectServer, tmp_path: Path, tag: str) -> None:
     image = images.image(3600, layers=1)
     with FakeRegistry() as registry:
         images.load(registry, "app", image, "v1")
@@ -67,7 +67,7 @@ def test_each_run_is_a_span(prefect: PrefectServer, tmp_path: Path, tag: str) ->
     assert states[-1] == ("COMPLETED" if tag == "v1" else "FAILED")
 
 
-def test_it_can_be_turned_off(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_spans_can_be_turned_off(prefect: PrefectServer, tmp_path: Path) -> None:
     with FakeRegistry() as registry:
         images.load(registry, "app", images.image(3601, layers=1), "v1")
         off = {"PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false"}

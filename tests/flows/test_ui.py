@@ -1,4 +1,4 @@
-"""Prefect's UI as a person uses it, in a real browser: a deployment's form is filled in, and its run looked at."""
+"""A user starts a deployment from its form in the UI of Prefect and opens the run, in a real browser."""
 
 from pathlib import Path
 
@@ -18,35 +18,37 @@ TITLES = (
     "Dry run",
     "Stop after the plan, and write nothing",
 )
-_TAKEN_S = 20.0
+_ACCEPTED_S = 20.0
 
 
-def started(page: Page, server: PrefectServer, configuration: str) -> str:
-    """The id of the run of the mirror's deployment that its form starts.
+def start_from_form(page: Page, server: PrefectServer, configuration: str) -> str:
+    """Start a run of the deployment of `mirror` from its form, and return the id of the run.
 
-    The form is filled in again where the server's database was too busy to take it, as a person would.
+    If the database of the server was too busy to accept the form, submit the form again, as a user would.
     """
     deployment = str(server.deployment("mirror")["id"])
-    known = by_hand(server, deployment)
+    known = manual_runs(server, deployment)
     for _ in range(4):
         page.open(f"{server.ui}/deployments/deployment/{deployment}/run")
         for title in TITLES:
             page.wait_for(title)
         page.type(configuration, "Configuration")
         page.click("Submit")
-        if poll_until(lambda: by_hand(server, deployment) > known, timeout_s=_TAKEN_S):
-            (run,) = by_hand(server, deployment) - known
+        if poll_until(lambda: manual_runs(server, deployment) > known, timeout_s=_ACCEPTED_S):
+            (run,) = manual_runs(server, deployment) - known
             return run
-    raise AssertionError(f"the form was never taken; the page shows:\n{page.text()}")
+    raise AssertionError(f"no run started after four submissions of the form; the page shows:\n{page.text()}")
 
 
-def by_hand(server: PrefectServer, deployment: str) -> set[str]:
-    """The runs of a deployment that its schedule did not start."""
+def manual_runs(server: PrefectServer, deployment: str) -> set[str]:
+    """Return the runs of a deployment that no schedule started."""
     asked = {"flow_runs": {"deployment_id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
     return {run["id"] for run in server.post("/flow_runs/filter", asked) if not run["auto_scheduled"]}
 
 
-def test_a_run_is_started_from_the_form_and_looked_at(server: PrefectServer, registry: CncfRegistry, tmp_path: Path) -> None:
+def test_a_user_starts_a_run_from_the_form_and_sees_its_tasks_artifacts_and_parameters(
+    server: PrefectServer, registry: CncfRegistry, tmp_path: Path
+) -> None:
     images.push(registry.host, "ui/app", INDEX, "v1")
     with cncf_registry(tmp_path / "target") as target, chromium(tmp_path / "chromium") as browser:
         page = browser.page()
@@ -60,17 +62,17 @@ lock: {tmp_path}/lock.json
 sync:
   - {{type: image, source: {registry.host}/ui/app:v1, target: {target.host}/copy:v1}}
 """
-        run = started(page, server, configuration)
+        run = start_from_form(page, server, configuration)
         assert server.ended(run)["type"] == "COMPLETED"
 
         assert inspect(f"docker://{target.host}/copy:v1", raw=True)["manifests"]
-        # A survey, a task for each descriptor, and one that publishes: pages show them that are opened once they are recorded.
+        # A survey, a task for each descriptor, and a publication. A page shows the tasks only if they were recorded before.
         server.task_runs(run, at_least=1 + len(INDEX.descriptors) + 1)
         page.open(f"{server.ui}/runs/flow-run/{run}")
         page.wait_for("mirror by-hand")
         page.wait_for("Completed")
         page.wait_for_drawing("canvas")
-        page.wait_for("prefect.flow_runs")  # which each line of the log shows; not all of them are on the page at once
+        page.wait_for("prefect.flow_runs")  # the logger, in each line of the log; the page does not show all lines at once
         page.click("Task Runs")
         page.wait_for(f"mirror index {INDEX.root.digest[:19]}")
         page.click("Artifacts")

@@ -1,4 +1,4 @@
-"""The deployments of `prefect.yaml` as users make them, on a server that has a worker for them."""
+"""Deploys the flows of `prefect.yaml`, as users do, and runs a worker for the deployments."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ TOP = Path(__file__).parents[2]
 POOL = "dist"
 
 
-def command(server: PrefectServer, *arguments: str, home: Path, cwd: Path = TOP) -> str:
+def run_prefect(server: PrefectServer, *arguments: str, home: Path, cwd: Path = TOP) -> str:
     """Run a command of Prefect and return its output."""
     argv = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
     env = {**os.environ, "PREFECT_API_URL": server.url, "PREFECT_HOME": str(home), "COLUMNS": "200"}
@@ -25,10 +25,10 @@ def command(server: PrefectServer, *arguments: str, home: Path, cwd: Path = TOP)
 
 
 @contextmanager
-def deployed(server: PrefectServer, home: Path) -> Iterator[None]:
-    """Deploy all flows from a project of a user, and run a worker there for the length of a `with` block."""
+def deploy_all(server: PrefectServer, home: Path) -> Iterator[None]:
+    """Deploy all flows from the project of a user, and run a worker there during the block."""
     project = make_project(home / "project")
     assert dist("init", project).code == 0
     with process_worker(server, POOL, home, project=project):
-        command(server, "deploy", "--all", home=home, cwd=project)
+        run_prefect(server, "deploy", "--all", home=home, cwd=project)
         yield
