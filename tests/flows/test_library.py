@@ -143,8 +143,8 @@ except RunFailed as failed:
     succeeded, details, failed = project.run("mirror_now", "mirror_now", program=program).splitlines()
 
     assert json.loads(succeeded)["added"] == 1
-    assert details.startswith("mirror configuration failed: 0 added, 0 changed, 0 same, 1 failed")
-    assert f"{loaded.host}/app:gone: not found" in failed
+    assert details.startswith("mirror configuration failed: 0 added, 0 changed, 0 unchanged, 1 failed")
+    assert f"{loaded.host}/app:gone to {target.host}/app:gone: not found" in failed
     assert server.url == os.environ["PREFECT_API_URL"]
 
 
