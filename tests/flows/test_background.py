@@ -1,4 +1,4 @@
-"""What a run has done meanwhile: all at once, in its context, and before it ends."""
+"""Background calls of a run: they run in parallel, in the context of the run, and end before the run."""
 
 from contextvars import ContextVar
 from threading import Barrier
@@ -11,35 +11,35 @@ _TIMEOUT_S = 30
 WORD: ContextVar[str] = ContextVar("word")
 
 
-def test_what_is_begun_goes_on_at_once_in_its_context_and_is_done_in_the_end() -> None:
-    all_here, heard = Barrier(3, timeout=_TIMEOUT_S), list[str]()
+def test_background_calls_run_in_parallel_in_their_context_and_end_with_the_block() -> None:
+    barrier, words = Barrier(3, timeout=_TIMEOUT_S), list[str]()
 
-    def hear() -> None:
-        all_here.wait()
-        heard.append(WORD.get())
+    def record() -> None:
+        barrier.wait()
+        words.append(WORD.get())
 
     with await_calls():
         for word in ("plan", "progress"):
             token = WORD.set(word)
-            submit("a word", hear)
+            submit("a word", record)
             WORD.reset(token)
-        assert heard == []
-        all_here.wait()
+        assert words == []
+        barrier.wait()
 
-    assert sorted(heard) == ["plan", "progress"]
+    assert sorted(words) == ["plan", "progress"]
 
 
-def test_a_run_that_fails_waits_too() -> None:
-    here, done = Barrier(2, timeout=_TIMEOUT_S), list[bool]()
+def test_a_block_that_raises_waits_for_background_calls() -> None:
+    started, done = Barrier(2, timeout=_TIMEOUT_S), list[bool]()
 
     def do() -> None:
-        here.wait()
+        started.wait()
         done.append(True)
 
     def fail() -> None:
         with await_calls():
-            submit("that it is done", do)
-            here.wait()
+            submit("a call", do)
+            started.wait()
             raise ValueError
 
     with pytest.raises(ValueError):  # noqa: PT011 - any error of a run

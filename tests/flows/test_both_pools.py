@@ -1,4 +1,4 @@
-"""The runs of push, pull, verify and gc have the same outcome on a pool of threads as in their flows."""
+"""push, pull, verify and gc have the same results on the thread pool and as flows."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture
 def run(prefect: PrefectServer) -> Run:
-    """Run a flow. Return its report, which the final state agrees with."""
+    """Runs a flow and returns its report. The final state must agree with the report."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     def call(flow: Run, *arguments: Any, **parameters: Any) -> Any:
@@ -51,13 +51,13 @@ def run(prefect: PrefectServer) -> Run:
 
 
 @contextmanager
-def threads(store: Path) -> Iterator[ThreadPool]:
+def open_threads(store: Path) -> Iterator[ThreadPool]:
     with open_session(SessionSpec(store=str(store))) as session, ThreadPool(session, window=4, retries=1) as pool:
         yield pool
 
 
 def outcome(report: RunReport, registry: FakeRegistry, store: Path) -> tuple[object, ...]:
-    """Return all that a report states, except for durations and the places of its run."""
+    """Return the content of a report, without durations, hosts and paths."""
     stated = document(report)
     for part in (stated, *stated.get("images", ())):
         part.pop("seconds", None)
@@ -77,7 +77,7 @@ def fetch_to(store: Path, registry: FakeRegistry) -> str:
 
 
 @pytest.mark.parametrize("is_refused", [False, True])
-def test_push(run: Run, source: FakeRegistry, tmp_path: Path, *, is_refused: bool) -> None:
+def test_push_has_the_same_result_on_both_pools(run: Run, source: FakeRegistry, tmp_path: Path, *, is_refused: bool) -> None:
     from prefect_dist.flows.push import push
 
     store, name = tmp_path / "store", fetch_to(tmp_path / "store", source)
@@ -91,20 +91,20 @@ def test_push(run: Run, source: FakeRegistry, tmp_path: Path, *, is_refused: boo
             assert (target.manifest("app", "v1") is None) == is_refused
             return outcome(report, target, store), count_requests(target.requests)
 
-    def directly(to: str) -> RunReport:
+    def run_directly(to: str) -> RunReport:
         events = list[Event]()
-        with threads(store) as pool:
+        with open_threads(store) as pool:
             report = run_push(name, Reference.parse(to), pool, events.append, referrers=False)
         assert [event.report for event in events if isinstance(event, ImageEnded)] == list(report.rows)
         finished = [event.descriptor for event in events if isinstance(event, ContentFinished)]
         assert len(finished) == sum(report.counts[key] for key in ("pushed", "mounted", "existed"))
         return report
 
-    assert with_target(directly) == with_target(lambda to: run(push, name, to, str(store)))
+    assert with_target(run_directly) == with_target(lambda to: run(push, name, to, str(store)))
 
 
 @pytest.mark.parametrize("is_full", [False, True])
-def test_pull(run: Run, tmp_path: Path, *, is_full: bool) -> None:
+def test_pull_has_the_same_result_on_both_pools(run: Run, tmp_path: Path, *, is_full: bool) -> None:
     from prefect_dist.flows.pull import pull
 
     def into(kind: str, pull_to: Callable[[str, Path, Path], RunReport]) -> tuple[object, ...]:
@@ -118,24 +118,24 @@ def test_pull(run: Run, tmp_path: Path, *, is_full: bool) -> None:
             assert report.status == ("failed" if is_full else "complete")
             return outcome(report, registry, tmp_path / kind), files, count_requests(registry.requests)
 
-    def directly(name: str, directory: Path, store: Path) -> RunReport:
+    def run_directly(name: str, directory: Path, store: Path) -> RunReport:
         arm, reference = Platform.parse("linux/arm64"), Reference.parse(name)
-        with threads(store) as pool:
+        with open_threads(store) as pool:
             return run_pull(reference, str(directory), pool, FetchScope(), ignore_event, platform=arm, referrers=False)
 
-    assert into("threads", directly) == into(
+    assert into("threads", run_directly) == into(
         "prefect", lambda name, directory, store: run(pull, name, str(directory), str(store), "linux/arm64")
     )
 
 
-def test_pull_that_is_stopped_before_it_unpacks(source: FakeRegistry, tmp_path: Path) -> None:
+def test_a_stopped_pull_does_not_unpack(source: FakeRegistry, tmp_path: Path) -> None:
     cancel, directory = CancelToken(), tmp_path / "root"
 
     def stop(event: Event) -> None:
         if isinstance(event, ImageEnded):
             cancel.set("Ctrl-C")
 
-    with use_token(cancel), threads(tmp_path / "store") as pool:
+    with use_token(cancel), open_threads(tmp_path / "store") as pool:
         name = Reference.parse(load(source))
         arm = Platform.parse("linux/arm64")
         report = run_pull(name, str(directory), pool, FetchScope(), stop, platform=arm, referrers=False)
@@ -145,7 +145,7 @@ def test_pull_that_is_stopped_before_it_unpacks(source: FakeRegistry, tmp_path: 
 
 
 @pytest.mark.parametrize("repair", [[], "all"], ids=["found", "repaired"])
-def test_verify(run: Run, tmp_path: Path, repair: Any) -> None:
+def test_verify_has_the_same_result_on_both_pools(run: Run, tmp_path: Path, repair: Any) -> None:
     from prefect_dist.flows.verify import verify
 
     def with_store(kind: str, verify_store: Callable[[Path], RunReport]) -> tuple[object, ...]:
@@ -158,22 +158,22 @@ def test_verify(run: Run, tmp_path: Path, repair: Any) -> None:
             assert report.counts["corrupt"] == 1
             return outcome(report, registry, store), count_requests(registry.requests[before:])
 
-    def directly(store: Path) -> RunReport:
+    def run_directly(store: Path) -> RunReport:
         def fetch(images: Repair) -> RunReport:
             assert (images.platforms, images.referrers) == (None, False)
             return fetch_directly(str(store), images.names)
 
         events, progress = list[Event](), HashingProgress()
-        with threads(store) as pool:
+        with open_threads(store) as pool:
             report = run_verify(pool, events.append, progress, fetch, repair=repair)
         assert [str(event.digest) for event in events if isinstance(event, CorruptContent)] == [LAYER]
         assert progress.fraction() == 1
         return report
 
-    assert with_store("threads", directly) == with_store("prefect", lambda store: run(verify, str(store), repair))
+    assert with_store("threads", run_directly) == with_store("prefect", lambda store: run(verify, str(store), repair))
 
 
-def test_gc(run: Run, source: FakeRegistry, tmp_path: Path) -> None:
+def test_gc_has_the_same_result_on_both_pools(run: Run, source: FakeRegistry, tmp_path: Path) -> None:
     from prefect_dist.flows.gc import gc
 
     kinds = tmp_path / "threads", tmp_path / "prefect"
@@ -181,7 +181,7 @@ def test_gc(run: Run, source: FakeRegistry, tmp_path: Path) -> None:
         open_store(str(store)).names.delete(fetch_to(store, source))
 
     for is_dry in (True, False):
-        with threads(kinds[0]) as pool:
+        with open_threads(kinds[0]) as pool:
             direct = run_gc(pool, grace=timedelta(0), dry_run=is_dry)
         shown = run(gc, str(kinds[1]), "0", dry_run=is_dry)
         assert direct.counts["planned" if is_dry else "removed"] == len(INDEX.descriptors)
@@ -195,7 +195,7 @@ def test_gc_raises_the_error_of_its_unit(source: FakeRegistry, tmp_path: Path) -
     fetch_to(tmp_path, source)
     name = next((tmp_path / "names").iterdir())
     name.write_text("no name")
-    with threads(tmp_path) as pool, pytest.raises(InvalidInput, match=name.stem):
+    with open_threads(tmp_path) as pool, pytest.raises(InvalidInput, match=name.stem):
         run_gc(pool, grace=timedelta(0), dry_run=False)
-    with threads(tmp_path / "missing") as pool, pytest.raises(NotFound, match="no store found"):
+    with open_threads(tmp_path / "missing") as pool, pytest.raises(NotFound, match="no store found"):
         run_gc(pool, grace=timedelta(0), dry_run=False)

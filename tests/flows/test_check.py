@@ -1,4 +1,4 @@
-"""Checking what was mirrored, and mending it: from the store, from the source, with proof, and with little asked."""
+"""Checks and repairs of targets, from the store or from the source, with few requests."""
 
 import json
 import shutil
@@ -44,41 +44,43 @@ def entry(source: FakeRegistry, target: FakeRegistry, **settings: Any) -> dict[s
     return image(source, target, "app:v1", referrers=True, digestTags=True, **settings)
 
 
-def lost(target: FakeRegistry) -> list[str]:
+def find_lost(target: FakeRegistry) -> list[str]:
     tagged = find_missing(target, "app", INDEX, "v1") + find_missing(target, "app", SIGNATURE, SIGNATURE_TAG)
     return tagged + find_missing(target, "app", BILL)
 
 
 def lose(*digests: str) -> Damage:
-    def damaging(target: FakeRegistry) -> None:
+    def damage(target: FakeRegistry) -> None:
         for digest in digests:
             target.lose("app", digest)
 
-    return damaging
+    return damage
 
 
-# What is sent again, with each damage: nothing else.
+# The blobs that a repair of each damage sends again.
 DAMAGE: dict[str, tuple[Damage, set[str]]] = {
-    "a layer is gone": (lose(LAYER), {LAYER}),
-    "a config is gone": (lose(next(iter(ONE.blobs))), {next(iter(ONE.blobs))}),
-    "a child is gone": (lose(OTHER.root.digest), set()),
-    "an index in an index is gone": (lose(DEEP.root.digest), set()),
-    "a child and all below it are gone": (lose(*OTHER.descriptors), set(OTHER.blobs)),
-    "a tag is gone": (lambda target: target.untag("app", "v1"), set()),
+    "a layer is missing": (lose(LAYER), {LAYER}),
+    "a config is missing": (lose(next(iter(ONE.blobs))), {next(iter(ONE.blobs))}),
+    "a child is missing": (lose(OTHER.root.digest), set()),
+    "an index in an index is missing": (lose(DEEP.root.digest), set()),
+    "a child and its content are missing": (lose(*OTHER.descriptors), set(OTHER.blobs)),
+    "a tag is missing": (lambda target: target.untag("app", "v1"), set()),
     "a tag has moved": (lambda target: images.load(target, "app", STRANGER, "v1"), set()),
-    "a tag is left of what it stood for": (lose(INDEX.root.digest), set()),
-    "a referrer is gone": (lose(BILL.root.digest), set()),
-    "what a referrer consists of is gone": (lose(list(BILL.blobs)[1]), {list(BILL.blobs)[1]}),
-    "a signature's tag is gone": (lambda target: target.untag("app", SIGNATURE_TAG), set()),
-    "a signature's tag has moved": (lambda target: images.load(target, "app", STRANGER, SIGNATURE_TAG), set()),
-    "all is gone": (
+    "the manifest of a tag is missing": (lose(INDEX.root.digest), set()),
+    "a referrer is missing": (lose(BILL.root.digest), set()),
+    "a blob of a referrer is missing": (lose(list(BILL.blobs)[1]), {list(BILL.blobs)[1]}),
+    "the tag of a signature is missing": (lambda target: target.untag("app", SIGNATURE_TAG), set()),
+    "the tag of a signature has moved": (lambda target: images.load(target, "app", STRANGER, SIGNATURE_TAG), set()),
+    "all content is missing": (
         lose(*INDEX.descriptors, *BILL.descriptors, *SIGNATURE.descriptors),
         {*INDEX.blobs, *BILL.blobs, *SIGNATURE.blobs},
     ),
 }
 
 
-def test_what_is_whole_is_found_so_and_nothing_is_sent(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+def test_a_check_of_complete_targets_is_ok_and_sends_no_content(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
     load(source)
     mirrors.run(entry(source, target))
     mirrors.take_requests(source, target)
@@ -91,7 +93,7 @@ def test_what_is_whole_is_found_so_and_nothing_is_sent(mirrors: Mirrors, source:
         assert {one.method for one in mirrors.take_requests(target)} == {"GET", "HEAD"}
 
 
-def test_each_damage_is_mended_from_the_store_and_looked_at_again(mirrors: Mirrors, source: FakeRegistry) -> None:
+def test_each_damage_is_repaired_from_the_store_and_checked_again(mirrors: Mirrors, source: FakeRegistry) -> None:
     load(source)
     with ExitStack() as running:
         targets = {damage: running.enter_context(FakeRegistry()) for damage in DAMAGE}
@@ -106,7 +108,7 @@ def test_each_damage_is_mended_from_the_store_and_looked_at_again(mirrors: Mirro
 
         assert report.status == "complete", error_lines(report)
         assert Counter(row["outcome"] for row in table(report)) == {"repaired": len(DAMAGE)}
-        assert {damage: lost(target) for damage, target in targets.items()} == {damage: [] for damage in DAMAGE}
+        assert {damage: find_lost(target) for damage, target in targets.items()} == {damage: [] for damage in DAMAGE}
         asked = {damage: mirrors.take_requests(target) for damage, target in targets.items()}
         assert {damage: set(count_uploads(one)) for damage, one in asked.items()} == {
             name: resent for name, (_, resent) in DAMAGE.items()
@@ -118,7 +120,7 @@ def test_each_damage_is_mended_from_the_store_and_looked_at_again(mirrors: Mirro
         assert mirrors.take_requests(source) == []
 
 
-def test_what_a_repair_overwrites_is_backed_up_as_the_entry_says(
+def test_a_repair_sets_the_backup_tag_of_the_entry_before_it_overwrites_a_tag(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     images.load(source, "app", ONE, "v1")
@@ -133,7 +135,7 @@ def test_what_a_repair_overwrites_is_backed_up_as_the_entry_says(
     assert not find_missing(target, "app", theirs, "old-v1")
 
 
-def test_damage_is_told_and_left_as_it_is_unless_repair_is_wanted(
+def test_a_check_without_repair_reports_damage_and_changes_nothing(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     load(source)
@@ -157,7 +159,7 @@ def test_damage_is_told_and_left_as_it_is_unless_repair_is_wanted(
     assert mirrors.take_requests(source) == []
 
 
-def test_what_targets_have_in_common_is_asked_for_once_in_each_repository(
+def test_shared_content_of_targets_is_requested_once_in_each_repository(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
 ) -> None:
     for tag, built in (("v1", INDEX), ("v2", images.index([ONE])), ("v3", ONE)):
@@ -179,7 +181,7 @@ def test_what_targets_have_in_common_is_asked_for_once_in_each_repository(
     assert mirrors.take_requests(source) == []
 
 
-def test_each_target_is_mended_by_itself_with_what_one_of_them_needs(
+def test_each_target_is_repaired_with_only_the_content_that_it_lacks(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
 ) -> None:
     images.load(source, "app", INDEX, "v1")
@@ -197,7 +199,7 @@ def test_each_target_is_mended_by_itself_with_what_one_of_them_needs(
     assert find_missing(target, "copy", INDEX, "v1") + find_missing(other, "copy", INDEX, "v1") == []
 
 
-def test_what_the_store_has_no_longer_comes_from_the_source_by_digest(
+def test_content_that_the_store_lacks_is_repaired_from_the_source_by_digest(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     load(source)
@@ -211,14 +213,14 @@ def test_what_the_store_has_no_longer_comes_from_the_source_by_digest(
     report = mirrors.check(repair=True)
 
     assert report.status == "complete", error_lines(report)
-    assert lost(target) == []
+    assert find_lost(target) == []
     asked = mirrors.take_requests(source)
     assert not [one.path for one in asked if one.path.endswith("/v1") or "/referrers/" in one.path]
     assert count_reads(asked) == Counter({*INDEX.descriptors, *BILL.descriptors, *SIGNATURE.descriptors})
     assert count_uploads(mirrors.take_requests(target)) == {LAYER: 1}
 
 
-def test_what_nobody_has_any_more_is_told_and_others_are_mended(
+def test_lost_content_is_a_failure_and_other_targets_are_repaired(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     images.load(source, "app", INDEX, "v1")
@@ -233,14 +235,14 @@ def test_what_nobody_has_any_more_is_told_and_others_are_mended(
     report = mirrors.check(repair=True)
 
     assert report.status == "failed"
-    told = {str(row.target).rpartition(":")[2]: row.outcome for row in report.select(AuditRow)}
-    assert told == {"v1": "failed", "v2": "repaired"}
+    by_tag = {str(row.target).rpartition(":")[2]: row.outcome for row in report.select(AuditRow)}
+    assert by_tag == {"v1": "failed", "v2": "repaired"}
     (error,) = error_lines(report)
     assert error.startswith(f"{target.host}/copy:v1: {source.host}/app@{INDEX.root.digest}: ")
     assert not find_missing(target, "copy", LATER, "v2")
 
 
-def test_a_source_that_is_gone_is_no_matter_where_the_store_has_all(mirrors: Mirrors, target: FakeRegistry) -> None:
+def test_a_repair_from_the_store_needs_no_source(mirrors: Mirrors, target: FakeRegistry) -> None:
     with FakeRegistry() as source:
         load(source)
         mirrors.run(entry(source, target))
@@ -251,10 +253,10 @@ def test_a_source_that_is_gone_is_no_matter_where_the_store_has_all(mirrors: Mir
     report = mirrors.check(repair=True)
 
     assert report.status == "complete", error_lines(report)
-    assert lost(target) == []
+    assert find_lost(target) == []
 
 
-def test_what_cannot_be_told_is_not_called_damaged_and_not_sent(
+def test_an_unresolved_target_is_not_damaged_and_gets_no_content(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
 ) -> None:
     images.load(source, "app", INDEX, "v1")
@@ -274,7 +276,9 @@ def test_what_cannot_be_told_is_not_called_damaged_and_not_sent(
     assert "1 unresolved" in summary_line(report)
 
 
-def test_what_is_no_better_after_a_repair_is_a_failure(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+def test_a_repair_that_does_not_remove_the_damage_is_a_failure(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
     images.load(source, "app", INDEX, "v1")
     mirrors.run(image(source, target, "app:v1"))
     target.inject(Fault(path=f".*/manifests/{ONE.root.digest}", nth=None, action=Flip(7)))
@@ -288,7 +292,7 @@ def test_what_is_no_better_after_a_repair_is_a_failure(mirrors: Mirrors, source:
 
 
 @pytest.mark.parametrize("rewrite", [False, True])
-def test_an_index_for_some_platforms_is_right_without_the_others_and_mended_so(
+def test_an_index_for_some_platforms_is_checked_and_repaired_without_the_others(
     mirrors: Mirrors, source: FakeRegistry, *, rewrite: bool
 ) -> None:
     flat = images.index([ONE, OTHER])
@@ -297,7 +301,7 @@ def test_an_index_for_some_platforms_is_right_without_the_others_and_mended_so(
         settings = {"platforms": ["linux/arm64"], **({"rewriteIndex": True} if rewrite else {})}
         mirrors.run(image(source, target, "app:v1", **settings))
         assert mirrors.check().status == "complete"
-        standing = target.manifest("app", "v1")
+        published = target.manifest("app", "v1")
         target.lose("app", list(OTHER.blobs)[1])
         target.untag("app", "v1")
         mirrors.take_requests(source, target)
@@ -306,12 +310,12 @@ def test_an_index_for_some_platforms_is_right_without_the_others_and_mended_so(
 
         assert report.status == "complete", error_lines(report)
         assert not find_missing(target, "app", OTHER)
-        assert target.manifest("app", "v1") == standing
+        assert target.manifest("app", "v1") == published
         assert target.manifest("app", ONE.root.digest) is None
         assert mirrors.take_requests(source) == []
 
 
-def test_a_listing_of_referrers_is_mended_where_there_is_no_api(mirrors: Mirrors, source: FakeRegistry) -> None:
+def test_the_index_under_a_fallback_tag_is_repaired_without_a_referrers_api(mirrors: Mirrors, source: FakeRegistry) -> None:
     with FakeRegistry(referrers=False) as target:
         load(source)
         mirrors.run(entry(source, target))
@@ -327,9 +331,7 @@ def test_a_listing_of_referrers_is_mended_where_there_is_no_api(mirrors: Mirrors
         assert BILL.root.digest.encode() in listed[1]
 
 
-def test_tags_that_are_wanted_no_longer_are_counted_and_not_asked_for(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
-) -> None:
+def test_orphaned_tags_are_counted_and_not_requested(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     for tag, built in (("v1", ONE), ("v2", LATER)):
         images.load(source, "app", built, tag)
     mirrors.run(repository(source, target))
@@ -345,18 +347,20 @@ def test_tags_that_are_wanted_no_longer_are_counted_and_not_asked_for(
     assert not [one for one in mirrors.take_requests(target) if one.path.endswith("/v2")]
 
 
-def test_a_check_that_is_ended_says_so_in_one_line(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+def test_a_stopped_check_has_one_error_for_all_unreached_targets(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
     for number in range(3):
         images.load(source, f"app{number}", ONE, "v1")
     mirrors.run({"type": "registry", "source": source.host, "target": f"{target.host}/copy"})
     cancel = CancelToken()
 
-    class Ending:
+    class Stopping:
         def apply(self, response: Response) -> Response:
             cancel.request("asked to end")
             return response
 
-    target.inject(Fault(method="HEAD", path=".*/manifests/v1", action=Ending()))
+    target.inject(Fault(method="HEAD", path=".*/manifests/v1", action=Stopping()))
     with use_token(cancel):
         report = mirrors.check(repair=True)
 
@@ -366,13 +370,13 @@ def test_a_check_that_is_ended_says_so_in_one_line(mirrors: Mirrors, source: Fak
     assert table(report) == []
 
 
-def test_without_a_lock_file_there_is_nothing_to_check(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+def test_a_check_without_a_lock_file_is_an_error(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     mirrors.run(image(source, target, "app:v1"), dry_run=True)
     with pytest.raises(InvalidInput, match=r"nothing to check: .*mirror\.lock\.json names no image; run mirror or seed first"):
         mirrors.check()
 
 
-def test_a_configuration_without_a_lock_file_says_that_it_has_none(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_a_check_of_a_configuration_without_the_key_lock_is_an_error(prefect: PrefectServer, tmp_path: Path) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from prefect_dist.flows.check import check

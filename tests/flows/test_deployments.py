@@ -1,4 +1,4 @@
-"""`prefect.yaml` on a real Prefect server with a real worker: what is deployed, how runs begin, and what comes of them."""
+"""Deployments of `prefect.yaml` on a real Prefect server with a real worker: their settings, and their runs."""
 
 import json
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ SCHEDULES = {
     "gc": {"interval": 86400.0, "anchor_date": "2026-01-01T04:00:00Z", "timezone": "Etc/UTC"},
     "verify": {"interval": 604800.0, "anchor_date": "2026-01-03T06:00:00Z", "timezone": "Etc/UTC"},
 }
-# A worker may be busy with another run, and a scheduler that looks every few seconds comes first.
-_BEGINS_S = 60
+# A worker may be busy with another run, and the scheduler runs every few seconds.
+_START_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,12 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CncfRegistry]:
 
 
 def configuration(source: str, target: str, directory: Path) -> str:
-    """The text of a configuration that mirrors one image."""
+    """Return the text of a configuration that mirrors one image."""
     sync = [{"type": "image", "source": source, "target": target}]
     return json.dumps({"store": str(directory / "store"), "lock": str(directory / "lock.json"), "sync": sync})
 
 
-def test_every_flow_is_deployed_without_a_path_of_this_machine(server: PrefectServer, home: Path) -> None:
+def test_each_flow_has_a_deployment_without_a_path_of_this_machine(server: PrefectServer, home: Path) -> None:
     for name in FLOWS:
         found = server.deployment(name)
         assert found["entrypoint"] == f"prefect_dist.flows.{name}.{name}"
@@ -59,7 +59,7 @@ def test_every_flow_is_deployed_without_a_path_of_this_machine(server: PrefectSe
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "told"),
+    ("name", "parameters", "message"),
     [
         ("fetch", {"references": []}, "'references'"),
         ("gc", {"store": "x", "dry_run": "maybe"}, "'maybe' is not of type 'boolean'"),
@@ -67,19 +67,19 @@ def test_every_flow_is_deployed_without_a_path_of_this_machine(server: PrefectSe
         ("mirror", {"config": "x", "network": {"read_timeout": 0}}, "network"),
     ],
 )
-def test_parameters_that_cannot_be_are_refused_at_once(
-    server: PrefectServer, name: str, parameters: dict[str, Any], told: str
+def test_invalid_parameters_are_refused_before_the_run(
+    server: PrefectServer, name: str, parameters: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(HTTPError) as refused:
         server.start(name, parameters)
     assert refused.value.code == 409
-    assert told in refused.value.read().decode()
+    assert message in refused.value.read().decode()
 
 
-def test_a_run_from_the_command_line_of_prefects(
+def test_a_deployment_runs_from_the_command_line_of_prefect(
     server: PrefectServer, registry: CncfRegistry, target: CncfRegistry, tmp_path: Path, home: Path
 ) -> None:
-    """Also: where images are kept and what is mirrored are in blocks, as the deployments have it."""
+    """The content store and the configuration are in blocks, as in the deployments."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from prefect_dist.flows.blocks import ContentStore, MirrorConfiguration
@@ -92,13 +92,13 @@ def test_a_run_from_the_command_line_of_prefects(
         MirrorConfiguration(text=text).save("mirror", overwrite=True)
         ContentStore(url=str(tmp_path / "store")).save("dist", overwrite=True)
 
-    told = run_prefect(server, "deployment", "run", "mirror/mirror", "--watch", home=home / "worker")
+    output = run_prefect(server, "deployment", "run", "mirror/mirror", "--watch", home=home / "worker")
 
-    assert "finished successfully" in told
+    assert "finished successfully" in output
     assert inspect(f"docker://{target.host}/cli:v1")["Digest"] == built.root.digest
 
 
-def test_a_run_from_the_api_whose_configuration_is_a_parameter(
+def test_a_deployment_runs_from_the_api_with_the_configuration_as_a_parameter(
     server: PrefectServer, registry: CncfRegistry, target: CncfRegistry, tmp_path: Path
 ) -> None:
     built = images.image(7001, layers=2)
@@ -113,7 +113,9 @@ def test_a_run_from_the_api_whose_configuration_is_a_parameter(
     assert inspect(f"docker://{target.host}/api:v1")["Digest"] == built.root.digest
 
 
-def test_runs_on_a_schedule(server: PrefectServer, registry: CncfRegistry, target: CncfRegistry, tmp_path: Path) -> None:
+def test_a_deployment_runs_on_a_schedule(
+    server: PrefectServer, registry: CncfRegistry, target: CncfRegistry, tmp_path: Path
+) -> None:
     built = images.image(7002, layers=2)
     images.push(registry.host, "deployed/schedule", built, "v1")
     text = configuration(f"{registry.host}/deployed/schedule:v1", f"{target.host}/schedule:v1", tmp_path)
@@ -123,13 +125,13 @@ def test_runs_on_a_schedule(server: PrefectServer, registry: CncfRegistry, targe
     (made,) = server.post(f"/deployments/{deployment}/schedules", [schedule])
     runs: list[dict[str, Any]] = []
 
-    def ran() -> bool:
-        ours = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-        runs[:] = [run for run in server.post("/flow_runs/filter", ours) if run["auto_scheduled"]]
+    def has_run() -> bool:
+        completed = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+        runs[:] = [run for run in server.post("/flow_runs/filter", completed) if run["auto_scheduled"]]
         return bool(runs)
 
     try:
-        assert poll_until(ran, timeout_s=_BEGINS_S)
+        assert poll_until(has_run, timeout_s=_START_S)
     finally:
         server.delete(f"/deployments/{deployment}/schedules/{made['id']}")
     assert runs[0]["parameters"]["config"] == text
@@ -139,7 +141,7 @@ def test_runs_on_a_schedule(server: PrefectServer, registry: CncfRegistry, targe
 
 @pytest.fixture
 def stalled() -> Iterator[tuple[FakeRegistry, BuiltImage, str]]:
-    """A registry that stops in the midst of a layer, the first time; the image, and the layer's digest."""
+    """A registry whose first response stops in the middle of a layer, the image, and the digest of the layer."""
     built = images.image(7003, layers=1, layer_bytes=4_000_000)
     layer = list(built.blobs)[-1]
     with FakeRegistry() as source:
@@ -148,20 +150,20 @@ def stalled() -> Iterator[tuple[FakeRegistry, BuiltImage, str]]:
         yield source, built, layer
 
 
-def _arrives(directory: Path) -> bool:
-    """Whether there is all of what a stalled registry sent."""
+def _has_stalled(directory: Path) -> bool:
+    """Return True once the store has all bytes that the stalled registry sent."""
     files = (path for path in (directory / "store").rglob("*") if path.is_file())
     return any(path.stat().st_size == 1_500_000 for path in files)
 
 
-def test_a_cancelled_run_ends_in_order_and_the_next_one_goes_on(
+def test_a_cancelled_run_ends_as_stopped_and_the_next_run_resumes(
     server: PrefectServer, stalled: tuple[FakeRegistry, BuiltImage, str], tmp_path: Path
 ) -> None:
     source, built, layer = stalled
     with FakeRegistry() as target:
         text = configuration(f"{source.host}/app:v1", f"{target.host}/app:v1", tmp_path)
         run = server.start("mirror", {"config": text})
-        assert poll_until(lambda: _arrives(tmp_path), timeout_s=_BEGINS_S)
+        assert poll_until(lambda: _has_stalled(tmp_path), timeout_s=_START_S)
 
         other = server.start("mirror", {"config": text})
         overlapping = server.ended(other)
@@ -171,10 +173,10 @@ def test_a_cancelled_run_ends_in_order_and_the_next_one_goes_on(
         assert overlapping["type"] == "CANCELLED"
         assert f"({run}) of this configuration is active" in overlapping["message"]
         assert state["type"] == "CANCELLED"
-        # The worker puts a message of Prefect's own over this one, in a while.
-        told = [one["message"] for one in server.get(f"/flow_run_states/?flow_run_id={run}") if one["type"] == "CANCELLED"]
-        assert told[0].startswith("mirror configuration stopped: ")
-        assert told[0].endswith("complete content is kept, run again to resume")
+        # After a while, the worker replaces this message by a message of Prefect.
+        messages = [one["message"] for one in server.get(f"/flow_run_states/?flow_run_id={run}") if one["type"] == "CANCELLED"]
+        assert messages[0].startswith("mirror configuration stopped: ")
+        assert messages[0].endswith("complete content is kept, run again to resume")
         assert not [line for line in server.logs(run) if "Traceback" in line]
         assert {one["state_type"] for one in server.task_runs(run, at_least=4)} <= {"COMPLETED", "FAILED"}
         assert target.manifest("app", "v1") is None
@@ -187,13 +189,13 @@ def test_a_cancelled_run_ends_in_order_and_the_next_one_goes_on(
     assert [one.headers.get("range") for one in asked] == [None, f"bytes=1500000-{len(built.blobs[layer]) - 1}"]
 
 
-def test_a_run_of_another_configuration_is_not_cancelled(
+def test_a_concurrent_run_of_another_configuration_is_not_cancelled(
     server: PrefectServer, stalled: tuple[FakeRegistry, BuiltImage, str], tmp_path: Path
 ) -> None:
     source, _, _ = stalled
     with FakeRegistry() as target:
         run = server.start("mirror", {"config": configuration(f"{source.host}/app:v1", f"{target.host}/app:v1", tmp_path)})
-        assert poll_until(lambda: _arrives(tmp_path), timeout_s=_BEGINS_S)
+        assert poll_until(lambda: _has_stalled(tmp_path), timeout_s=_START_S)
 
         text = configuration(f"{source.host}/none:v1", f"{target.host}/none:v1", tmp_path)
         other = server.ended(server.start("mirror", {"config": text}))
@@ -201,10 +203,10 @@ def test_a_run_of_another_configuration_is_not_cancelled(
         server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
         assert server.ended(run)["type"] == "CANCELLED"
     assert other["type"] == "FAILED"
-    assert f"{source.host}/none:v1" in other["message"]  # it ran, and found no such image
+    assert f"{source.host}/none:v1" in other["message"]  # the run started, and did not find the image
 
 
-def test_a_run_that_fails_says_why_in_one_line(server: PrefectServer, tmp_path: Path) -> None:
+def test_the_state_of_a_failed_run_has_its_cause_in_one_line(server: PrefectServer, tmp_path: Path) -> None:
     with FakeRegistry() as source:
         text = configuration(f"{source.host}/none:v1", "127.0.0.1:9/none:v1", tmp_path)
         run = server.start("mirror", {"config": text})
@@ -215,7 +217,7 @@ def test_a_run_that_fails_says_why_in_one_line(server: PrefectServer, tmp_path: 
     assert not [line for line in server.logs(run) if "Traceback" in line]
 
 
-def test_a_configuration_that_is_wrong_is_told_in_one_line(server: PrefectServer) -> None:
+def test_the_state_of_a_run_with_an_invalid_configuration_has_the_error_in_one_line(server: PrefectServer) -> None:
     run = server.start("mirror", {"config": "name: nightly\nsynch: []\n"})
     state = server.ended(run)
     assert (state["type"], state["message"]) == ("FAILED", "configuration:2: synch: unknown key; did you mean sync")

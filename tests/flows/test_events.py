@@ -42,42 +42,42 @@ def _api(prefect: PrefectServer) -> Iterator[None]:
 
 
 @pytest.fixture
-def told(prefect: PrefectServer) -> Callable[[str], list[dict[str, Any]]]:
-    """Our events of a flow run, once Prefect has one that was told after them."""
+def events_of(prefect: PrefectServer) -> Callable[[str], list[dict[str, Any]]]:
+    """Returns the events of a flow run by this package, once Prefect has recorded a later event."""
     from prefect.events import emit_event
 
-    def ask(**wanted: Any) -> list[dict[str, Any]]:
+    def find_events(**wanted: Any) -> list[dict[str, Any]]:
         return list(prefect.post("/events/filter", {"filter": wanted, "limit": 50})["events"])
 
     def of(run: str) -> list[dict[str, Any]]:
         last = f"tests.{uuid4()}"
         emit_event("tests.last", resource={"prefect.resource.id": last})
-        assert poll_until(lambda: bool(ask(any_resource={"id": [last]})), timeout_s=30)
-        found = ask(event={"prefix": ["image.", "content."]}, any_resource={"id": [f"prefect.flow-run.{run}"]})
+        assert poll_until(lambda: bool(find_events(any_resource={"id": [last]})), timeout_s=30)
+        found = find_events(event={"prefix": ["image.", "content."]}, any_resource={"id": [f"prefect.flow-run.{run}"]})
         return found[::-1]
 
     return of
 
 
-def documented() -> dict[str, tuple[set[str], set[str]]]:
-    """The roles of what is related to each event, and the keys of its payload, as the document says."""
+def documented_keys() -> dict[str, tuple[set[str], set[str]]]:
+    """Return the roles of related resources and the keys of the payload of each event in the document."""
     rows = _ROW.findall((TOP / "docs/reference/events.md").read_text())
     return {
         event: (set(re.findall("`(.*?)`", roles)), set(re.findall("`(.*?)`", payload))) for event, _, roles, payload in rows
     }
 
 
-def check(event: dict[str, Any]) -> None:
-    """It is as documented."""
-    roles, payload = documented()[event["event"]]
-    ours = [one for one in event["related"] if one["prefect.resource.id"].startswith("prefect-dist.")]
-    assert {one["prefect.resource.role"] for one in ours} == roles
+def assert_documented(event: dict[str, Any]) -> None:
+    """Check that an event has the documented roles and keys."""
+    roles, payload = documented_keys()[event["event"]]
+    related = [one for one in event["related"] if one["prefect.resource.id"].startswith("prefect-dist.")]
+    assert {one["prefect.resource.role"] for one in related} == roles
     assert event["payload"].keys() == payload
     assert {"flow-run", "flow"} <= {one["prefect.resource.role"] for one in event["related"]}
 
 
-def test_each_image_tells_what_came_of_it_and_what_stays_the_same_tells_nothing(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, told: Callable[[str], list[dict[str, Any]]]
+def test_each_changed_or_failed_image_emits_an_event_and_unchanged_images_emit_none(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, events_of: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     for tag, built in (("new", NEW), ("changed", NEW), ("unchanged", OTHER), ("broken", OTHER)):
         images.load(source, "app", built, tag)
@@ -87,12 +87,12 @@ def test_each_image_tells_what_came_of_it_and_what_stays_the_same_tells_nothing(
     sync = [image(source, target, f"app:{tag}") for tag in ("new", "changed", "unchanged", "broken", "none")]
 
     mirrors.run(*sync, dry_run=True)
-    assert told(mirrors.flow_run) == []
+    assert events_of(mirrors.flow_run) == []
     mirrors.run(*sync)
 
-    events = told(mirrors.flow_run)
+    events = events_of(mirrors.flow_run)
     for event in events:
-        check(event)
+        assert_documented(event)
     name = f"{target.host}/app"
     by_target = {event["resource"]["prefect.resource.id"].removeprefix("prefect-dist.image."): event for event in events}
     assert {key.removeprefix(name): event["event"] for key, event in by_target.items()} == {
@@ -119,13 +119,13 @@ def test_each_image_tells_what_came_of_it_and_what_stays_the_same_tells_nothing(
     }
 
     mirrors.run(*sync[:4])
-    assert [event["resource"]["prefect.resource.name"] for event in told(mirrors.flow_run)] == [f"{name}:broken"]
+    assert [event["resource"]["prefect.resource.name"] for event in events_of(mirrors.flow_run)] == [f"{name}:broken"]
     mirrors.run(*sync[:4])
-    assert told(mirrors.flow_run) == []
+    assert events_of(mirrors.flow_run) == []
 
 
-def test_a_run_that_is_ended_tells_of_what_it_did_and_of_no_failures(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, told: Callable[[str], list[dict[str, Any]]]
+def test_a_stopped_run_emits_events_of_its_publications_and_no_failures(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, events_of: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     for tag, built in (("v1", NEW), ("v2", OTHER)):
         images.load(source, "app", built, tag)
@@ -138,15 +138,15 @@ def test_a_run_that_is_ended_tells_of_what_it_did_and_of_no_failures(
     with use_token(cancel), notify_also(stop_after_step):
         report = mirrors.run(*(image(source, target, f"app:{tag}") for tag in ("v1", "v2")), concurrency=1)
 
-    came = results(report)
+    by_target = results(report)
     assert report.status == "stopped"
-    assert sorted(came.values()) == ["added", "failed"]
-    (event,) = told(mirrors.flow_run)
-    assert (event["event"], came[event["payload"]["target"].partition("/")[2]]) == ("image.mirrored", "added")
+    assert sorted(by_target.values()) == ["added", "failed"]
+    (event,) = events_of(mirrors.flow_run)
+    assert (event["event"], by_target[event["payload"]["target"].partition("/")[2]]) == ("image.mirrored", "added")
 
 
-def test_corrupt_content_is_told_where_it_was_met(
-    prefect: PrefectServer, tmp_path: Path, told: Callable[[str], list[dict[str, Any]]]
+def test_an_event_of_corrupt_content_names_the_place(
+    prefect: PrefectServer, tmp_path: Path, events_of: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     assert prefect.url
     from prefect_dist.flows.fetch import fetch
@@ -158,22 +158,22 @@ def test_corrupt_content_is_told_where_it_was_met(
         images.load(registry, "app", NEW, "v1")
         registry.inject(Fault(path=f".*/blobs/{layer}", nth=1, action=Flip(3)))
         fetched = fetch([f"{registry.host}/app:v1"], place.url, return_state=True)
-        assert fetched.is_completed()  # the second attempt brought the right bytes
-        (met,) = told(str(fetched.state_details.flow_run_id))
-    check(met)
+        assert fetched.is_completed()  # the second attempt fetched the correct bytes
+        (met,) = events_of(str(fetched.state_details.flow_run_id))
+    assert_documented(met)
     assert met["resource"]["prefect.resource.id"] == f"prefect-dist.content.{layer}"
     assert (met["payload"]["found"], met["payload"]["place"]) == ("on its way", f"{registry.host}/app")
 
     place.plant(blob_path(Digest.parse(layer)), b"wrong")
     verified = verify(place.url, return_state=True)
     assert verified.is_failed()
-    (found,) = told(str(verified.state_details.flow_run_id))
-    check(found)
+    (found,) = events_of(str(verified.state_details.flow_run_id))
+    assert_documented(found)
     assert found["resource"] == met["resource"]
     assert (found["payload"]["found"], found["payload"]["place"]) == ("in the store", open_store(place.url).url)
 
 
-def test_thousands_of_events_are_told_and_none_is_lost(prefect: PrefectServer) -> None:
+def test_no_event_is_lost_among_thousands(prefect: PrefectServer) -> None:
     from prefect import flow
 
     from prefect_dist.flows.prefect_events import emit_failure
@@ -182,13 +182,13 @@ def test_thousands_of_events_are_told_and_none_is_lost(prefect: PrefectServer) -
     many = 3000
 
     @flow
-    def tells() -> None:
+    def emit_many() -> None:
         source = Reference.parse("a.example/app:v1")
         for number in range(many):
             target = Reference.parse(f"many.example/app:v{number}")
             emit_failure(source, target, digest=None, errors=[NotFound("not found")])
 
-    tells()
+    emit_many()
 
     def recorded() -> int:
         body = {
@@ -199,8 +199,8 @@ def test_thousands_of_events_are_told_and_none_is_lost(prefect: PrefectServer) -
     assert poll_until(lambda: recorded() == many, timeout_s=90)
 
 
-def created(name: str, block_id: str, directory: Path, url: str) -> list[str]:
-    """Make the automations of a file that is shipped, as docs/reference/events.md says; their ids."""
+def create_automations(name: str, block_id: str, directory: Path, url: str) -> list[str]:
+    """Create the automations of a shipped file, as docs/reference/events.md describes, and return their ids."""
     path = directory / name
     path.write_text((TOP / "automations" / name).read_text().replace("BLOCK_ID", block_id))
     argv = [sys.executable, "-m", "prefect", "automation", "create", "--from-file", str(path)]
@@ -224,24 +224,24 @@ def listener() -> Iterator[Webhook]:
 
 
 @pytest.fixture
-def automated(prefect: PrefectServer, tmp_path: Path) -> Iterator[Callable[..., None]]:
-    """Makes automations, which are gone after the test."""
+def create_automation(prefect: PrefectServer, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Creates automations, and deletes them after the test."""
     ids: list[str] = []
 
     def make(name: str, block_id: str) -> None:
-        ids.extend(created(name, block_id, tmp_path, prefect.url))
+        ids.extend(create_automations(name, block_id, tmp_path, prefect.url))
 
     yield make
     for one in ids:
         prefect.delete(f"/automations/{one}")
 
 
-def test_a_webhook_is_called_when_an_image_changed(
+def test_the_automation_for_a_changed_image_calls_a_webhook(
     mirrors: Mirrors,
     source: FakeRegistry,
     target: FakeRegistry,
     listener: Webhook,
-    automated: Callable[..., None],
+    create_automation: Callable[..., None],
 ) -> None:
     from prefect.blocks.webhook import Webhook as Block
     from prefect.types import SecretDict
@@ -249,7 +249,7 @@ def test_a_webhook_is_called_when_an_image_changed(
 
     headers = SecretDict({"Content-Type": "application/json", "Authorization": "Bearer hook"})
     block_id = Block(url=SecretStr(f"{listener.url}/changed"), headers=headers).save("image-changed", overwrite=True)
-    automated("image-changed.yaml", str(block_id))
+    create_automation("image-changed.yaml", str(block_id))
     for tag, built in (("new", OTHER), ("v1", NEW)):
         images.load(source, "app", built, tag)
     images.load(target, "app", OLD, "v1")
@@ -268,8 +268,8 @@ def test_a_webhook_is_called_when_an_image_changed(
     }
 
 
-def test_somebody_is_notified_of_a_failure(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, listener: Webhook, automated: Callable[..., None]
+def test_the_automation_for_failures_sends_notifications(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, listener: Webhook, create_automation: Callable[..., None]
 ) -> None:
     from prefect import tags
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
@@ -281,7 +281,7 @@ def test_somebody_is_notified_of_a_failure(
         cookies={},
         json_data={"subject": "{{subject}}", "body": "{{body}}"},
     )
-    automated("failure.yaml", str(block.save("alerts", overwrite=True)))
+    create_automation("failure.yaml", str(block.save("alerts", overwrite=True)))
 
     with tags("dist"):
         report = mirrors.run(image(source, target, "app:none"))

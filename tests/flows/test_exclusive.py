@@ -1,4 +1,4 @@
-"""One active run per flow and configuration: later runs are cancelled, and a run that died does not block the next one."""
+"""One active run per flow and configuration: later runs are cancelled, and a dead run does not block the next run."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.peers.processes import poll_until
 BUILT = images.image(7400, layers=1)
 LAYER = list(BUILT.blobs)[-1]
 # A worker may be busy with other runs.
-_BEGINS_S = 180
+_START_S = 180
 # The server looks for expired leases every 15 seconds, and a lease lasts for 60.
 _EXPIRES_S = 150
 
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass(slots=True)
-class Held:
-    """Keeps answers back until their clients leave, and counts them."""
+class HeldResponses:
+    """Holds responses until their clients disconnect, and counts the responses."""
 
     after: int = 0
     count: int = 0
@@ -41,7 +41,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Deployed:
+class DeploymentRuns:
     """Starts runs of one flow, each with a configuration for an image at `source` and `target`."""
 
     server: PrefectServer
@@ -49,7 +49,7 @@ class Deployed:
     source: FakeRegistry
     target: FakeRegistry
     directory: Path
-    held: Held
+    held: HeldResponses
 
     def start(self, name: str = "app") -> str:
         """Start a run for the image `name` and return its id."""
@@ -57,10 +57,10 @@ class Deployed:
         patient = {"read_timeout": 600}
         return self.server.start(self.flow, {"config": self._configuration(name), "network": patient, **store})
 
-    def started(self) -> str:
-        """Start a run for the image `app`, and return its id once it waits for an answer that is held back."""
+    def start_and_wait(self) -> str:
+        """Start a run for the image `app`, and return its id once the run waits for a held response."""
         before, run = self.held.count, self.start()
-        assert poll_until(lambda: self.held.count > before, timeout_s=_BEGINS_S), self.server.logs(run)
+        assert poll_until(lambda: self.held.count > before, timeout_s=_START_S), self.server.logs(run)
         return run
 
     def kill(self, run: str) -> None:
@@ -73,7 +73,7 @@ class Deployed:
         assert self.server.ended(run)["type"] == "CANCELLED"
 
     def limit(self, run: str) -> str:
-        """The name of the limit that a run keeps, which is a tag of the run."""
+        """Return the name of the limit of a run, which is a tag of the run."""
         (tag,) = [tag for tag in self.server.get(f"/flow_runs/{run}")["tags"] if tag.startswith(f"{self.flow}:")]
         return str(tag)
 
@@ -90,10 +90,10 @@ class Deployed:
 
 
 @pytest.fixture
-def deployed(request: pytest.FixtureRequest, server: PrefectServer, tmp_path: Path) -> Iterator[Deployed]:
-    """Runs of the flow and for the number of answers that are held back that the test names."""
+def runs(request: pytest.FixtureRequest, server: PrefectServer, tmp_path: Path) -> Iterator[DeploymentRuns]:
+    """Runs of a flow, with a number of held responses. The test gives both as the parameter."""
     flow, times = request.param
-    held = Held()
+    held = HeldResponses()
     with FakeRegistry() as source, FakeRegistry() as target:
         images.load(source, "app", BUILT, "v1")
         if flow == "check":
@@ -101,51 +101,51 @@ def deployed(request: pytest.FixtureRequest, server: PrefectServer, tmp_path: Pa
             target.inject(Fault(path="/v2/app/manifests/.*", times=times, action=held))
         else:
             source.inject(Fault(path=f"/v2/app/blobs/{LAYER}", times=times, action=held))
-        yield Deployed(server, flow, source, target, tmp_path, held)
+        yield DeploymentRuns(server, flow, source, target, tmp_path, held)
 
 
-@pytest.mark.parametrize("deployed", [("check", 1), ("seed", 1)], indirect=True)
-def test_only_a_second_run_of_the_same_configuration_is_cancelled(deployed: Deployed) -> None:
-    server, run = deployed.server, deployed.started()
+@pytest.mark.parametrize("runs", [("check", 1), ("seed", 1)], indirect=True)
+def test_only_a_second_run_of_the_same_configuration_is_cancelled(runs: DeploymentRuns) -> None:
+    server, run = runs.server, runs.start_and_wait()
 
-    second, other = deployed.start(), deployed.start("none")
+    second, other = runs.start(), runs.start("none")
     cancelled, ran = server.ended(second), server.ended(other)
 
     assert cancelled["type"] == "CANCELLED"
     assert f"({run}) of this configuration is active" in cancelled["message"]
     assert ran["type"] == "FAILED"  # the image `none` does not exist
     assert "/none:v1" in ran["message"]
-    assert deployed.held.count == 1
-    deployed.cancel(run)
+    assert runs.held.count == 1
+    runs.cancel(run)
 
 
-@pytest.mark.parametrize("deployed", [("mirror", 2)], indirect=True)
-def test_a_run_takes_the_slot_of_a_crashed_run_and_keeps_it_when_the_lease_of_that_expires(deployed: Deployed) -> None:
-    server, crashed = deployed.server, deployed.started()
-    deployed.kill(crashed)
+@pytest.mark.parametrize("runs", [("mirror", 2)], indirect=True)
+def test_a_run_takes_the_slot_of_a_crashed_run_and_keeps_it_after_the_lease_expires(runs: DeploymentRuns) -> None:
+    server, crashed = runs.server, runs.start_and_wait()
+    runs.kill(crashed)
     assert server.ended(crashed)["type"] == "CRASHED"
-    limit = f"/v2/concurrency_limits/{deployed.limit(crashed)}"
+    limit = f"/v2/concurrency_limits/{runs.limit(crashed)}"
     # A lease of the same kind as the crashed run has, but with a known id, so that the test can end it at a known time.
     server.patch(limit, {"limit": 2})
-    wanted = {"names": [deployed.limit(crashed)], "slots": 1, "lease_duration": 3600}
+    wanted = {"names": [runs.limit(crashed)], "slots": 1, "lease_duration": 3600}
     lease = server.post("/v2/concurrency_limits/increment-with-lease", wanted)["lease_id"]
     server.patch(limit, {"limit": 1})
 
-    run = deployed.started()
+    run = runs.start_and_wait()
     server.post("/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease})  # as the server does when it expires
-    third = server.ended(deployed.start())
+    third = server.ended(runs.start())
 
     assert third["type"] == "CANCELLED"
     assert f"({run}) of this configuration is active" in third["message"]
-    assert deployed.held.count == 2
-    deployed.cancel(run)
+    assert runs.held.count == 2
+    runs.cancel(run)
 
 
-@pytest.mark.parametrize("deployed", [("mirror", 1)], indirect=True)
-def test_a_run_that_died_unnoticed_holds_its_slot_only_until_its_lease_expires(deployed: Deployed) -> None:
-    server, died = deployed.server, deployed.started()
-    slots = f"/v2/concurrency_limits/{deployed.limit(died)}"
-    deployed.kill(died)
+@pytest.mark.parametrize("runs", [("mirror", 1)], indirect=True)
+def test_a_dead_run_in_state_running_holds_its_slot_only_until_its_lease_expires(runs: DeploymentRuns) -> None:
+    server, died = runs.server, runs.start_and_wait()
+    slots = f"/v2/concurrency_limits/{runs.limit(died)}"
+    runs.kill(died)
     held = server.get(slots)["active_slots"]
     assert server.ended(died)["type"] == "CRASHED"
     # Without a worker that reports the crash, the run would remain in the state Running for ever.
@@ -153,6 +153,6 @@ def test_a_run_that_died_unnoticed_holds_its_slot_only_until_its_lease_expires(d
 
     assert (held, answer["status"]) == (1, "ACCEPT")
     assert poll_until(lambda: server.get(slots)["active_slots"] == 0, timeout_s=_EXPIRES_S)
-    late = server.ended(deployed.start())
+    late = server.ended(runs.start())
     assert late["type"] == "COMPLETED", late
-    assert deployed.target.manifest("app", "v1") is not None
+    assert runs.target.manifest("app", "v1") is not None

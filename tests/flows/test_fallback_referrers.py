@@ -30,8 +30,8 @@ def load(registry: FakeRegistry) -> None:
     images.load(registry, "app", OURS)
 
 
-def overwriting(registry: FakeRegistry, repository: str) -> Callable[[], None]:
-    """Do what a client does that has read the index before ours was written."""
+def make_overwrite(registry: FakeRegistry, repository: str) -> Callable[[], None]:
+    """Return a function that overwrites the index, as a client does that read an older index."""
 
     def overwrite() -> None:
         images.load(registry, repository, THEIRS)
@@ -40,7 +40,7 @@ def overwriting(registry: FakeRegistry, repository: str) -> Callable[[], None]:
     return overwrite
 
 
-def listed(registry: FakeRegistry, repository: str) -> set[str]:
+def listed_referrers(registry: FakeRegistry, repository: str) -> set[str]:
     found = registry.manifest(repository, FALLBACK)
     assert found is not None
     return {one["digest"] for one in json.loads(found[1])["manifests"]}
@@ -49,12 +49,12 @@ def listed(registry: FakeRegistry, repository: str) -> set[str]:
 def test_a_mirror_lists_a_referrer_again_that_another_client_overwrote(mirrors: Mirrors, source: FakeRegistry) -> None:
     load(source)
     with FakeRegistry(referrers=False) as target:
-        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(overwriting(target, "app"))))
+        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(make_overwrite(target, "app"))))
 
         report = mirrors.run(image(source, target, "app:v1", referrers=True))
 
         assert report.status == "complete", error_lines(report)
-        assert listed(target, "app") == {OURS.root.digest, THEIRS.root.digest}
+        assert listed_referrers(target, "app") == {OURS.root.digest, THEIRS.root.digest}
         assert list(mirrors.read_lock()[f"{target.host}/app:v1"]["referrers"]) == [OURS.root.digest]
 
 
@@ -63,19 +63,19 @@ def test_a_repair_lists_a_referrer_again_that_another_client_overwrote(mirrors: 
     with FakeRegistry(referrers=False) as target:
         mirrors.run(image(source, target, "app:v1", referrers=True))
         target.untag("app", FALLBACK)
-        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(overwriting(target, "app"))))
+        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(make_overwrite(target, "app"))))
 
         report = mirrors.check(repair=True)
 
         assert report.status == "complete", error_lines(report)
-        assert listed(target, "app") == {OURS.root.digest, THEIRS.root.digest}
+        assert listed_referrers(target, "app") == {OURS.root.digest, THEIRS.root.digest}
 
 
-def test_the_next_run_lists_a_referrer_for_which_a_stopped_run_did_not_look(mirrors: Mirrors, source: FakeRegistry) -> None:
+def test_the_next_run_lists_a_referrer_that_a_stopped_run_did_not_check(mirrors: Mirrors, source: FakeRegistry) -> None:
     load(source)
     cancel = CancelToken()
     with FakeRegistry(referrers=False) as target:
-        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(overwriting(target, "app"))))
+        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(make_overwrite(target, "app"))))
         entry = image(source, target, "app:v1", referrers=True)
 
         def stop_after_publication(event: Event) -> None:
@@ -86,11 +86,11 @@ def test_the_next_run_lists_a_referrer_for_which_a_stopped_run_did_not_look(mirr
             stopped = mirrors.run(entry)
 
         assert (stopped.status, results(stopped)) == ("stopped", {"app:v1": "added"})
-        assert listed(target, "app") == {THEIRS.root.digest}
+        assert listed_referrers(target, "app") == {THEIRS.root.digest}
         assert mirrors.read_lock()[f"{target.host}/app:v1"]["referrers"] == {}
 
         assert results(mirrors.run(entry)) == {"app:v1": "changed"}
-        assert listed(target, "app") == {OURS.root.digest, THEIRS.root.digest}
+        assert listed_referrers(target, "app") == {OURS.root.digest, THEIRS.root.digest}
 
 
 def test_a_mirror_reports_a_referrer_that_others_overwrite_each_time_and_the_next_run_lists_it(
@@ -98,14 +98,14 @@ def test_a_mirror_reports_a_referrer_that_others_overwrite_each_time_and_the_nex
 ) -> None:
     load(source)
     with FakeRegistry(referrers=False) as target:
-        overwrite, is_struck = overwriting(target, "app"), [False]
+        overwrite, is_published = make_overwrite(target, "app"), [False]
 
-        def strike() -> None:
-            is_struck[0] = True
+        def overwrite_first() -> None:
+            is_published[0] = True
             overwrite()
 
-        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(strike)))
-        each_time = Call(lambda: overwrite() if is_struck[0] else None)
+        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(overwrite_first)))
+        each_time = Call(lambda: overwrite() if is_published[0] else None)
         target.inject(Fault(method="PUT", path=f".*/manifests/{FALLBACK}", nth=None, action=each_time))
         entry = image(source, target, "app:v1", referrers=True)
         mirrors.take_requests(target)
@@ -121,11 +121,11 @@ def test_a_mirror_reports_a_referrer_that_others_overwrite_each_time_and_the_nex
         record = mirrors.read_lock()[f"{target.host}/app:v1"]
         assert (record["own"], record["digest"], record["referrers"]) == (True, IMAGE.root.digest, {})
 
-        is_struck[0] = False
+        is_published[0] = False
         report = mirrors.run(entry)
 
         assert results(report) == {"app:v1": "changed"}
-        assert listed(target, "app") == {OURS.root.digest, THEIRS.root.digest}
+        assert listed_referrers(target, "app") == {OURS.root.digest, THEIRS.root.digest}
 
 
 def test_a_push_lists_a_referrer_again_that_another_client_overwrote(
@@ -139,16 +139,16 @@ def test_a_push_lists_a_referrer_again_that_another_client_overwrote(
     load(source)
     store, name = str(tmp_path / "store"), f"{source.host}/app:v1"
     with FakeRegistry(referrers=False) as target, temporary_settings({PREFECT_API_URL: prefect.url}):
-        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(overwriting(target, "copy"))))
+        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(make_overwrite(target, "copy"))))
         fetch([name], store, referrers=True)
         report: Any = push(name, f"{target.host}/copy:v1", store, referrers=True, return_state=True).result()
         assert isinstance(report, RunReport)
         assert report.status == "complete", error_lines(report)
-        assert listed(target, "copy") == {OURS.root.digest, THEIRS.root.digest}
+        assert listed_referrers(target, "copy") == {OURS.root.digest, THEIRS.root.digest}
 
 
 @pytest.mark.parametrize("has_api", [True, False])
-def test_the_last_look_costs_one_request_per_subject_and_none_with_a_referrers_api(
+def test_the_final_check_of_referrers_sends_one_request_per_subject_and_none_with_a_referrers_api(
     mirrors: Mirrors, source: FakeRegistry, *, has_api: bool
 ) -> None:
     load(source)

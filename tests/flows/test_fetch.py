@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> ContentStore:
 
 @pytest.fixture
 def fetch(request: pytest.FixtureRequest, store: ContentStore) -> Fetch:
-    """Fetches on a pool of threads; in a test that also wants a Prefect server, as a flow run, whose id is returned, too."""
+    """Fetches on the thread pool, or as a flow run if the test uses a Prefect server. Returns the report and the run id."""
     if "prefect" in request.fixturenames:
         return flow_of_fetch(request.getfixturevalue("prefect"), store)
 
@@ -67,51 +67,51 @@ def flow_of_fetch(prefect: PrefectServer, store: ContentStore) -> Fetch:
     return run
 
 
-def blobs(store: ContentStore) -> set[str]:
+def stored_digests(store: ContentStore) -> set[str]:
     return {str(info.digest) for info in store.walk()}
 
 
-def multi_platform(seed: int) -> tuple[BuiltImage, BuiltImage, BuiltImage]:
+def build_index(seed: int) -> tuple[BuiltImage, BuiltImage, BuiltImage]:
     one, other = images.image(seed), images.image(seed + 1, platform="linux/arm64/v8")
     return images.index([one, other]), one, other
 
 
-def short(kind: str, digest: str) -> str:
+def task_name(kind: str, digest: str) -> str:
     return f"fetch {kind} {digest[:19]}"
 
 
-def tree(image: BuiltImage, parent: str) -> set[tuple[str, str]]:
-    """The arrows below one image manifest."""
-    manifest = short("manifest", image.root.digest)
+def expected_edges(image: BuiltImage, parent: str) -> set[tuple[str, str]]:
+    """Return the edges of the graph at and below an image manifest."""
+    manifest = task_name("manifest", image.root.digest)
     config, *layers = image.blobs
     return {
         (parent, manifest),
-        (manifest, short("config", config)),
-        *((manifest, short("layer", layer)) for layer in layers),
+        (manifest, task_name("config", config)),
+        *((manifest, task_name("layer", layer)) for layer in layers),
     }
 
 
-def test_every_descriptor_is_one_completed_task_and_the_arrows_run_from_parent_to_child(
+def test_each_descriptor_is_one_completed_task_and_edges_lead_from_parents_to_children(
     registry: CncfRegistry, prefect: PrefectServer, fetch: Fetch, store: ContentStore
 ) -> None:
-    index, one, other = multi_platform(100)
+    index, one, other = build_index(100)
     images.push(registry.host, "flows/tree", index, "v1")
     name = f"{registry.host}/flows/tree:v1"
 
     report, run = fetch(name)
 
     tasks = prefect.task_runs(run, at_least=len(index.descriptors) + 1)
-    root = short("index", index.root.digest)
-    expected = {(f"resolve {name}", root)} | tree(one, root) | tree(other, root)
+    root = task_name("index", index.root.digest)
+    expected = {(f"resolve {name}", root)} | expected_edges(one, root) | expected_edges(other, root)
     assert prefect.edges(run) == expected
     assert sorted(task["name"] for task in tasks) == sorted({label for edge in expected for label in edge})
     assert {task["state_type"] for task in tasks} == {"COMPLETED"}
-    assert blobs(store) == set(index.descriptors)
+    assert stored_digests(store) == set(index.descriptors)
     assert images_of(report)[0].fetched == len(index.descriptors)
     assert [record.name for record in store.names] == [name]
 
 
-def test_tasks_keep_the_limit_that_an_operator_set_on_their_registry(prefect: PrefectServer, fetch: Fetch) -> None:
+def test_tasks_have_the_tag_of_their_registry_and_run_with_a_limit_on_it(prefect: PrefectServer, fetch: Fetch) -> None:
     image = images.image(105, layers=1)
     with FakeRegistry() as registry:
         images.load(registry, "app", image, "v1")
@@ -124,7 +124,9 @@ def test_tasks_keep_the_limit_that_an_operator_set_on_their_registry(prefect: Pr
     assert [task["tags"] for task in prefect.task_runs(run, at_least=4)] == [[tag]] * 4
 
 
-def test_other_tools_read_what_was_fetched(registry: CncfRegistry, fetch: Fetch, store: ContentStore, tmp_path: Path) -> None:
+def test_skopeo_reads_a_fetched_image_from_the_store(
+    registry: CncfRegistry, fetch: Fetch, store: ContentStore, tmp_path: Path
+) -> None:
     image = images.image(110)
     images.push(registry.host, "flows/read", image, "v1")
     name = f"{registry.host}/flows/read:v1"
@@ -136,18 +138,18 @@ def test_other_tools_read_what_was_fetched(registry: CncfRegistry, fetch: Fetch,
     assert (tmp_path / "copy" / "manifest.json").read_bytes() == image.manifests[-1].raw
 
 
-def test_only_what_a_platform_needs_is_fetched(fetch: Fetch, store: ContentStore) -> None:
-    index, _, arm = multi_platform(120)
+def test_only_the_content_of_the_selected_platform_is_fetched(fetch: Fetch, store: ContentStore) -> None:
+    index, _, arm = build_index(120)
     with FakeRegistry() as registry:
         images.load(registry, "app", index, "v1")
 
         fetch(f"{registry.host}/app:v1", platforms=["linux/arm64"])
 
-    assert blobs(store) == {index.root.digest, *arm.descriptors}
+    assert stored_digests(store) == {index.root.digest, *arm.descriptors}
 
 
-def test_a_platform_that_is_missing_is_an_error_that_lists_those_there(fetch: Fetch, store: ContentStore) -> None:
-    index, *_ = multi_platform(130)
+def test_the_error_for_a_missing_platform_lists_the_platforms_of_the_index(fetch: Fetch, store: ContentStore) -> None:
+    index, *_ = build_index(130)
     with FakeRegistry() as registry:
         images.load(registry, "app", index, "v1")
 
@@ -157,8 +159,8 @@ def test_a_platform_that_is_missing_is_an_error_that_lists_those_there(fetch: Fe
     assert not list(store.names)
 
 
-def test_the_platforms_that_were_wanted_are_recorded_with_the_name(fetch: Fetch, store: ContentStore) -> None:
-    index, *_ = multi_platform(135)
+def test_the_selected_platforms_of_all_fetches_are_recorded_with_the_store_name(fetch: Fetch, store: ContentStore) -> None:
+    index, *_ = build_index(135)
     with FakeRegistry() as registry:
         images.load(registry, "app", index, "v1")
 
@@ -170,10 +172,10 @@ def test_the_platforms_that_were_wanted_are_recorded_with_the_name(fetch: Fetch,
         assert [name.platforms for name in store.names] == [both]
         fetch(f"{registry.host}/app:v1")
         fetch(f"{registry.host}/app:v1", platforms=["linux/amd64"])
-        assert [name.platforms for name in store.names] == [None]  # all were wanted once, and still are
+        assert [name.platforms for name in store.names] == [None]  # a fetch of all platforms stays recorded
 
 
-def test_an_image_without_an_index_has_to_be_for_a_wanted_platform(fetch: Fetch, store: ContentStore) -> None:
+def test_an_image_without_an_index_fails_if_its_platform_is_not_selected(fetch: Fetch, store: ContentStore) -> None:
     with FakeRegistry() as registry:
         images.load(registry, "app", images.image(136, platform="linux/amd64"), "v1")
 
@@ -186,7 +188,7 @@ def test_an_image_without_an_index_has_to_be_for_a_wanted_platform(fetch: Fetch,
     assert [name.name for name in store.names] == [f"{registry.host}/app:v1"]
 
 
-def test_an_artifact_is_for_every_platform(fetch: Fetch) -> None:
+def test_an_artifact_is_fetched_for_every_platform(fetch: Fetch) -> None:
     with FakeRegistry() as registry:
         images.load(registry, "app", images.artifact(137), "v1")
 
@@ -195,7 +197,9 @@ def test_an_artifact_is_for_every_platform(fetch: Fetch) -> None:
     assert not report.errors
 
 
-def test_an_index_json_that_cannot_be_written_is_one_failure_of_the_run(fetch: Fetch, store: ContentStore) -> None:
+def test_an_unwritable_index_json_is_one_failure_of_the_run_and_keeps_the_store_names(
+    fetch: Fetch, store: ContentStore
+) -> None:
     store.prepare()
     layout = Path(store.url)
     (layout / "index.json").unlink()
@@ -212,8 +216,8 @@ def test_an_index_json_that_cannot_be_written_is_one_failure_of_the_run(fetch: F
     assert len(list(store.names)) == 2
 
 
-def test_a_second_run_asks_once_and_makes_one_task(prefect: PrefectServer, fetch: Fetch) -> None:
-    index, *_ = multi_platform(140)
+def test_a_second_run_sends_one_request_and_has_one_task(prefect: PrefectServer, fetch: Fetch) -> None:
+    index, *_ = build_index(140)
     with FakeRegistry() as registry:
         images.load(registry, "app", index, "v1")
         fetch(f"{registry.host}/app:v1")
@@ -226,8 +230,8 @@ def test_a_second_run_asks_once_and_makes_one_task(prefect: PrefectServer, fetch
     assert len(prefect.task_runs(run, at_least=1)) == 1
 
 
-def test_content_that_images_share_is_fetched_once(fetch: Fetch) -> None:
-    index, one, other = multi_platform(150)
+def test_shared_content_of_several_images_is_fetched_once(fetch: Fetch) -> None:
+    index, one, other = build_index(150)
     with FakeRegistry() as registry:
         for image, tag in ((index, "all"), (one, "one"), (other, "other")):
             images.load(registry, "app", image, tag)
@@ -240,17 +244,17 @@ def test_content_that_images_share_is_fetched_once(fetch: Fetch) -> None:
     assert [image.descriptors for image in images_of(report)] == [len(i.descriptors) for i in (index, one, other)]
 
 
-def repeated(image: BuiltImage) -> BuiltImage:
-    """An image that names each layer twice, the second time with an annotation."""
+def name_layers_twice(image: BuiltImage) -> BuiltImage:
+    """Return an image that names each layer twice, the second time with an annotation."""
 
-    def again(document: dict[str, Any]) -> None:
+    def repeat_layers(document: dict[str, Any]) -> None:
         document["layers"] += [{**layer, "annotations": {"n": "2"}} for layer in document["layers"]]
 
-    return images.with_manifest(image, again, blobs=image.blobs)
+    return images.with_manifest(image, repeat_layers, blobs=image.blobs)
 
 
-def test_a_layer_that_is_named_twice_is_fetched_once(fetch: Fetch, store: ContentStore) -> None:
-    image = repeated(images.image(155, layers=2))
+def test_a_layer_that_a_manifest_names_twice_is_fetched_once(fetch: Fetch, store: ContentStore) -> None:
+    image = name_layers_twice(images.image(155, layers=2))
     with FakeRegistry() as registry:
         images.load(registry, "app", image, "v1")
 
@@ -260,11 +264,11 @@ def test_a_layer_that_is_named_twice_is_fetched_once(fetch: Fetch, store: Conten
     assert (len(report.errors), images_of(report)[0].fetched) == (0, len(image.descriptors))
     assert report.tasks == 1 + len(image.descriptors)
     assert len(paths) == len(set(paths)) == len(image.descriptors)
-    assert blobs(store) == set(image.descriptors)
+    assert stored_digests(store) == set(image.descriptors)
 
 
-def test_images_of_an_index_that_share_a_config_have_layers_of_their_own(fetch: Fetch, store: ContentStore) -> None:
-    # containerd #14000: state kept by config digest lost the second one's layers, and the pull was called a success
+def test_all_layers_of_images_with_a_shared_config_are_fetched(fetch: Fetch, store: ContentStore) -> None:
+    # containerd #14000: state by config digest lost the layers of the second image, and the pull succeeded
     one, other = images.image(156), images.image(157, platform="linux/arm64")
     config, *_ = one.blobs.items()
     _, *layers = other.blobs.items()
@@ -276,11 +280,11 @@ def test_images_of_an_index_that_share_a_config_have_layers_of_their_own(fetch: 
         report, _ = fetch(f"{registry.host}/app:v1")
 
     assert not report.errors
-    assert blobs(store) == set(index.descriptors)
+    assert stored_digests(store) == set(index.descriptors)
     assert len(index.descriptors) == 1 + 2 + 1 + 2 * 3
 
 
-def test_a_blob_that_one_repository_lacks_comes_from_the_next_that_names_it(fetch: Fetch, store: ContentStore) -> None:
+def test_a_blob_that_one_repository_lacks_is_fetched_from_another_repository(fetch: Fetch, store: ContentStore) -> None:
     image = images.image(160)
     layer = list(image.blobs)[-1]
     with FakeRegistry() as registry:
@@ -291,10 +295,12 @@ def test_a_blob_that_one_repository_lacks_comes_from_the_next_that_names_it(fetc
         report, _ = fetch(f"{registry.host}/broken:v1", f"{registry.host}/whole:v1", retries=0)
 
     assert not report.errors
-    assert blobs(store) == set(image.descriptors)
+    assert stored_digests(store) == set(image.descriptors)
 
 
-def test_a_failure_ends_nothing_beside_it(prefect: PrefectServer, fetch: Fetch, store: ContentStore) -> None:
+def test_a_failed_layer_does_not_stop_other_layers_and_images(
+    prefect: PrefectServer, fetch: Fetch, store: ContentStore
+) -> None:
     good, bad = images.image(170), images.image(171)
     layer = list(bad.blobs)[1]
     with FakeRegistry() as registry:
@@ -306,13 +312,13 @@ def test_a_failure_ends_nothing_beside_it(prefect: PrefectServer, fetch: Fetch, 
 
     assert [(image.outcome, image.failed) for image in images_of(report)] == [("failed", 1), ("fetched", 0), ("failed", 0)]
     assert summary_line(report).startswith("1 of 3 images complete: 9 fetched, 0 existed, 1 failed; ")
-    assert blobs(store) == {*good.descriptors, *bad.descriptors} - {layer}
+    assert stored_digests(store) == {*good.descriptors, *bad.descriptors} - {layer}
     assert [record.name for record in store.names] == [f"{registry.host}/good:v1"]
     states = [task["state_type"] for task in prefect.task_runs(run, at_least=13)]
     assert (states.count("FAILED"), states.count("COMPLETED"), len(states)) == (2, 11, 13)
 
 
-def test_a_registry_that_fails_for_a_while_is_asked_again_by_prefect(prefect: PrefectServer, fetch: Fetch) -> None:
+def test_prefect_retries_the_task_of_a_request_that_failed(prefect: PrefectServer, fetch: Fetch) -> None:
     image = images.image(180, layers=1)
     layer = list(image.blobs)[-1]
     with FakeRegistry() as registry:
@@ -324,7 +330,7 @@ def test_a_registry_that_fails_for_a_while_is_asked_again_by_prefect(prefect: Pr
         assert [r.status for r in registry.asked("GET", f"/v2/app/blobs/{layer}")] == [503, 200]
     assert not report.errors
     retried = [task for task in prefect.task_runs(run, at_least=4) if task["run_count"] > 1]
-    assert [task["name"] for task in retried] == [short("layer", layer)]
+    assert [task["name"] for task in retried] == [task_name("layer", layer)]
 
 
 def test_many_images_are_fetched_in_flow_runs_of_their_own(prefect: PrefectServer, fetch: Fetch, store: ContentStore) -> None:
@@ -349,12 +355,12 @@ def test_many_images_are_fetched_in_flow_runs_of_their_own(prefect: PrefectServe
     }
     assert len(prefect.task_runs(run)) == len(parts)
     first, second = (part["id"] for part in sorted(parts, key=lambda part: part["name"]))
-    assert len(prefect.task_runs(first, at_least=MOST_IMAGES + 3)) == MOST_IMAGES + 3  # the content of all images is the same
+    assert len(prefect.task_runs(first, at_least=MOST_IMAGES + 3)) == MOST_IMAGES + 3  # all images have the same content
     assert len(prefect.task_runs(second, at_least=1)) == 1
     assert report.tasks == len(tags) + 3 + len(parts)
 
 
-def test_a_long_retry_after_is_waited_for_in_one_state(prefect: PrefectServer, fetch: Fetch) -> None:
+def test_a_long_retry_after_is_one_scheduled_state_of_the_task(prefect: PrefectServer, fetch: Fetch) -> None:
     image = images.image(190, layers=1)
     layer = list(image.blobs)[-1]
     with FakeRegistry() as registry:
@@ -367,11 +373,11 @@ def test_a_long_retry_after_is_waited_for_in_one_state(prefect: PrefectServer, f
 
         assert [r.status for r in registry.asked("GET", f"/v2/app/blobs/{layer}")] == [429, 200]
     assert not report.errors
-    (task,) = [task for task in prefect.task_runs(run, at_least=4) if task["name"] == short("layer", layer)]
+    (task,) = [task for task in prefect.task_runs(run, at_least=4) if task["name"] == task_name("layer", layer)]
     assert prefect.states(task["id"]) == ["PENDING", "RUNNING", "SCHEDULED", "RUNNING", "COMPLETED"]
 
 
-def test_wrong_bytes_are_fetched_anew_once_and_never_become_visible(fetch: Fetch, store: ContentStore) -> None:
+def test_corrupt_content_is_fetched_again_once_and_never_stored(fetch: Fetch, store: ContentStore) -> None:
     image = images.image(200, layers=1)
     layer = list(image.blobs)[-1]
     with FakeRegistry() as registry:
@@ -382,13 +388,11 @@ def test_wrong_bytes_are_fetched_anew_once_and_never_become_visible(fetch: Fetch
 
         assert len(registry.asked("GET", f"/v2/app/blobs/{layer}")) == 2
     assert f"expected {layer}, got sha256:" in error_lines(report)[0]
-    assert blobs(store) == set(image.descriptors) - {layer}
+    assert stored_digests(store) == set(image.descriptors) - {layer}
     assert not list(store.names)
 
 
-def test_a_line_that_breaks_is_gone_on_with_inside_one_attempt(
-    prefect: PrefectServer, fetch: Fetch, store: ContentStore
-) -> None:
+def test_an_interrupted_download_resumes_within_one_attempt(prefect: PrefectServer, fetch: Fetch, store: ContentStore) -> None:
     image = images.image(210, layers=1, layer_bytes=300_000)
     layer = list(image.blobs)[-1]
     with FakeRegistry() as registry:
@@ -404,7 +408,7 @@ def test_a_line_that_breaks_is_gone_on_with_inside_one_attempt(
     assert store.info(Digest.parse(layer)).size == len(image.blobs[layer])
 
 
-def test_a_run_that_is_stopped_begins_nothing_more(fetch: Fetch, store: ContentStore) -> None:
+def test_a_stopped_run_sends_no_further_requests(fetch: Fetch, store: ContentStore) -> None:
     image = images.image(260, layers=4)
     cancel = CancelToken()
 
@@ -423,7 +427,7 @@ def test_a_run_that_is_stopped_begins_nothing_more(fetch: Fetch, store: ContentS
     assert not list(store.names)
 
 
-def test_the_table_of_images_is_an_artifact_of_the_run(prefect: PrefectServer, fetch: Fetch) -> None:
+def test_the_table_of_images_is_an_artifact_of_the_flow_run(prefect: PrefectServer, fetch: Fetch) -> None:
     with FakeRegistry() as registry:
         report, run = fetch(f"{registry.host}/none:v1", retries=0)
 
@@ -433,7 +437,7 @@ def test_the_table_of_images_is_an_artifact_of_the_run(prefect: PrefectServer, f
     assert f"{registry.host}/none:v1" in artifact["data"]
 
 
-def test_no_name_is_recorded_for_an_image_of_which_something_is_missing(store: ContentStore) -> None:
+def test_no_store_name_is_recorded_for_an_image_with_missing_content(store: ContentStore) -> None:
     from prefect_dist.transfer.session import SessionSpec, open_session
 
     image = images.image(220)
@@ -454,7 +458,7 @@ def test_no_name_is_recorded_for_an_image_of_which_something_is_missing(store: C
     assert not list(store.names)
 
 
-def test_a_registrys_quota_is_shown(fetch: Fetch) -> None:
+def test_the_report_has_the_remaining_quota_of_a_registry(fetch: Fetch) -> None:
     with FakeRegistry() as registry:
         images.load(registry, "app", images.image(270), "v1")
         settings = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "42;w=21600"))

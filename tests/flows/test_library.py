@@ -1,4 +1,4 @@
-"""docs/how-to/library.md: its code runs in a project of a user that has packages called flows, tasks, storage and cli."""
+"""The code of docs/how-to/library.md runs in the project of a user that has packages flows, tasks, storage and cli."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from tests.source import ROOT
 
 DOCUMENT = (ROOT / "docs" / "how-to" / "library.md").read_text()
 BUILT, ARTIFACT = images.image(9500, layers=2), images.image(9501, layers=1)
-# The modules that the page says are public, besides the package itself.
+# The public modules on the page.
 PUBLIC = {"prefect_dist", "prefect_dist.tasks.fetch"}
 
 
 class Project:
-    """A directory of a user with the code of the document in modules, and programs that use it."""
+    """The directory of a user, with the code of the document in modules. Programs in the directory use the code."""
 
     def __init__(self, directory: Path, api: str) -> None:
         self.directory, self._api = directory, api
@@ -35,7 +35,7 @@ class Project:
             (directory / "flows" / f"{name}.py").write_text(f"# block {number}\n{code}")
 
     def run(self, code: str, *names: str, program: str) -> str:
-        """Return the output of a program in this directory that uses some `names` of the `code` of the document."""
+        """Run a program that imports `names` from the module `code` of the document, and return its output."""
         own = "import cli, flows, storage, tasks\nassert all('the user' in one.OWNER for one in (cli, flows, storage, tasks))\n"
         own += "".join(f"from flows.{code} import {name}\n" for name in names)
         env = os.environ | {"PREFECT_API_URL": self._api, "PREFECT_LOGGING_LEVEL": "CRITICAL"}
@@ -58,7 +58,9 @@ def loaded(source: FakeRegistry) -> FakeRegistry:
     return source
 
 
-def test_an_image_is_fetched_and_a_failure_has_its_report(project: Project, loaded: FakeRegistry, tmp_path: Path) -> None:
+def test_the_example_fetches_images_and_reads_the_report_of_a_failure(
+    project: Project, loaded: FakeRegistry, tmp_path: Path
+) -> None:
     program = f"""
 from prefect_dist import RunFailed
 names, store = {[f"{loaded.host}/app:v1", f"{loaded.host}/app:gone"]!r}, {str(tmp_path / "store")!r}
@@ -78,7 +80,9 @@ except RunFailed as failed:
     assert lines[-1] == "RunReport 1"
 
 
-def test_lists_of_images_are_mirrored(project: Project, loaded: FakeRegistry, target: FakeRegistry, tmp_path: Path) -> None:
+def test_the_examples_copy_and_mirror_lists_of_images(
+    project: Project, loaded: FakeRegistry, target: FakeRegistry, tmp_path: Path
+) -> None:
     wanted = {f"{loaded.host}/app:{tag}": f"{target.host}/copy:{tag}" for tag in ("v1", "gone")}
     first = dict(list(wanted.items())[:1])
     program = f"""
@@ -97,7 +101,7 @@ print(json.dumps(mirror_images({wanted!r}, store, "true")))
     assert target.manifest("copy", "v1") is not None
 
 
-def test_an_artifact_is_fetched_by_single_tasks(
+def test_the_example_fetches_an_artifact_with_single_tasks(
     prefect: PrefectServer, project: Project, loaded: FakeRegistry, tmp_path: Path
 ) -> None:
     name = f"{loaded.host}/artifact:v1"
@@ -122,7 +126,7 @@ print(*state.result(), state.state_details.flow_run_id)
     )
 
 
-def test_a_deployment_is_run_and_its_result_read(
+def test_the_example_runs_a_deployment_and_reads_its_result(
     server: PrefectServer, project: Project, loaded: FakeRegistry, target: FakeRegistry, tmp_path: Path
 ) -> None:
     def wanted(tag: str) -> str:
@@ -148,14 +152,14 @@ except RunFailed as failed:
     assert server.url == os.environ["PREFECT_API_URL"]
 
 
-def test_the_code_is_typed(project: Project) -> None:
+def test_the_examples_pass_mypy_strict(project: Project) -> None:
     modules = sorted(path.name for path in (project.directory / "flows").glob("*.py"))
     argv = [sys.executable, "-m", "mypy", "--strict", *modules]
     done = subprocess.run(argv, cwd=project.directory / "flows", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_page_lists_public_names_only() -> None:
+def test_the_page_lists_only_public_names() -> None:
     table = DOCUMENT.partition("| kind | names |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", table)) <= set(prefect_dist.__all__)
     modules = set(re.findall(r"^from (prefect_dist\S*) import", DOCUMENT, re.MULTILINE))

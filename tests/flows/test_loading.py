@@ -1,4 +1,4 @@
-"""Where the configuration of a run comes from: a block, a path, a URL, the parameter itself; and what Prefect may not keep."""
+"""Configurations of runs from a block, a path, a URL or a parameter, and secrets that blocks and parameters must not have."""
 
 import json
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def read(config: str) -> Mirror:
     return read(config)
 
 
-def in_block(text: str, name: str) -> str:
+def save_block(text: str, name: str) -> str:
     from prefect_dist.flows.blocks import MirrorConfiguration
 
     MirrorConfiguration(text=text).save(name, overwrite=True)
@@ -47,12 +47,12 @@ def in_block(text: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["path", "url", "block", "text", "json"])
-def test_the_same_configuration_from_anywhere(kind: str, tmp_path: Path) -> None:
+def test_a_configuration_loads_from_a_path_a_url_a_block_and_a_parameter(kind: str, tmp_path: Path) -> None:
     (tmp_path / "file.yaml").write_text(TEXT)
     config = {
         "path": lambda: str(tmp_path / "file.yaml"),
         "url": lambda: f"file://{tmp_path}/file.yaml",
-        "block": lambda: in_block(TEXT, "nightly"),
+        "block": lambda: save_block(TEXT, "nightly"),
         "text": lambda: TEXT,
         "json": lambda: json.dumps(
             {
@@ -73,7 +73,7 @@ def test_the_same_configuration_from_anywhere(kind: str, tmp_path: Path) -> None
     assert mirror.warnings == ()
 
 
-def test_what_a_file_at_a_url_names_is_beside_it() -> None:
+def test_relative_paths_of_a_file_at_a_url_are_relative_to_the_url() -> None:
     with fsspec.open("memory://conf/team.yaml", "w") as file:
         file.write(f"store: cache\n{BARE}")
     mirror = read("memory://conf/team.yaml")
@@ -81,19 +81,19 @@ def test_what_a_file_at_a_url_names_is_beside_it() -> None:
     assert mirror.lock == "memory://conf/team.lock.json"
 
 
-def test_a_file_that_is_not_at_its_url() -> None:
+def test_a_missing_file_at_a_url_is_an_error_that_names_the_url() -> None:
     with pytest.raises(InvalidInput, match=r"^memory://conf/none\.yaml: no such file$"):
         read("memory://conf/none.yaml")
 
 
-def test_a_block_that_is_not_there() -> None:
+def test_a_missing_configuration_block_is_an_error_that_names_the_block() -> None:
     with pytest.raises(InvalidInput, match=r"^Mirror Configuration block 'none' not found; create it under Blocks"):
         read("block:none")
 
 
 @pytest.mark.parametrize("kind", ["block", "text"])
 def test_a_configuration_without_a_file_warns_that_it_has_no_lock_file(kind: str) -> None:
-    config = in_block(BARE, "bare") if kind == "block" else BARE
+    config = save_block(BARE, "bare") if kind == "block" else BARE
     mirror = read(config)
     assert mirror.lock is None
     assert mirror.name == ("bare" if kind == "block" else "configuration")
@@ -102,7 +102,7 @@ def test_a_configuration_without_a_file_warns_that_it_has_no_lock_file(kind: str
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         (
             "store: cache",
@@ -122,11 +122,11 @@ def test_a_configuration_without_a_file_warns_that_it_has_no_lock_file(kind: str
     ],
 )
 @pytest.mark.parametrize("kind", ["block", "text"])
-def test_what_cannot_be_said_where_there_is_no_file(kind: str, settings: str, told: str) -> None:
-    config = in_block(settings + BARE, "wrong") if kind == "block" else settings + BARE
+def test_a_block_or_parameter_with_relative_paths_or_secrets_is_refused(kind: str, settings: str, message: str) -> None:
+    config = save_block(settings + BARE, "wrong") if kind == "block" else settings + BARE
     with pytest.raises(InvalidInput) as caught:
         read(config)
-    check_message(caught.value, "block:wrong" if kind == "block" else "configuration", told, hides=["topsecret"])
+    check_message(caught.value, "block:wrong" if kind == "block" else "configuration", message, hides=["topsecret"])
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_what_cannot_be_said_where_there_is_no_file(kind: str, settings: str, to
         ("a: b\nname: it's me\n", "configuration"),
     ],
 )
-def test_what_a_run_is_called(config: str, name: str) -> None:
+def test_the_display_name_of_a_run_comes_from_the_location_or_the_key_name(config: str, name: str) -> None:
     from prefect_dist.flows.loading import display_name
 
     assert display_name(config) == name

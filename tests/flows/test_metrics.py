@@ -1,4 +1,4 @@
-"""Metrics of mirrors in a real Pushgateway, as Prometheus scrapes them; what docs/reference/metrics.md says is there."""
+"""Metrics of runs in a real Pushgateway are those that docs/reference/metrics.md lists."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ def _api(prefect: PrefectServer) -> Iterator[None]:
 
 @pytest.fixture
 def entry(source: FakeRegistry, target: FakeRegistry) -> dict[str, Any]:
-    """An image that is to be mirrored."""
+    """An entry for one image at the source."""
     images.load(source, "app", ONE, "v1")
     return image(source, target, "app:v1")
 
@@ -44,7 +44,7 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pushgat
         yield gateway
 
 
-def test_each_run_of_a_mirror_replaces_what_is_known_of_the_last_one(
+def test_each_run_of_a_mirror_replaces_the_metrics_of_the_last_run(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, entry: dict[str, Any], gateway: Pushgateway
 ) -> None:
     mirrors.run(entry, dry_run=True, name="a/b")
@@ -75,7 +75,7 @@ def test_each_run_of_a_mirror_replaces_what_is_known_of_the_last_one(
     assert (then["dist_last_run_success"], then["dist_pending_targets"], then["dist_failed_targets"]) == (0, 2, 2)
 
 
-def test_seeds_and_checks_have_metrics_of_their_own(
+def test_seed_and_check_push_metrics_under_their_flow_and_mirror(
     tmp_path: Path, mirrors: Mirrors, entry: dict[str, Any], gateway: Pushgateway
 ) -> None:
     from prefect_dist.flows.check import check
@@ -93,13 +93,13 @@ def test_seeds_and_checks_have_metrics_of_their_own(
 
 
 @pytest.fixture
-def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """The warnings of a run."""
+def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Returns the warnings of a run."""
     return lambda: [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("http://127.0.0.1:FREE_PORT", "metrics could not be pushed to http://127.0.0.1:"),
         ("http://me:secret-4711@127.0.0.1", "expected a URL without user and password"),
@@ -108,27 +108,27 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
         ("nonsense", "metrics could not be pushed to nonsense"),
     ],
 )
-def test_no_gateway_is_a_warning(
-    mirrors: Mirrors, entry: dict[str, Any], logged: Callable[[], list[str]], url: str, told: str
+def test_a_failed_push_of_metrics_is_a_warning_without_secrets(
+    mirrors: Mirrors, entry: dict[str, Any], warnings: Callable[[], list[str]], url: str, message: str
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIST_METRICS", url.replace("FREE_PORT", str(free_port())))
         report = mirrors.run(entry)
 
     assert report.status == "complete"
-    (warning,) = logged()
-    assert told in warning
+    (warning,) = warnings()
+    assert message in warning
     assert "secret-4711" not in warning
 
 
-def test_a_run_that_only_vetoed_is_a_success(
+def test_the_metrics_of_a_vetoed_run_count_as_success(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, entry: dict[str, Any], gateway: Pushgateway
 ) -> None:
     images.load(source, "app", images.image(3502, layers=1), "v2")
     vetoed = image(source, target, "app:v2", gate={"command": ["false"]})
     mirrors.run(entry, vetoed, name="vetoes")
 
-    told = gateway.scraped(flow="mirror", mirror="vetoes")
-    assert told["dist_last_success_timestamp_seconds"] == told["dist_last_run_timestamp_seconds"]
-    targets = {name: told[f"dist_{name}_targets"] for name in ("pending", "failed", "vetoed")}
-    assert (told["dist_last_run_success"], targets) == (1, {"pending": 1, "failed": 0, "vetoed": 1})
+    metrics = gateway.scraped(flow="mirror", mirror="vetoes")
+    assert metrics["dist_last_success_timestamp_seconds"] == metrics["dist_last_run_timestamp_seconds"]
+    targets = {name: metrics[f"dist_{name}_targets"] for name in ("pending", "failed", "vetoed")}
+    assert (metrics["dist_last_run_success"], targets) == (1, {"pending": 1, "failed": 0, "vetoed": 1})

@@ -1,4 +1,4 @@
-"""Mirroring: what is planned, what is fetched and sent for it, what a run with nothing to do costs, what Prefect shows."""
+"""Mirror runs: the plan, the transferred content, the requests of a run with nothing to do, and the tasks in Prefect."""
 
 import json
 from collections import Counter
@@ -32,7 +32,7 @@ INDEX = images.index([ONE, OTHER])
 TWIN = images.image(900, layers=2, platform="linux/s390x")
 
 
-def test_an_image_is_published_as_soon_as_it_is_whole(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+def test_an_image_is_published_as_soon_as_it_is_complete(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     several = {f"v{number}": images.image(920 + number, layers=2) for number in range(3)}
     for tag, built in several.items():
         images.load(source, "app", built, tag)
@@ -46,7 +46,7 @@ def test_an_image_is_published_as_soon_as_it_is_whole(mirrors: Mirrors, source: 
     assert uploads == [3, 3, 3]
 
 
-def test_a_dry_run_says_what_a_run_then_does_and_changes_nothing(
+def test_the_plan_of_a_dry_run_matches_the_run_and_changes_nothing(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     changed, old, same = (images.image(seed, layers=1) for seed in (902, 903, 904))
@@ -58,14 +58,14 @@ def test_a_dry_run_says_what_a_run_then_does_and_changes_nothing(
 
     dry = mirrors.run(*sync, dry_run=True)
 
-    told = {str(action.target).rpartition(":")[2]: action for action in plan_of(dry).actions}
-    assert {tag: action.change for tag, action in told.items()} == {
+    actions = {str(action.target).rpartition(":")[2]: action for action in plan_of(dry).actions}
+    assert {tag: action.change for tag, action in actions.items()} == {
         "new": "add",
         "changed": "change",
         "unchanged": "unchanged",
         "none": "failed",
     }
-    action = told["changed"]
+    action = actions["changed"]
     assert (action.old and str(action.old.digest), action.new and str(action.new.digest)) == (
         old.root.digest,
         changed.root.digest,
@@ -90,7 +90,7 @@ def test_a_dry_run_says_what_a_run_then_does_and_changes_nothing(
     assert plan["requests"] / 1.5 <= len(carried) <= plan["requests"] * 1.5
 
 
-def test_each_digest_is_fetched_once_and_sent_once_to_each_registry(
+def test_each_blob_is_fetched_once_and_sent_once_to_each_registry(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
 ) -> None:
     for name, built in (("a", INDEX), ("b", TWIN), ("c", ONE)):
@@ -119,7 +119,7 @@ def test_each_digest_is_fetched_once_and_sent_once_to_each_registry(
     assert (report.counts["fetched_bytes"], counts["sent_bytes"]) == (bytes_of(INDEX, TWIN), 2 * sent)
 
 
-def test_each_descriptor_is_a_task_and_so_is_each_image_at_each_target(
+def test_each_descriptor_and_each_publication_is_a_task(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry, prefect: PrefectServer
 ) -> None:
     for tag, built in (("v1", ONE), ("v2", TWIN)):
@@ -140,13 +140,13 @@ def test_each_descriptor_is_a_task_and_so_is_each_image_at_each_target(
     assert sorted(run["name"] for run in runs) == sorted({listed, *(name for edge in edges for name in edge)})
     found = prefect.edges(mirrors.flow_run)
     assert edges <= found
-    # What both want hangs below the one that asked for it first.
+    # A shared layer is below the manifest that requested the layer first.
     assert {(manifests[tag], layer) for tag in manifests for layer in layers} >= found - edges
     assert {child for _, child in found - edges} == set(layers)
     assert report.tasks == len(runs)
 
 
-def test_where_nothing_changed_each_tag_is_asked_for_once_at_each_place(
+def test_a_run_without_changes_sends_one_request_per_tag_to_source_and_targets(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
 ) -> None:
     for number in range(5):
@@ -167,7 +167,7 @@ def test_where_nothing_changed_each_tag_is_asked_for_once_at_each_place(
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_an_entry_that_chooses_nothing_is_told_and_is_no_failure(
+def test_an_entry_that_selects_no_image_is_a_note_and_no_failure(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, *, dry_run: bool
 ) -> None:
     images.load(source, "app", ONE, "v1")
@@ -185,9 +185,7 @@ def test_an_entry_that_chooses_nothing_is_told_and_is_no_failure(
     ]
 
 
-def test_repositories_and_tags_are_chosen_and_called_otherwise(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
-) -> None:
+def test_repositories_and_tags_are_selected_and_renamed(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     for name in ("team/app", "team/base", "other/app"):
         for built, tag in ((ONE, "1.0"), (OTHER, "2.0"), (TWIN, "latest")):
             images.load(source, name, built, tag)
@@ -206,8 +204,10 @@ def test_repositories_and_tags_are_chosen_and_called_otherwise(
     assert mirrors.read_lock()[f"{target.host}/team-app:v2.0"]["source"] == f"{source.host}/team/app:2.0"
 
 
-@pytest.mark.parametrize("rewritten", [False, True], ids=["as it is", "made anew"])
-def test_of_an_index_some_platforms_are_mirrored_alone(mirrors: Mirrors, source: FakeRegistry, *, rewritten: bool) -> None:
+@pytest.mark.parametrize("rewritten", [False, True], ids=["sparse index", "rewritten index"])
+def test_only_the_selected_platforms_of_an_index_are_mirrored(
+    mirrors: Mirrors, source: FakeRegistry, *, rewritten: bool
+) -> None:
     images.load(source, "app", INDEX, "v1")
     with FakeRegistry(sparse=not rewritten) as target:
         entry = image(source, target, "app:v1", platforms=["linux/arm64"], rewriteIndex=rewritten)
@@ -219,8 +219,8 @@ def test_of_an_index_some_platforms_are_mirrored_alone(mirrors: Mirrors, source:
         assert count_reads(mirrors.take_requests(source)) == Counter({*OTHER.descriptors, INDEX.root.digest})
         assert not find_missing(target, "app", OTHER)
         assert target.manifest("app", ONE.root.digest) is None
-        is_as_it_is = target.manifest("app", "v1") == (images.OCI_INDEX, INDEX.manifests[-1].raw)
-        assert is_as_it_is is not rewritten
+        is_unchanged = target.manifest("app", "v1") == (images.OCI_INDEX, INDEX.manifests[-1].raw)
+        assert is_unchanged is not rewritten
         mirrors.take_requests(target)
 
         again = mirrors.run(entry)
@@ -230,8 +230,10 @@ def test_of_an_index_some_platforms_are_mirrored_alone(mirrors: Mirrors, source:
         assert (locked["platforms"], locked["digest"] == INDEX.root.digest) == (["linux/arm64"], not rewritten)
 
 
-@pytest.mark.parametrize("immutable", [[], [".*"]], ids=["may change", "never changes"])
-def test_platforms_that_are_wanted_later_are_brought_then(mirrors: Mirrors, source: FakeRegistry, immutable: list[str]) -> None:
+@pytest.mark.parametrize("immutable", [[], [".*"]], ids=["mutable tag", "immutable tag"])
+def test_platforms_that_are_selected_later_are_mirrored_then(
+    mirrors: Mirrors, source: FakeRegistry, immutable: list[str]
+) -> None:
     images.load(source, "app", INDEX, "v1")
     with FakeRegistry(sparse=True) as target:
         entry = image(source, target, "app:v1", immutableTags=immutable)
@@ -252,7 +254,9 @@ def test_platforms_that_are_wanted_later_are_brought_then(mirrors: Mirrors, sour
             assert set(results(mirrors.run(narrower)).values()) <= {"unchanged"}
 
 
-def test_all_forms_of_content_arrive_as_they_are(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+def test_nested_indexes_docker_images_and_artifacts_are_mirrored_unchanged(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
     forms: dict[str, BuiltImage] = {
         "nested": images.index([ONE, images.artifact(920)], nested=True),
         "docker": images.index([images.image(921, docker=True)], docker=True),
@@ -267,7 +271,7 @@ def test_all_forms_of_content_arrive_as_they_are(mirrors: Mirrors, source: FakeR
         assert not find_missing(target, "copy", built, tag)
 
 
-def test_an_image_that_is_named_by_its_digest_gets_the_tag_that_is_said(
+def test_a_source_by_digest_is_published_under_the_target_tag(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     images.load(source, "app", INDEX, "v1")
@@ -278,7 +282,7 @@ def test_an_image_that_is_named_by_its_digest_gets_the_tag_that_is_said(
     assert results(mirrors.run(entry)) == {"copy:pinned": "unchanged"}
 
 
-def test_what_was_overwritten_is_kept_as_the_configuration_says(
+def test_an_overwritten_image_gets_the_backup_tag_of_the_configuration(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     images.load(source, "app", ONE, "v1")
@@ -295,10 +299,10 @@ def test_what_was_overwritten_is_kept_as_the_configuration_says(
     assert count_requests(mirrors.take_requests(target)) == {"HEAD manifests": 2}
 
 
-def test_only_images_of_a_time_are_mirrored(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+def test_only_images_in_the_selected_period_are_mirrored(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     dates = {"old": "2024-12-31T23:59:59Z", "new": "2025-01-01T00:00:00Z", "unknown": None}
     for tag, created in dates.items():
-        images.load(source, "app", made_at(created), tag)
+        images.load(source, "app", image_created_at(created), tag)
     entry = repository(source, target, tags={"created": {"after": "2025-01-01"}})
     dry = mirrors.run(entry, dry_run=True)
     assert {action.target.tag for action in plan_of(dry).actions} == {"new", "unknown"}
@@ -310,16 +314,16 @@ def test_only_images_of_a_time_are_mirrored(mirrors: Mirrors, source: FakeRegist
 
 
 @pytest.mark.parametrize("settings", [{"concurrency": 1}, {"defaults": {"parallel": 1}}], ids=str)
-def test_as_much_is_done_at_once_as_the_configuration_says(
+def test_the_concurrency_of_the_configuration_is_respected(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, settings: dict[str, Any]
 ) -> None:
     for number in range(5):
         images.load(source, "app", images.image(940 + number), f"v{number}")
     assert mirrors.run(repository(source, target), **settings).status == "complete"
-    assert (source.connections, target.connections) == (1, 1)  # who does one thing after the other needs no more
+    assert (source.connections, target.connections) == (1, 1)  # one unit of work at a time needs one connection
 
 
-def test_more_than_one_graph_can_show_is_brought_in_runs_of_their_own(
+def test_a_large_mirror_runs_in_subflows(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "MOST_TASKS", 100)
@@ -334,7 +338,7 @@ def test_more_than_one_graph_can_show_is_brought_in_runs_of_their_own(
     assert report.status == "complete", error_lines(report)
     assert Counter(results(report).values()) == {"added": 101}
     tasks = Counter(run["name"].split()[0] for run in prefect.task_runs(mirrors.flow_run, at_least=5))
-    assert tasks == {"tags": 1, "survey": 2, "mirror-part-0": 1, "mirror-part-1": 1}  # the parts are drawn, too
+    assert tasks == {"tags": 1, "survey": 2, "mirror-part-0": 1, "mirror-part-1": 1}  # each part is a subflow run
     found = prefect.post("/flow_runs/filter", {"flow_runs": {"name": {"like_": "part"}}, "sort": "START_TIME_DESC", "limit": 2})
     assert {run["name"] for run in found} == {"mirror mirror, part 1", "mirror mirror, part 2"}
     assert {run["state_type"] for run in found} == {"COMPLETED"}
@@ -344,19 +348,17 @@ def test_more_than_one_graph_can_show_is_brought_in_runs_of_their_own(
     assert (again.tasks, again.counts["unchanged"]) == (1 + 2, 101)  # tags, and two surveys
 
 
-def made_at(created: str | None) -> BuiltImage:
-    """An image whose config says when it was made."""
+def image_created_at(created: str | None) -> BuiltImage:
+    """Return an image with a creation date in its config."""
     config = json.dumps({"os": "linux", "architecture": "amd64", "created": created, "rootfs": {"type": "layers"}}).encode()
 
-    def dated(document: dict[str, Any]) -> None:
+    def set_date(document: dict[str, Any]) -> None:
         document["config"] |= {"digest": images.digest_of(config), "size": len(config)}
 
-    return images.with_manifest(ONE, dated, blobs={**ONE.blobs, images.digest_of(config): config})
+    return images.with_manifest(ONE, set_date, blobs={**ONE.blobs, images.digest_of(config): config})
 
 
-def test_layers_that_are_not_to_be_distributed_are_not_uploaded(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
-) -> None:
+def test_non_distributable_layers_are_not_uploaded(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     built, layer = images.foreign(930)
     images.load(source, "app", built, "v1")
 

@@ -1,4 +1,4 @@
-"""What goes wrong with some images or registries of a mirror: the others are finished, each failure is told, a run goes on."""
+"""Failures of images or registries of a mirror: other images are mirrored, and the next run resumes."""
 
 import json
 from collections import Counter
@@ -31,54 +31,54 @@ def source() -> FakeRegistry:  # type: ignore[misc]
 @pytest.mark.parametrize(
     "auth", [Basic("me", "right"), Bearer(user="me", password="right", refuse_anonymous=True)], ids=["basic", "token"]
 )
-def test_credentials_of_the_configuration_that_are_wrong_are_told_alike_with_their_place(
+def test_the_error_for_a_rejected_password_names_its_place_in_the_configuration(
     mirrors: Mirrors, source: FakeRegistry, auth: Basic | Bearer
 ) -> None:
-    with FakeRegistry(auth=auth) as shut:
-        known = {shut.host: {"user": "me", "pass": "topsecret"}}
-        report = mirrors.run(*(image(source, shut, f"app:{tag}") for tag in BUILT), registries=known)
+    with FakeRegistry(auth=auth) as guarded:
+        known = {guarded.host: {"user": "me", "pass": "topsecret"}}
+        report = mirrors.run(*(image(source, guarded, f"app:{tag}") for tag in BUILT), registries=known)
         start = (
-            f"{shut.host}: the password of user 'me' (from {mirrors.config}:1: registries.{shut.host}) was rejected; "
+            f"{guarded.host}: the password of user 'me' (from {mirrors.config}:1: registries.{guarded.host}) was rejected; "
             "correct user and pass there ("
         )
-        told = [error.partition(": ")[2] for error in error_lines(report)]
-        assert [error[: len(start)] for error in told] == [start] * len(BUILT)
-        assert len(set(told)) == 1
+        causes = [error.partition(": ")[2] for error in error_lines(report)]
+        assert [error[: len(start)] for error in causes] == [start] * len(BUILT)
+        assert len(set(causes)) == 1
         assert "topsecret" not in "".join(error_lines(report))
 
 
 @pytest.mark.usefixtures("prefect")
-def test_who_mirrors_without_credentials_is_told_the_ways_of_a_mirror(mirrors: Mirrors, source: FakeRegistry) -> None:
-    with FakeRegistry(auth=Basic("me", "right")) as shut:
-        (error,) = error_lines(mirrors.run(image(source, shut, "app:v1")))
+def test_the_error_for_missing_credentials_lists_the_ways_to_give_them(mirrors: Mirrors, source: FakeRegistry) -> None:
+    with FakeRegistry(auth=Basic("me", "right")) as guarded:
+        (error,) = error_lines(mirrors.run(image(source, guarded, "app:v1")))
     assert (
         f"; set user and pass, or block, in registries of {mirrors.config}, give the run a credentials block (--credentials), "
-        f"or log in with 'docker login {shut.host}' or 'podman login {shut.host}' (" in error
+        f"or log in with 'docker login {guarded.host}' or 'podman login {guarded.host}' (" in error
     )
 
 
-def test_each_failure_is_told_and_no_reason_to_leave_out_anything_else(
+def test_the_report_has_each_failure_and_all_other_images_are_mirrored(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
 ) -> None:
-    with FakeRegistry() as gone:
+    with FakeRegistry() as unreachable:
         pass
     other.inject(Fault(method="POST", path="/v2/shut/.*", nth=None, action=Answer(403, (), b"")))
     sync = [
-        repository(source, target, gone),
+        repository(source, target, unreachable),
         image(source, target, "app:none"),
         image(source, other, "app:v1"),
         {**image(source, other, "app:v1"), "target": f"{other.host}/shut:v1"},
-        {**repository(gone, target), "target": f"{target.host}/late"},
-        image(gone, target, "lost:v1"),
+        {**repository(unreachable, target), "target": f"{target.host}/late"},
+        image(unreachable, target, "lost:v1"),
     ]
     sync[4].pop("targets")
 
     report = mirrors.run(*sync)
 
-    told = outcomes(report)
-    assert told == {
+    by_target = outcomes(report)
+    assert by_target == {
         **{f"{target.host}/copy:{tag}": "added" for tag in BUILT},
-        **{f"{gone.host}/copy:{tag}": "failed" for tag in BUILT},
+        **{f"{unreachable.host}/copy:{tag}": "failed" for tag in BUILT},
         f"{target.host}/app:none": "failed",
         f"{other.host}/app:v1": "added",
         f"{other.host}/shut:v1": "failed",
@@ -89,10 +89,10 @@ def test_each_failure_is_told_and_no_reason_to_leave_out_anything_else(
     errors = sorted(error_lines(report))
     expected = sorted(
         [
-            *(f"{source.host}/app:{tag} to {gone.host}/copy:{tag}: " for tag in BUILT),
+            *(f"{source.host}/app:{tag} to {unreachable.host}/copy:{tag}: " for tag in BUILT),
             f"{source.host}/app:none to {target.host}/app:none: ",
             f"{source.host}/app:v1 to {other.host}/shut:v1: ",
-            f"{gone.host}/lost:v1 to {target.host}/lost:v1: ",
+            f"{unreachable.host}/lost:v1 to {target.host}/lost:v1: ",
             f"{mirrors.directory}/mirror.yaml:1: sync[4]: ",
         ]
     )
@@ -100,11 +100,13 @@ def test_each_failure_is_told_and_no_reason_to_leave_out_anything_else(
     assert summary_line(report).startswith("mirror failed: 4 added, 0 changed, 0 unchanged, 6 failed, 1 unresolved; ")
     assert len(document(report)["errors"]) == 7
     locked = mirrors.read_lock()
-    assert {name for name, one in locked.items() if one["mirrored"]} == {name for name, came in told.items() if came == "added"}
+    assert {name for name, one in locked.items() if one["mirrored"]} == {
+        name for name, outcome in by_target.items() if outcome == "added"
+    }
 
 
 @pytest.mark.parametrize("status", [413, 500, 507])
-def test_a_target_without_space_keeps_nothing_from_the_others(
+def test_a_target_without_space_does_not_affect_other_targets(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry, status: int
 ) -> None:
     for method in ("PATCH", "PUT"):
@@ -114,8 +116,8 @@ def test_a_target_without_space_keeps_nothing_from_the_others(
     report = mirrors.run(entry)
 
     assert report.status == "failed"
-    came = outcomes(report)
-    assert Counter((name.partition("/")[0], result) for name, result in came.items()) == {
+    by_target = outcomes(report)
+    assert Counter((name.partition("/")[0], result) for name, result in by_target.items()) == {
         (target.host, "added"): 3,
         (other.host, "failed"): 3,
     }
@@ -125,7 +127,7 @@ def test_a_target_without_space_keeps_nothing_from_the_others(
     assert other.asked("PUT", ".*/manifests/.*") == []
 
 
-def test_a_registry_that_takes_nothing_is_not_waited_for_again_with_each_blob(
+def test_an_unavailable_registry_is_not_retried_for_each_blob(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
 ) -> None:
     other.inject(Fault(method="POST", nth=None, action=Answer(503, (), b"")))
@@ -134,10 +136,12 @@ def test_a_registry_that_takes_nothing_is_not_waited_for_again_with_each_blob(
     assert not [digest for tag, built in BUILT.items() for digest in find_missing(target, "copy", built, tag)]
     blobs = sum(len(built.blobs) for built in BUILT.values())
     attempts = 2
-    assert len(other.asked("POST", ".*")) == attempts + (blobs - 1) + attempts * len(BUILT)  # each publication tries, too
+    assert len(other.asked("POST", ".*")) == attempts + (blobs - 1) + attempts * len(
+        BUILT
+    )  # each publication also tries an upload
 
 
-def test_what_failed_is_gone_on_with_by_the_next_run(
+def test_the_next_run_sends_only_the_content_that_failed(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
 ) -> None:
     layer = list(BUILT["v2"].blobs)[1]
@@ -147,9 +151,9 @@ def test_what_failed_is_gone_on_with_by_the_next_run(
 
     report = mirrors.run(entry)
 
-    came = outcomes(report)
+    by_target = outcomes(report)
     failed = {f"{target.host}/copy:v2", f"{other.host}/copy:v2", f"{other.host}/copy:v3"}
-    assert {name for name, result in came.items() if result == "failed"} == failed
+    assert {name for name, result in by_target.items() if result == "failed"} == failed
     assert len(error_lines(report)) == 3
     assert all(layer in error for error in error_lines(report) if "/app:v2 to" in error)
     for place in (target, other):
@@ -167,7 +171,7 @@ def test_what_failed_is_gone_on_with_by_the_next_run(
     assert all(one["mirrored"] for one in mirrors.read_lock().values())
 
 
-def test_what_is_counted_stays_right_where_an_attempt_is_repeated(
+def test_transferred_bytes_are_counted_once_despite_retries(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
 ) -> None:
     other.inject(Fault(method="POST", path=".*/uploads/", nth=1, times=3, action=Answer(503, (), b"")))
@@ -177,7 +181,7 @@ def test_what_is_counted_stays_right_where_an_attempt_is_repeated(
     assert report.counts["sent_bytes"] == 2 * bytes_of(*BUILT.values())
 
 
-def test_a_registry_that_finds_a_blob_unreadable_for_a_moment_is_asked_again(
+def test_a_manifest_that_is_refused_for_an_unreadable_blob_is_pushed_again(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     errors = [{"code": "DIGEST_INVALID", "message": ""}, {"code": "MANIFEST_BLOB_UNKNOWN", "message": ""}]
@@ -189,7 +193,7 @@ def test_a_registry_that_finds_a_blob_unreadable_for_a_moment_is_asked_again(
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"version": 7, "images": {}}', b'{"version": 1, "images": {"a/b:c": 5}}'])
-def test_a_damaged_lock_file_is_told_before_anything_is_asked(
+def test_a_damaged_lock_file_ends_the_run_before_any_request(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, content: bytes
 ) -> None:
     mirrors.lock.write_bytes(content)
@@ -201,7 +205,7 @@ def test_a_damaged_lock_file_is_told_before_anything_is_asked(
     assert mirrors.lock.read_bytes() == content
 
 
-def test_a_run_that_is_stopped_while_it_plans_reports_and_changes_nothing(
+def test_a_run_that_is_stopped_during_planning_reports_and_changes_nothing(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     cancel = CancelToken()
@@ -219,9 +223,7 @@ def test_a_run_that_is_stopped_while_it_plans_reports_and_changes_nothing(
     assert mirrors.run(repository(source, target)).status == "complete"
 
 
-def test_a_run_that_is_stopped_reports_and_the_next_one_goes_on(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
-) -> None:
+def test_a_stopped_run_reports_and_the_next_run_resumes(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     cancel = CancelToken()
     _, layer, _ = BUILT["v2"].blobs
 

@@ -1,4 +1,4 @@
-"""Gates of a mirror: a vetoed image does not get to its targets; a gate that breaks is a failure."""
+"""Gates of a mirror: a vetoed image is not published, and a gate that fails is a failure of its image."""
 
 import shutil
 from pathlib import Path
@@ -38,7 +38,7 @@ FUNCTION = {"python": f"{__name__}:by_function"}
 
 
 @pytest.mark.parametrize("gate", [PROGRAM, FUNCTION], ids=["program", "function"])
-def test_a_vetoed_image_stays_away_and_its_run_ends_as_vetoed(
+def test_a_vetoed_image_is_not_published_and_its_run_ends_as_vetoed(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, prefect: PrefectServer, gate: dict[str, Any]
 ) -> None:
     load(source)
@@ -66,29 +66,29 @@ def test_a_vetoed_image_stays_away_and_its_run_ends_as_vetoed(
 
 
 @pytest.mark.parametrize(
-    ("gate", "says"),
+    ("gate", "message"),
     [
         ({"command": ["/no/such/program"]}, "cannot be started (No such file or directory)"),
         (program("kill -9 $$"), "was killed by SIGKILL"),
         (program("exec sleep 60") | {"timeout": "1s"}, "gave no answer in 1 s"),
         ({"python": "no.such.module:gate"}, "cannot be imported"),
     ],
-    ids=["not there", "killed", "slow", "no module"],
+    ids=["missing program", "killed", "timeout", "missing module"],
 )
-def test_a_gate_that_breaks_is_a_failure_and_nothing_is_published(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, gate: dict[str, Any], says: str
+def test_an_image_whose_gate_fails_is_failed_and_not_published(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, gate: dict[str, Any], message: str
 ) -> None:
     load(source)
     images.load(source, "free", GOOD, "v1")
     free = {"type": "image", "source": f"{source.host}/free:v1", "target": f"{target.host}/free:v1"}
     report = mirrors.run(repository(source, target, gate=gate), free)
     assert results(report) == {"copy:good": "failed", "copy:bad": "failed", "free:v1": "added"}
-    assert all(says in error for error in error_lines(report))
+    assert all(message in error for error in error_lines(report))
     assert len(error_lines(report)) == 2
     assert {one.path.split("/")[2] for one in mirrors.take_requests(target) if one.method != "HEAD"} == {"free"}
 
 
-def test_a_gate_is_not_asked_about_what_is_there(
+def test_a_gate_does_not_run_for_an_unchanged_image(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
 ) -> None:
     load(source)
@@ -100,7 +100,7 @@ def test_a_gate_is_not_asked_about_what_is_there(
     assert sorted(asked.read_text().split()) == names
 
 
-def test_a_gate_that_is_added_later_is_asked_about_mirrored_images_if_the_configuration_says_so(
+def test_a_gate_that_is_added_later_runs_for_mirrored_images_with_the_key_existing(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     load(source)
@@ -123,9 +123,7 @@ def test_a_gate_that_is_added_later_is_asked_about_mirrored_images_if_the_config
     assert mirrors.read_lock()[f"{target.host}/copy:bad"]["mirrored"]
 
 
-def test_a_gate_that_breaks_is_a_failure_of_the_mirrored_image_that_it_is_asked_about(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
-) -> None:
+def test_a_mirrored_image_whose_gate_fails_is_failed(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     load(source)
     assert mirrors.run(repository(source, target)).status == "complete"
     report = mirrors.run(repository(source, target, gate={"command": ["/no/such/program"], "existing": True}))

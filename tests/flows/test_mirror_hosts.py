@@ -1,4 +1,4 @@
-"""Mirrors from several registries: a registry that makes the run wait delays no image of another one."""
+"""Mirrors from several registries: a rate-limited registry does not delay the images of others."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -37,8 +37,8 @@ def busy() -> Iterator[FakeRegistry]:
         yield busy
 
 
-def publications(then: Callable[[str], None], throttled: Callable[[], None] = lambda: None) -> Notify:
-    """Return a listener that calls a function when an image is published, and one when requests to a registry pause."""
+def publication_listener(then: Callable[[str], None], throttled: Callable[[], None] = lambda: None) -> Notify:
+    """Return a listener that calls `then` for each published image, and `throttled` when requests to a registry pause."""
 
     def notify(event: Event) -> None:
         match event:
@@ -55,7 +55,7 @@ def publications(then: Callable[[str], None], throttled: Callable[[], None] = la
     [(("HEAD", ".*/manifests/.*"), 1), (("GET", ".*/tags/list"), 4)],
     ids=["survey", "list of tags"],
 )
-def test_images_are_published_while_another_registry_makes_the_run_wait(  # noqa: PLR0917 - fixtures
+def test_images_are_published_while_another_registry_is_rate_limited(  # noqa: PLR0917 - fixtures
     mirrors: Mirrors,
     source: FakeRegistry,
     busy: FakeRegistry,
@@ -74,7 +74,7 @@ def test_images_are_published_while_another_registry_makes_the_run_wait(  # noqa
         if len(published) == 2:
             cancel.request("all others are published")
 
-    with use_token(cancel), notify_also(publications(stop)):
+    with use_token(cancel), notify_also(publication_listener(stop)):
         report = mirrors.run(first, repository(source, target), concurrency=concurrency)
 
     assert report.status == "stopped"
@@ -87,7 +87,7 @@ def test_images_are_published_while_another_registry_makes_the_run_wait(  # noqa
 
 
 @pytest.mark.parametrize("is_target", [False, True], ids=["source", "target"])
-def test_blobs_that_wait_for_one_registry_take_no_turn_from_the_images_of_another(
+def test_blobs_that_wait_for_one_registry_do_not_delay_images_of_another(
     mirrors: Mirrors, source: FakeRegistry, busy: FakeRegistry, other: FakeRegistry, target: FakeRegistry, *, is_target: bool
 ) -> None:
     images.load(other if is_target else busy, "many", MANY, "v1")
@@ -102,7 +102,7 @@ def test_blobs_that_wait_for_one_registry_take_no_turn_from_the_images_of_anothe
         if len(published) == 2:
             cancel.request("all others are published")
 
-    with use_token(cancel), notify_also(publications(stop, waiting.set)):
+    with use_token(cancel), notify_also(publication_listener(stop, waiting.set)):
         report = mirrors.run(first, repository(source, target), concurrency=4)
 
     assert sorted(published) == [f"{source.host}/app:v1", f"{source.host}/app:v2"]
@@ -111,7 +111,7 @@ def test_blobs_that_wait_for_one_registry_take_no_turn_from_the_images_of_anothe
     assert {one.status for one in busy.asked(method, path)} == {429}
 
 
-def test_the_plan_is_whole_although_registries_are_planned_by_themselves(
+def test_the_plan_contains_the_images_of_all_registries_in_order(
     mirrors: Mirrors, source: FakeRegistry, busy: FakeRegistry, target: FakeRegistry, prefect: PrefectServer
 ) -> None:
     entries = image(busy, target, "more:v1"), repository(source, target), image(busy, target, "more:none")
@@ -126,11 +126,11 @@ def test_the_plan_is_whole_although_registries_are_planned_by_themselves(
     report = mirrors.run(*entries)
     assert results(report) == {"more:v1": "added", "copy:v1": "added", "copy:v2": "added", "more:none": "failed"}
     again = mirrors.run(*entries[:2])
-    assert (again.status, again.tasks) == ("complete", 1 + 2)  # a list of tags, a survey for each registry
+    assert (again.status, again.tasks) == ("complete", 1 + 2)  # a list of tags, and a survey for each registry
     prefect.task_runs(mirrors.flow_run, at_least=3)
 
 
-def test_two_registries_that_claim_one_target_are_told_apart_before_anything_is_published(
+def test_two_registries_with_one_target_fail_before_its_publication(
     mirrors: Mirrors, source: FakeRegistry, busy: FakeRegistry, target: FakeRegistry
 ) -> None:
     claim = {**image(busy, target, "more:v1"), "target": f"{target.host}/copy:v1"}
@@ -156,7 +156,7 @@ def test_a_slow_blob_of_one_part_does_not_delay_the_next_part(
         published.append(name)
         release.set()
 
-    with notify_also(publications(note)):
+    with notify_also(publication_listener(note)):
         report = mirrors.run(repository(source, target), concurrency=2)
 
     assert report.status == "complete", error_lines(report)
@@ -173,7 +173,9 @@ def test_a_slow_blob_of_one_part_does_not_delay_the_next_part(
         assert names == {"mirror", "publish"}
 
 
-def test_a_plan_counts_the_pulls_that_it_needs_of_a_quota(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+def test_the_plan_counts_the_pulls_against_the_quota_of_a_registry(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
     index = images.index([images.image(1045, layers=1), images.image(1046, layers=1)])
     images.load(source, "app", index, "v3")
     settings = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "42;w=21600"))

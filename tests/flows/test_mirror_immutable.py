@@ -1,4 +1,4 @@
-"""Tags that never change: one request to the target per tag and run, and everything that has to be noticed all the same."""
+"""Immutable tags: a run sends one request to the target for each tag, and still notices changes of the configuration."""
 
 import json
 import shutil
@@ -19,17 +19,17 @@ SIGNATURE, BILL = images.artifact(962), images.artifact(963, subject=INDEX)
 SIGNATURE_TAG = cosign_tags(Digest.parse(INDEX.root.digest))[0]
 
 
-def immutable(source: FakeRegistry, target: FakeRegistry, name: str = "app:1.0", **settings: Any) -> dict[str, Any]:
-    """An entry for an image whose tag never changes."""
+def immutable_entry(source: FakeRegistry, target: FakeRegistry, name: str = "app:1.0", **settings: Any) -> dict[str, Any]:
+    """Return an entry for an image with an immutable tag."""
     return image(source, target, name, immutableTags=[r"\d.*"], **settings)
 
 
-def test_a_settled_tag_costs_one_request_to_the_target_and_none_to_the_source(
+def test_an_immutable_tag_costs_one_request_to_the_target_and_none_to_the_source(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     for tag in ("1.0", "1.1"):
         images.load(source, "app", INDEX, tag)
-    entries = [immutable(source, target, f"app:{tag}") for tag in ("1.0", "1.1")]
+    entries = [immutable_entry(source, target, f"app:{tag}") for tag in ("1.0", "1.1")]
     mirrors.run(*entries)
     before = mirrors.read_lock()
     mirrors.take_requests(source, target)
@@ -45,11 +45,11 @@ def test_a_settled_tag_costs_one_request_to_the_target_and_none_to_the_source(
     assert mirrors.read_lock() == before
 
 
-def test_with_trust_lock_a_settled_tag_costs_no_request_and_a_new_target_is_filled(
+def test_with_trust_lock_an_immutable_tag_costs_no_request_and_a_new_target_is_filled(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     images.load(source, "app", INDEX, "1.0")
-    entry = immutable(source, target, trustLock=True, referrers=True)
+    entry = immutable_entry(source, target, trustLock=True, referrers=True)
     mirrors.run(entry)
     target.untag("app", "1.0")
     mirrors.take_requests(source, target)
@@ -63,15 +63,15 @@ def test_with_trust_lock_a_settled_tag_costs_no_request_and_a_new_target_is_fill
 
 
 @pytest.mark.parametrize("later", [{"referrers": True}, {"digestTags": True}, {"referrerFilters": []}], ids=str)
-def test_with_trust_lock_options_that_are_added_later_are_noticed_once(
+def test_with_trust_lock_options_that_are_added_later_take_effect_once(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, later: dict[str, Any]
 ) -> None:
     images.load(source, "app", INDEX, "1.0")
     images.load(source, "app", BILL)
     images.load(source, "app", SIGNATURE, SIGNATURE_TAG)
     before: dict[str, Any] = {"referrers": True, "digestTags": False, "referrerFilters": [{"artifactType": "none/such"}]}
-    mirrors.run(immutable(source, target, trustLock=True, **(before if "referrerFilters" in later else {})))
-    entry = immutable(source, target, trustLock=True, **({**before, **later} if "referrerFilters" in later else later))
+    mirrors.run(immutable_entry(source, target, trustLock=True, **(before if "referrerFilters" in later else {})))
+    entry = immutable_entry(source, target, trustLock=True, **({**before, **later} if "referrerFilters" in later else later))
 
     assert results(mirrors.run(entry)) == {"app:1.0": "changed"}
     assert find_missing(target, "app", SIGNATURE, SIGNATURE_TAG) == [] or "referrerFilters" in later
@@ -85,7 +85,7 @@ def test_with_trust_lock_a_record_without_options_is_compared_once(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     images.load(source, "app", INDEX, "1.0")
-    entry = immutable(source, target, trustLock=True, referrers=True)
+    entry = immutable_entry(source, target, trustLock=True, referrers=True)
     mirrors.run(entry)
     document = json.loads(mirrors.lock.read_text())
     del document["images"][f"{target.host}/app:1.0"]["related"]
@@ -100,14 +100,14 @@ def test_with_trust_lock_a_record_without_options_is_compared_once(
 
 
 @pytest.mark.parametrize("trusting", [False, True], ids=["asks the target", "trusts the lock"])
-def test_another_source_of_a_settled_tag_is_noticed(
+def test_a_new_source_of_an_immutable_tag_is_mirrored(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, *, trusting: bool
 ) -> None:
     images.load(source, "app", INDEX, "1.0")
     images.load(source, "fork", OTHER, "1.0")
-    mirrors.run(immutable(source, target, trustLock=trusting))
+    mirrors.run(immutable_entry(source, target, trustLock=trusting))
 
-    moved = immutable(source, target, trustLock=trusting) | {"source": f"{source.host}/fork:1.0"}
+    moved = immutable_entry(source, target, trustLock=trusting) | {"source": f"{source.host}/fork:1.0"}
     assert results(mirrors.run(moved)) == {"app:1.0": "changed"}
     assert not find_missing(target, "app", OTHER, "1.0")
     record = mirrors.read_lock()[f"{target.host}/app:1.0"]
@@ -115,11 +115,11 @@ def test_another_source_of_a_settled_tag_is_noticed(
 
 
 @pytest.mark.parametrize("key", ["referrers", "digestTags"])
-def test_a_signature_of_a_settled_tag_that_comes_later_is_mirrored(
+def test_a_signature_of_an_immutable_tag_that_comes_later_is_mirrored(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, key: str
 ) -> None:
     images.load(source, "app", INDEX, "1.0")
-    entry = immutable(source, target, referrers=key == "referrers", digestTags=key == "digestTags")
+    entry = immutable_entry(source, target, referrers=key == "referrers", digestTags=key == "digestTags")
     mirrors.run(entry)
     late = BILL if key == "referrers" else SIGNATURE
     images.load(source, "app", late, None if key == "referrers" else SIGNATURE_TAG)
@@ -132,11 +132,11 @@ def test_a_signature_of_a_settled_tag_that_comes_later_is_mirrored(
     assert results(mirrors.run(entry)) == {"app:1.0": "unchanged"}
 
 
-def test_a_settled_tag_that_disappeared_from_the_target_or_moved_there_is_mirrored_again(
+def test_an_immutable_tag_that_was_deleted_or_moved_at_the_target_is_mirrored_again(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     images.load(source, "app", INDEX, "1.0")
-    entry = immutable(source, target)
+    entry = immutable_entry(source, target)
     mirrors.run(entry)
 
     target.untag("app", "1.0")
@@ -148,12 +148,12 @@ def test_a_settled_tag_that_disappeared_from_the_target_or_moved_there_is_mirror
     assert not find_missing(target, "app", INDEX, "1.0")
 
 
-def test_other_platforms_of_a_settled_tag_with_a_rewritten_index_are_noticed(
+def test_new_platforms_of_an_immutable_tag_with_a_rewritten_index_are_mirrored(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     images.load(source, "app", INDEX, "1.0")
-    few = immutable(source, target, platforms=["linux/arm64"], rewriteIndex=True)
-    more = immutable(source, target, platforms=["linux/arm64", "linux/amd64"], rewriteIndex=True)
+    few = immutable_entry(source, target, platforms=["linux/arm64"], rewriteIndex=True)
+    more = immutable_entry(source, target, platforms=["linux/arm64", "linux/amd64"], rewriteIndex=True)
     assert results(mirrors.run(few)) == {"app:1.0": "added"}
     shutil.rmtree(mirrors.store)
     mirrors.take_requests(source)
@@ -161,11 +161,11 @@ def test_other_platforms_of_a_settled_tag_with_a_rewritten_index_are_noticed(
     assert mirrors.take_requests(source) == []
     assert results(mirrors.run(more)) == {"app:1.0": "changed"}
     assert not find_missing(target, "app", INDEX, "1.0")
-    assert results(mirrors.run(immutable(source, target, platform="linux/arm64"))) == {"app:1.0": "changed"}
+    assert results(mirrors.run(immutable_entry(source, target, platform="linux/arm64"))) == {"app:1.0": "changed"}
     assert not find_missing(target, "app", OTHER, "1.0")
 
 
-def test_a_settled_tag_that_is_older_than_the_wanted_time_is_no_longer_wanted(
+def test_an_immutable_tag_that_is_too_old_becomes_orphaned(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     config = json.dumps({"os": "linux", "architecture": "amd64", "created": "2020-01-01T00:00:00Z"}).encode()
@@ -182,4 +182,4 @@ def test_a_settled_tag_that_is_older_than_the_wanted_time_is_no_longer_wanted(
     report = mirrors.run(entry | {"tags": {"created": {"within": "90d"}}})
 
     assert [str(orphan.target) for orphan in plan_of(report).orphans] == [f"{target.host}/copy:1.0"]
-    assert count_requests(mirrors.take_requests(source)) == {"GET tags": 1}  # the store has the config with the date
+    assert count_requests(mirrors.take_requests(source)) == {"GET tags": 1}  # the store has the config, which has the date

@@ -1,4 +1,4 @@
-"""Names at targets that are invalid or claimed twice: each is a failure of its own image, and other images are mirrored."""
+"""Invalid target references, and targets with two sources. Only their images fail; other images are mirrored."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def source() -> FakeRegistry:  # type: ignore[misc]
         yield source
 
 
-def test_two_sources_of_one_target_fail_there_and_other_images_are_mirrored(
+def test_two_sources_for_one_target_fail_and_other_images_are_mirrored(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     one, two = repository(source, target), {**image(source, target, "more:v2"), "target": f"{target.host}/copy:v2"}
@@ -46,7 +46,7 @@ def test_two_sources_of_one_target_fail_there_and_other_images_are_mirrored(
     assert report.counts["failed"] == 2
 
 
-def test_tags_that_are_renamed_to_one_name_are_both_refused(
+def test_two_tags_that_are_renamed_to_one_target_tag_both_fail(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     images.load(source, "app", MORE, "other")
@@ -70,7 +70,7 @@ def test_tags_that_are_renamed_to_one_name_are_both_refused(
     ],
     ids=["gate", "platforms", "referrers", "backup"],
 )
-def test_a_second_entry_with_other_options_is_a_failure_and_skips_no_gate(
+def test_two_entries_with_different_options_for_one_target_fail_and_skip_no_gate(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, options: dict[str, Any], named: str
 ) -> None:
     again = {**image(source, target, "app:v1", **options), "target": f"{target.host}/copy:v1"}
@@ -88,7 +88,7 @@ def test_a_second_entry_with_other_options_is_a_failure_and_skips_no_gate(
     )
 
 
-def test_entries_with_equal_options_may_name_one_image_twice(
+def test_two_entries_with_equal_options_for_one_target_are_allowed(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     again = {**image(source, target, "app:v1", prune={"after": "1d"}), "target": f"{target.host}/copy:v1"}
@@ -96,7 +96,7 @@ def test_entries_with_equal_options_may_name_one_image_twice(
     assert (report.status, results(report)) == ("complete", {"copy:v1": "added", "copy:v2": "added"})
 
 
-def test_a_backup_whose_name_is_too_long_is_a_failure_of_that_image(
+def test_a_backup_tag_that_is_too_long_fails_only_its_image(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     long = "v" * 125
@@ -118,7 +118,7 @@ def test_a_backup_whose_name_is_too_long_is_a_failure_of_that_image(
     assert mirrors.read_lock()[f"{target.host}/copy:{long}"]["digest"] == V1.root.digest
 
 
-def test_an_invalid_name_at_one_target_is_a_failure_of_that_image_there(
+def test_an_invalid_tag_at_one_target_fails_only_its_image_there(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
 ) -> None:
     long = "v" * 125

@@ -1,4 +1,4 @@
-"""Mirroring 200 images between CNCF registries: what their logs say of it, and that other tools find the same bytes."""
+"""Mirrors of 200 images between CNCF registries. The logs of the registries count requests, and skopeo compares the bytes."""
 
 import http.client
 import json
@@ -28,118 +28,118 @@ _LOGIN = b64encode(":".join(LOGIN).encode()).decode()
 
 
 @pytest.fixture(scope="module")
-def ships() -> Fleet:
+def fleet() -> Fleet:
     return build_fleet()
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory, ships: Fleet) -> Iterator[CncfRegistry]:
+def source(tmp_path_factory: pytest.TempPathFactory, fleet: Fleet) -> Iterator[CncfRegistry]:
     with cncf_registry(tmp_path_factory.mktemp("source")) as source:
-        ships.put(lambda repository, built, tag: images.push(source.host, repository, built, tag), api=False)
+        fleet.put(lambda repository, built, tag: images.push(source.host, repository, built, tag), api=False)
         yield source
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads what a registry has as it is."""
+    """Reads manifests and sizes of blobs from a registry."""
 
     connection: http.client.HTTPConnection
 
     def manifest(self, repository: str, key: str) -> bytes:
-        return self._answered("GET", f"/v2/{repository}/manifests/{key}")[1]
+        return self._request("GET", f"/v2/{repository}/manifests/{key}")[1]
 
     def size(self, repository: str, blob: str) -> int | None:
-        headers, _ = self._answered("HEAD", f"/v2/{repository}/blobs/{blob}")
+        headers, _ = self._request("HEAD", f"/v2/{repository}/blobs/{blob}")
         return int(headers["Content-Length"]) if "Docker-Content-Digest" in headers else None
 
-    def _answered(self, method: str, path: str) -> tuple[http.client.HTTPMessage, bytes]:
+    def _request(self, method: str, path: str) -> tuple[http.client.HTTPMessage, bytes]:
         self.connection.request(method, path, headers={"Accept": _ACCEPT, "Authorization": f"Basic {_LOGIN}"})
         answer = self.connection.getresponse()
         return answer.headers, answer.read()
 
 
-def differences(host: str, ships: Fleet) -> list[str]:
-    """What a target has not as the source has it."""
+def list_differences(host: str, fleet: Fleet) -> list[str]:
+    """Return the content that is different or missing at a target."""
     with closing(http.client.HTTPConnection(host, timeout=30)) as connection:
-        return list(differing(Reader(connection), ships))
+        return list(find_differences(Reader(connection), fleet))
 
 
-def differing(reader: Reader, ships: Fleet) -> Iterator[str]:
-    keys: dict[tuple[str, str], bytes] = dict(ships.manifests)
-    keys |= {place: built.manifests[-1].raw for place, built in ships.tagged.items()}
-    keys |= {(name, signature_tag(of)): built.manifests[-1].raw for (name, of), built in ships.signatures.items()}
+def find_differences(reader: Reader, fleet: Fleet) -> Iterator[str]:
+    keys: dict[tuple[str, str], bytes] = dict(fleet.manifests)
+    keys |= {place: built.manifests[-1].raw for place, built in fleet.tagged.items()}
+    keys |= {(name, signature_tag(of)): built.manifests[-1].raw for (name, of), built in fleet.signatures.items()}
     yield from (f"{name} {key}" for (name, key), raw in keys.items() if reader.manifest(f"copy/{name}", key) != raw)
-    blobs = {(name, digest): len(data) for name, built in ships.parts() for digest, data in built.blobs.items()}
+    blobs = {(name, digest): len(data) for name, built in fleet.parts() for digest, data in built.blobs.items()}
     yield from (f"{name} {key}" for (name, key), size in blobs.items() if reader.size(f"copy/{name}", key) != size)
 
 
-def read(requests: list[Request]) -> Counter[str]:
+def count_blob_reads(requests: list[Request]) -> Counter[str]:
     found = (one.path.rpartition("/")[2] for one in requests if one.method == "GET" and one.status == 200)
     return Counter(key for key in found if key.startswith("sha256:"))
 
 
-def sent(requests: list[Request]) -> Counter[str]:
+def count_uploads(requests: list[Request]) -> Counter[str]:
     uploads = (one for one in requests if one.method == "PUT" and "/blobs/uploads/" in one.path and one.status == 201)
     return Counter(parse_qs(one.query)["digest"][0] for one in uploads)
 
 
-def test_two_hundred_images_are_the_same_everywhere_each_digest_having_moved_once(
-    mirrors: Mirrors, source: CncfRegistry, ships: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_200_images_are_mirrored_unchanged_and_each_digest_is_transferred_once(
+    mirrors: Mirrors, source: CncfRegistry, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert len(ships.tagged) == 200
+    assert len(fleet.tagged) == 200
     before = len(source.requests())
     with cncf_registry(tmp_path / "open") as target, cncf_registry(tmp_path / "closed", basic_auth=True) as closed:
         wanted = sync_entries(source.host, target.host, closed.host)
-        who = {closed.host: {"user": LOGIN[0], "pass": LOGIN[1]}}
+        logins = {closed.host: {"user": LOGIN[0], "pass": LOGIN[1]}}
 
-        report = mirrors.run(*wanted, registries=who, retries=3)
+        report = mirrors.run(*wanted, registries=logins, retries=3)
 
         assert report.status == "complete", error_lines(report)
         assert report.counts["added"] == 400
-        assert read(source.requests()[before:]) == Counter(ships.content.keys())
-        assert report.counts["fetched_bytes"] == sum(map(len, ships.content.values()))
+        assert count_blob_reads(source.requests()[before:]) == Counter(fleet.content.keys())
+        assert report.counts["fetched_bytes"] == sum(map(len, fleet.content.values()))
         for place in (target, closed):
             asked = place.requests()
-            assert sent(asked) == Counter(ships.blobs.keys())
+            assert count_uploads(asked) == Counter(fleet.blobs.keys())
             puts = [one.path for one in asked if one.method == "PUT" and "/manifests/" in one.path and one.status == 201]
             assert not [path for path, times in Counter(puts).items() if times > 1 and ":" in path]
-            assert differences(place.host, ships) == []
+            assert list_differences(place.host, fleet) == []
         login = tmp_path / "auth.json"
         login.write_text(json.dumps({"auths": {closed.host: {"auth": _LOGIN}}}))
         with monkeypatch.context() as patch:
             patch.setenv("REGISTRY_AUTH_FILE", str(login))
-            skopeo_reads_the_same(source.host, f"{target.host}/copy", f"{closed.host}/copy", ships=ships)
+            assert_skopeo_reads_equal_bytes(source.host, f"{target.host}/copy", f"{closed.host}/copy", fleet=fleet)
 
         seen = len(target.requests())
-        again = mirrors.run(*wanted, registries=who)
+        again = mirrors.run(*wanted, registries=logins)
         assert (again.status, again.counts["unchanged"]) == ("complete", 400)
         assert {one.method for one in target.requests()[seen:]} == {"HEAD"}
 
 
-def skopeo_reads_the_same(*places: str, ships: Fleet) -> None:
+def assert_skopeo_reads_equal_bytes(*places: str, fleet: Fleet) -> None:
     name = REPOSITORIES[7]
-    for tag in ("1.0", "2.0", "2.1", "chart", signature_tag(ships.tagged[name, "2.0"].root.digest)):
+    for tag in ("1.0", "2.0", "2.1", "chart", signature_tag(fleet.tagged[name, "2.0"].root.digest)):
         assert len({skopeo.raw(f"docker://{place}/{name}:{tag}") for place in places}) == 1
 
 
-def test_two_mirrors_that_want_much_of_the_same_do_it_together(
-    prefect: PrefectServer, source: CncfRegistry, ships: Fleet, tmp_path: Path
+def test_two_concurrent_mirrors_of_overlapping_images_fetch_each_digest_once(
+    prefect: PrefectServer, source: CncfRegistry, fleet: Fleet, tmp_path: Path
 ) -> None:
     assert prefect.url
     before = len(source.requests())
     with cncf_registry(tmp_path / "target") as target:
-        running = []
+        processes = []
         for name, teams in (("one", (0, 1, 3)), ("two", (1, 2, 3))):
             settings = {"store": "store", "lock": "lock.json", "sync": sync_entries(source.host, target.host, teams=teams)}
             (tmp_path / f"{name}.yaml").write_text(json.dumps(settings))
             arguments = command("--output", "json", "mirror", tmp_path / f"{name}.yaml")
-            running.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-        ended = [process.communicate(timeout=_ENDED_S) for process in running]
+            processes.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        ended = [process.communicate(timeout=_ENDED_S) for process in processes]
 
-        assert [process.returncode for process in running] == [0, 0], [err.decode() for _, err in ended]
+        assert [process.returncode for process in processes] == [0, 0], [err.decode() for _, err in ended]
         assert [len(json.loads(out)["images"]) for out, _ in ended] == [150, 150]
-        assert differences(target.host, ships) == []
-        assert read(source.requests()[before:]) == Counter(ships.content.keys())
+        assert list_differences(target.host, fleet) == []
+        assert count_blob_reads(source.requests()[before:]) == Counter(fleet.content.keys())
         assert find_faulty_files(tmp_path / "store") == []
         locked = json.loads((tmp_path / "lock.json").read_text())["images"]
         assert len(locked) == 200

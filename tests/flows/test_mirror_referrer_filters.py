@@ -37,7 +37,7 @@ OTHERS = (
 )
 
 
-def load(source: FakeRegistry, *, api: bool = True) -> None:
+def load_all(source: FakeRegistry, *, api: bool = True) -> None:
     images.load(source, "app", INDEX, "v1")
     images.load(source, "app", SIGNATURE, SIGNATURE_TAG)
     lists: dict[str, list[dict[str, Any]]] = {}
@@ -57,11 +57,11 @@ def entry(source: FakeRegistry, target: FakeRegistry, filters: Any = FILTERS, **
     return {"type": "image", **names, "referrers": True, "referrerFilters": filters, **settings}
 
 
-def unwanted(target: FakeRegistry) -> list[str]:
+def find_unwanted(target: FakeRegistry) -> list[str]:
     return [one.root.digest for one in OTHERS if target.manifest("copy", one.root.digest) is not None]
 
 
-def recorded(mirrors: Mirrors, target: FakeRegistry) -> set[str]:
+def recorded_referrers(mirrors: Mirrors, target: FakeRegistry) -> set[str]:
     return set(mirrors.read_lock()[f"{target.host}/copy:v1"]["referrers"])
 
 
@@ -70,15 +70,15 @@ def test_only_listed_referrers_that_match_a_filter_go_along_and_all_digest_tags(
     mirrors: Mirrors, target: FakeRegistry, *, api: bool
 ) -> None:
     with FakeRegistry(referrers=api) as source:
-        load(source, api=api)
+        load_all(source, api=api)
 
         report = mirrors.run(entry(source, target))
 
         assert report.status == "complete", error_lines(report)
         assert not find_missing(target, "copy", INDEX, "v1") + find_missing(target, "copy", SIGNATURE, SIGNATURE_TAG)
         assert not [digest for one in WANTED for digest in find_missing(target, "copy", one)]
-        assert unwanted(target) == []
-        assert recorded(mirrors, target) == {one.root.digest for one in (*WANTED, SIGNATURE)}
+        assert find_unwanted(target) == []
+        assert recorded_referrers(mirrors, target) == {one.root.digest for one in (*WANTED, SIGNATURE)}
         read = {one.path.rpartition("/")[2] for one in source.requests if "/referrers/" not in one.path}
         assert not read & {one.root.digest for one in OTHERS}
         subjects = {one.path.rpartition("/")[2] for one in source.asked("GET", ".*/referrers/.*")}
@@ -89,7 +89,7 @@ def test_only_listed_referrers_that_match_a_filter_go_along_and_all_digest_tags(
 def test_a_filtered_image_is_unchanged_in_the_next_run_and_changes_with_its_filters(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, settings: dict[str, Any]
 ) -> None:
-    load(source)
+    load_all(source)
     mirrors.run(entry(source, target, **settings))
     mirrors.take_requests(source, target)
 
@@ -106,21 +106,21 @@ def test_a_filtered_image_is_unchanged_in_the_next_run_and_changes_with_its_filt
 def test_an_empty_list_of_filters_and_an_empty_filter_accept_all_referrers(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
-    load(source)
+    load_all(source)
     every = {one.root.digest for one in (*WANTED, *OTHERS, SIGNATURE)}
     accepting: list[list[dict[str, Any]]] = [[], [{}]]
     for filters in accepting:
         wanted = entry(source, target, filters)
         report = mirrors.run(wanted, defaults={"referrerFilters": FILTERS})
         assert report.status == "complete", error_lines(report)
-        assert recorded(mirrors, target) == every
+        assert recorded_referrers(mirrors, target) == every
         mirrors.lock.unlink()
 
 
 def test_referrers_at_a_target_that_no_record_lists_are_compared_by_the_same_filters(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
-    load(source)
+    load_all(source)
     mirrors.run(entry(source, target))
     mirrors.lock.unlink()
     images.load(target, "copy", SCAN)
@@ -128,13 +128,13 @@ def test_referrers_at_a_target_that_no_record_lists_are_compared_by_the_same_fil
     report = mirrors.run(entry(source, target))
 
     assert results(report) == {"copy:v1": "unchanged"}
-    assert recorded(mirrors, target) == {one.root.digest for one in (*WANTED, SIGNATURE)}
+    assert recorded_referrers(mirrors, target) == {one.root.digest for one in (*WANTED, SIGNATURE)}
 
 
 def test_a_check_expects_and_repairs_the_referrers_that_match_a_filter(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
-    load(source)
+    load_all(source)
     mirrors.run(entry(source, target))
     assert mirrors.check().status == "complete"
     target.lose("copy", NOTE.root.digest)
@@ -143,13 +143,13 @@ def test_a_check_expects_and_repairs_the_referrers_that_match_a_filter(
 
     assert report.status == "complete", error_lines(report)
     assert not find_missing(target, "copy", NOTE)
-    assert unwanted(target) == []
+    assert find_unwanted(target) == []
 
 
 def test_two_entries_with_different_filters_for_one_target_are_a_failure(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
-    load(source)
+    load_all(source)
 
     report = mirrors.run(entry(source, target), entry(source, target, FILTERS[:1]))
 
@@ -162,6 +162,6 @@ def test_two_entries_with_different_filters_for_one_target_are_a_failure(
 def test_two_entries_with_the_same_filters_in_another_order_are_equal(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
-    load(source)
+    load_all(source)
     report = mirrors.run(entry(source, target), entry(source, target, FILTERS[::-1]))
     assert (report.status, results(report)) == ("complete", {"copy:v1": "added"})

@@ -1,4 +1,4 @@
-"""Mirroring what refers to images: listed referrers and cosign's tags, those that come later, too."""
+"""Mirrors of listed referrers and of digest tags of cosign, also of those that appear later."""
 
 import json
 from typing import Any
@@ -43,22 +43,20 @@ def entry(source: FakeRegistry, target: FakeRegistry, *, type_: str = "image", *
     return {"type": type_, **names, "referrers": True, "digestTags": True, **settings}
 
 
-def lost(target: FakeRegistry) -> list[str]:
+def find_lost(target: FakeRegistry) -> list[str]:
     tagged = find_missing(target, "app", INDEX, "v1") + find_missing(target, "app", SIGNATURE, SIGNATURE_TAG)
     return tagged + [digest for one, _ in LISTED for digest in find_missing(target, "app", one)]
 
 
 @pytest.mark.parametrize("type_", ["image", "repository"])
 @pytest.mark.parametrize("apis", [(True, True), (True, False), (False, True), (False, False)], ids=str)
-def test_what_refers_to_an_image_goes_along_and_then_all_is_quiet(
-    mirrors: Mirrors, type_: str, apis: tuple[bool, bool]
-) -> None:
+def test_referrers_are_mirrored_and_the_next_run_changes_nothing(mirrors: Mirrors, type_: str, apis: tuple[bool, bool]) -> None:
     with FakeRegistry(referrers=apis[0]) as source, FakeRegistry(referrers=apis[1]) as target:
         load(source, api=apis[0])
         wanted = entry(source, target, type_=type_)
         report = mirrors.run(wanted)
         assert report.status == "complete", error_lines(report)
-        assert not lost(target)
+        assert not find_lost(target)
         if not apis[1]:
             for artifact, subject in LISTED:
                 listed = target.manifest("app", fallback_tag(Digest.parse(subject.root.digest)))
@@ -73,7 +71,7 @@ def test_what_refers_to_an_image_goes_along_and_then_all_is_quiet(
         assert not [one for one in mirrors.take_requests(source) if "/blobs/" in one.path]
 
 
-def test_a_signature_that_comes_later_is_brought_alone(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+def test_only_a_new_signature_is_mirrored(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     images.load(source, "app", INDEX, "v1")
     wanted = entry(source, target)
     mirrors.run(wanted)
@@ -133,7 +131,7 @@ def test_related_manifests_of_one_index_under_several_tags_are_requested_once(
 
 
 @pytest.mark.parametrize("apis", [(True, True), (True, False), (False, True)], ids=str)
-def test_referrers_that_are_there_are_known_to_be_without_a_lock_file(mirrors: Mirrors, apis: tuple[bool, bool]) -> None:
+def test_existing_referrers_are_found_without_a_lock_file(mirrors: Mirrors, apis: tuple[bool, bool]) -> None:
     with FakeRegistry(referrers=apis[0]) as source, FakeRegistry(referrers=apis[1]) as target:
         load(source, api=apis[0])
         wanted = entry(source, target)
@@ -155,7 +153,7 @@ def test_referrers_that_are_there_are_known_to_be_without_a_lock_file(mirrors: M
             target.untag("app", fallback_tag(Digest.parse(ONE.root.digest)))
         mirrors.lock.unlink()
         assert results(mirrors.run(wanted)) == {"app:v1": "changed"}
-        assert not lost(target)
+        assert not find_lost(target)
 
 
 @pytest.mark.parametrize(
@@ -192,16 +190,14 @@ def test_referrers_include_digest_tags_unless_these_are_excluded(
     assert (target.manifest("app", SIGNATURE_TAG) is not None) is is_tagged
 
 
-def test_nothing_is_asked_about_referrers_that_nobody_wants(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
-) -> None:
+def test_no_referrers_are_requested_if_none_are_selected(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     load(source)
     mirrors.run(entry(source, target, referrers=False, digestTags=False))
     assert not [one for one in source.requests if "/referrers/" in one.path or ".sig" in one.path]
     assert target.manifest("app", SIGNATURE_TAG) is None
 
 
-def test_what_only_a_target_lists_stays_listed_there(mirrors: Mirrors) -> None:
+def test_a_referrer_that_only_the_target_lists_stays_listed(mirrors: Mirrors) -> None:
     with FakeRegistry(referrers=False) as source, FakeRegistry(referrers=False) as target:
         load(source, api=False)
         theirs = images.artifact(946, subject=ONE)

@@ -1,4 +1,4 @@
-"""Target tags that somebody moves while a run is under way: the run does not move them back."""
+"""Target tags that another client moves during a run: the run does not move the tags back."""
 
 from tests import images
 from tests.fakes.faults import Call, Fault

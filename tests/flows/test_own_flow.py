@@ -1,4 +1,4 @@
-"""Flows of this package that a flow of a user calls: reports, errors, and the states that Prefect records."""
+"""A flow of a user calls flows of this package: reports, errors, and the states that Prefect records."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def server(prefect: PrefectServer) -> Iterator[None]:
 
 
 def call(flow: Any, *arguments: Any, **parameters: Any) -> Any:
-    """Return the state of a user's flow that calls a flow of this package."""
+    """Call a flow of this package from a flow of a user, and return the state of the flow of the user."""
     from prefect import flow as decorate
 
     @decorate(name="of a user", persist_result=False)
@@ -45,12 +45,12 @@ def call(flow: Any, *arguments: Any, **parameters: Any) -> Any:
 
 
 def children(prefect: PrefectServer, state: Any) -> list[dict[str, Any]]:
-    """Return the flow runs that a run called."""
+    """Return the subflow runs of a run."""
     parent = {"flow_runs": {"parent_flow_run_id": {"any_": [str(state.state_details.flow_run_id)]}}}
     return list(prefect.post("/flow_runs/filter", parent))
 
 
-def test_a_called_flow_returns_its_report(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
+def test_a_flow_returns_its_report_to_the_caller(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
     from prefect_dist import fetch
 
     images.load(source, "app", BUILT, "v1")
@@ -65,7 +65,7 @@ def test_a_called_flow_returns_its_report(prefect: PrefectServer, source: FakeRe
     assert child["state"]["data"] is None
 
 
-def test_a_failed_one_raises_an_error_with_its_report(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
+def test_a_failed_flow_raises_an_error_with_its_report(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
     from prefect_dist import fetch
 
     images.load(source, "app", BUILT, "v1")
@@ -83,12 +83,12 @@ def test_a_failed_one_raises_an_error_with_its_report(prefect: PrefectServer, so
     assert "\n" not in str(raised.value)
     (child,) = children(prefect, state)
     assert (child["state_type"], child["state"]["message"]) == ("FAILED", str(raised.value))
-    # Of the parent Prefect records the class and the text of the error, and no more of the report.
+    # For the parent, Prefect records the class and the text of the error, and no report.
     message = prefect.get(f"/flow_runs/{state.state_details.flow_run_id}")["state"]["message"]
     assert message == f"Flow run encountered an exception: RunFailed: {raised.value}"
 
 
-def test_the_error_of_a_mirror_survives_pickling_and_is_one_line_in_the_log(
+def test_the_error_of_a_failed_mirror_survives_pickling_and_is_one_line_in_the_log(
     prefect: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
 ) -> None:
     from prefect_dist import mirror
@@ -108,15 +108,15 @@ def test_the_error_of_a_mirror_survives_pickling_and_is_one_line_in_the_log(
     assert (again.report.counts["added"], again.report.counts["failed"]) == (1, 1)
     assert repr(again) == f"RunFailed({str(error)!r})"
 
-    def logged() -> list[str]:
+    def logged_errors() -> list[str]:
         return [line for line in prefect.logs(str(state.state_details.flow_run_id)) if "Encountered exception" in line]
 
-    assert poll_until(lambda: bool(logged()), timeout_s=20)
-    assert logged()[0].splitlines()[0] == f"Encountered exception during execution: {error!r}"
-    assert "RunReport(" not in logged()[0]
+    assert poll_until(lambda: bool(logged_errors()), timeout_s=20)
+    assert logged_errors()[0].splitlines()[0] == f"Encountered exception during execution: {error!r}"
+    assert "RunReport(" not in logged_errors()[0]
 
 
-def test_a_vetoed_run_returns_its_report(
+def test_a_vetoed_flow_returns_its_report(
     prefect: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
 ) -> None:
     from prefect_dist import mirror
@@ -133,7 +133,7 @@ def test_a_vetoed_run_returns_its_report(
     assert target.manifest("app", "v1") is None
 
 
-def test_a_stopped_run_raises_an_error_of_its_own(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
+def test_a_stopped_flow_raises_run_stopped(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
     from prefect_dist import fetch
 
     images.load(source, "app", BUILT, "v1")
@@ -151,7 +151,7 @@ def test_a_stopped_run_raises_an_error_of_its_own(prefect: PrefectServer, source
     assert [one["state_type"] for one in children(prefect, state)] == ["CANCELLED"]
 
 
-def test_an_asynchronous_flow_calls_one_without_await(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
+def test_an_asynchronous_flow_calls_a_flow_without_await(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
     program = f"""
 import asyncio
 from prefect import flow
@@ -176,7 +176,7 @@ except RunFailed as failed:
     assert f"{source.host}/app:gone: not found" in failed
 
 
-def test_wrong_input_raises_the_error_that_names_it(tmp_path: Path) -> None:
+def test_invalid_input_raises_the_error_that_names_it(tmp_path: Path) -> None:
     from prefect_dist import mirror
 
     with pytest.raises(InvalidInput, match="configuration:1: synch: unknown key; did you mean sync") as raised:
@@ -184,7 +184,7 @@ def test_wrong_input_raises_the_error_that_names_it(tmp_path: Path) -> None:
     assert not isinstance(raised.value, RunFailed)
 
 
-def test_nothing_of_a_result_is_written_unless_a_deployment_runs(source: FakeRegistry, tmp_path: Path) -> None:
+def test_no_result_is_stored_without_a_deployment(source: FakeRegistry, tmp_path: Path) -> None:
     from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
     from prefect_dist import fetch

@@ -1,4 +1,4 @@
-"""The rules for attempts hold on both pools."""
+"""The thread pool and the Prefect pool make the same attempts."""
 
 import logging
 from collections.abc import Iterator
@@ -85,7 +85,7 @@ def session(prefect: PrefectServer, tmp_path: Path) -> Iterator[Session]:
     ],
     ids=["corrupt after a wait", "waits are no retries", "no retry left", "corrupt twice", "not retried"],
 )
-def test_attempts(
+def test_both_pools_make_the_same_attempts_for_each_kind_of_error(
     session: Session, kind: str, errors: tuple[DistError, ...], had_another: list[bool], *, is_ok: bool, request: Any
 ) -> None:
     key = request.node.name
@@ -123,7 +123,7 @@ def stop_and_fail(session: Session) -> int:
 
 
 @pytest.mark.parametrize("kind", ["threads", "prefect"])
-def test_the_error_of_a_unit_in_a_cancelled_run_is_the_stop(session: Session, kind: str) -> None:
+def test_the_error_of_a_unit_in_a_cancelled_run_is_stopped(session: Session, kind: str) -> None:
     outcome = run(kind, session, Unit(work=stop_and_fail))
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, Stopped)

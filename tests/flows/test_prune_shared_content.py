@@ -1,4 +1,4 @@
-"""Pruning at registries that delete only whole manifests: what remaining tags need is kept."""
+"""Pruning at registries that delete only whole manifests keeps the content of remaining tags."""
 
 import json
 import urllib.request
@@ -22,12 +22,12 @@ INDEX, LIST = images.index([AMD, ARM]), images.index([AMD, ARM], docker=True)
 AT_ONCE = {"after": "0s", "most": 20}
 
 
-def deleted(mirrors: Mirrors, registry: FakeRegistry) -> list[str]:
+def list_deletions(mirrors: Mirrors, registry: FakeRegistry) -> list[str]:
     requests = (one for one in mirrors.take_requests(registry) if one.method == "DELETE" and one.status == 202)
     return [one.path.rpartition("/")[2] for one in requests]
 
 
-def denying(entry: dict[str, Any], *tags: str) -> dict[str, Any]:
+def deny(entry: dict[str, Any], *tags: str) -> dict[str, Any]:
     return {**entry, "tags": {"deny": list(tags)}}
 
 
@@ -45,7 +45,7 @@ def test_an_index_on_the_cncf_registry_keeps_its_manifests_when_their_own_tags_a
         entry = {"source": f"{source.host}/app", "target": f"{target.host}/copy", "type": "repository", "prune": AT_ONCE}
         assert mirrors.run(entry, retries=3).status == "complete"
 
-        report = mirrors.run(denying(entry, "1.0-.*", "other"))
+        report = mirrors.run(deny(entry, "1.0-.*", "other"))
 
         skopeo.copy(f"docker://{target.host}/copy:1.0", f"oci:{tmp_path / 'pulled'}:1.0")
         removed = {one.target.tag: (one.outcome, one.note) for one in removals(report)}
@@ -60,7 +60,7 @@ def test_an_index_on_the_cncf_registry_keeps_its_manifests_when_their_own_tags_a
             assert sorted(json.load(answer)["tags"]) == ["1.0", "1.0-amd64", "1.0-arm64"]
 
 
-def test_tags_of_other_people_and_nested_indexes_keep_what_they_need(mirrors: Mirrors, source: FakeRegistry) -> None:
+def test_tags_of_others_with_nested_indexes_keep_their_manifests(mirrors: Mirrors, source: FakeRegistry) -> None:
     images.load(source, "app", AMD, "amd64")
     images.load(source, "app", images.image(1972, layers=1), "kept")
     with FakeRegistry(deletes="manifests") as target:
@@ -70,11 +70,11 @@ def test_tags_of_other_people_and_nested_indexes_keep_what_they_need(mirrors: Mi
         images.load(target, "copy", theirs, "of-another-team")
         mirrors.take_requests(target)
 
-        report = mirrors.run(denying(entry, "amd64"))
+        report = mirrors.run(deny(entry, "amd64"))
 
         assert outcome(report, "amd64")[0] == "shared"
         assert f"{target.host}/copy:of-another-team needs {AMD.root.digest}" in outcome(report, "amd64")[1]
-        assert deleted(mirrors, target) == []
+        assert list_deletions(mirrors, target) == []
         assert not find_missing(target, "copy", theirs, "of-another-team")
 
 
@@ -87,10 +87,10 @@ def test_a_tag_that_was_moved_to_the_manifest_of_another_unwanted_tag_is_kept(mi
         images.load(target, "copy", AMD, "t2")
         mirrors.take_requests(target)
 
-        report = mirrors.run(denying(entry, "t."))
+        report = mirrors.run(deny(entry, "t."))
 
         assert not find_missing(target, "copy", AMD, "t2")
-        assert deleted(mirrors, target) == []
+        assert list_deletions(mirrors, target) == []
         assert outcome(report, "t1")[0] == "shared"
         moved = (
             f"it resolves to {AMD.root.digest} now, not to {ARM.root.digest} as this mirror left it; it is someone else's tag"
@@ -110,18 +110,18 @@ def test_nothing_is_deleted_if_a_manifest_of_a_remaining_tag_cannot_be_read(mirr
         mirrors.take_requests(target)
         target.inject(Fault(path=f".*/{theirs.root.digest}", nth=None, action=Answer(403)))
 
-        report = mirrors.run(denying(entry, "v1"))
+        report = mirrors.run(deny(entry, "v1"))
 
         assert report.status == "failed"
         (error,) = error_lines(report)
         assert error.startswith(f"orphaned tag {target.host}/copy:v1: ")
         assert theirs.root.digest in error
-        assert deleted(mirrors, target) == []
+        assert list_deletions(mirrors, target) == []
         assert not find_missing(target, "copy", AMD, "v1")
         assert results(mirrors.run(entry)).get("copy:v1") == "unchanged"
 
 
-def test_a_tag_that_moves_while_the_others_are_read_is_kept(mirrors: Mirrors, source: FakeRegistry) -> None:
+def test_a_tag_that_moves_during_the_reads_of_other_tags_is_kept(mirrors: Mirrors, source: FakeRegistry) -> None:
     for tag, built in (("v1", AMD), ("kept", ARM)):
         images.load(source, "app", built, tag)
     with FakeRegistry(deletes="manifests") as target:
@@ -131,14 +131,14 @@ def test_a_tag_that_moves_while_the_others_are_read_is_kept(mirrors: Mirrors, so
         mirrors.take_requests(target)
         target.inject(Fault(path=".*/tags/list", action=Call(lambda: images.load(target, "copy", theirs, "v1"))))
 
-        report = mirrors.run(denying(entry, "v1"))
+        report = mirrors.run(deny(entry, "v1"))
 
         assert outcome(report, "v1")[0] == "changed"
-        assert deleted(mirrors, target) == []
+        assert list_deletions(mirrors, target) == []
         assert not find_missing(target, "copy", theirs, "v1")
 
 
-def test_a_signature_that_was_mirrored_does_not_keep_its_image_but_one_of_others_does(
+def test_a_mirrored_signature_does_not_keep_its_image_but_a_signature_of_others_does(
     mirrors: Mirrors, source: FakeRegistry
 ) -> None:
     signature, theirs = images.artifact(1992), images.artifact(1993)
@@ -154,15 +154,15 @@ def test_a_signature_that_was_mirrored_does_not_keep_its_image_but_one_of_others
         images.load(target, "copy", theirs, foreign)
         mirrors.take_requests(target)
 
-        report = mirrors.run(denying(entry, "sha256-.*", "v1", "v2"))
+        report = mirrors.run(deny(entry, "sha256-.*", "v1", "v2"))
 
         assert outcome(report, "v1") == ("removed", "")
         assert outcome(report, "v2")[0] == "shared"
         assert f"{target.host}/copy:{foreign} needs {ARM.root.digest}" in outcome(report, "v2")[1]
-        assert deleted(mirrors, target) == [AMD.root.digest]
+        assert list_deletions(mirrors, target) == [AMD.root.digest]
 
 
-def test_an_unwanted_index_goes_before_its_unwanted_manifests_and_each_manifest_is_read_once(
+def test_an_orphaned_index_is_deleted_before_its_manifests_and_each_manifest_is_read_once(
     mirrors: Mirrors, source: FakeRegistry
 ) -> None:
     for tag, built in (("a-amd", AMD), ("b-arm", ARM), ("c-index", INDEX), ("kept", images.image(1995, layers=1))):
@@ -175,7 +175,7 @@ def test_an_unwanted_index_goes_before_its_unwanted_manifests_and_each_manifest_
             images.load(target, "copy", built, f"theirs{number}")
         mirrors.take_requests(target)
 
-        report = mirrors.run(denying(entry, "[abc]-.*"))
+        report = mirrors.run(deny(entry, "[abc]-.*"))
 
         asked = mirrors.take_requests(target)
         assert [one.outcome for one in removals(report)] == ["removed"] * 3
@@ -186,17 +186,19 @@ def test_an_unwanted_index_goes_before_its_unwanted_manifests_and_each_manifest_
         assert sorted(read) == sorted({m.digest for built in theirs for m in built.manifests})
 
 
-def test_where_tags_can_be_deleted_only_the_tag_goes(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+def test_only_the_tag_is_deleted_if_the_registry_deletes_tags(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
     for tag, built in (("1.0", INDEX), ("1.0-amd64", AMD), ("1.0-arm64", ARM)):
         images.load(source, "app", built, tag)
     entry = repository(source, target, prune=AT_ONCE)
     mirrors.run(entry)
     mirrors.take_requests(target)
 
-    report = mirrors.run(denying(entry, "1.0-.*"))
+    report = mirrors.run(deny(entry, "1.0-.*"))
 
     assert {outcome(report, tag) for tag in ("1.0-amd64", "1.0-arm64")} == {("removed", "")}
-    assert deleted(mirrors, target) == ["1.0-amd64", "1.0-arm64"]
+    assert list_deletions(mirrors, target) == ["1.0-amd64", "1.0-arm64"]
     assert not find_missing(target, "copy", INDEX, "1.0")
 
 
@@ -209,11 +211,11 @@ def test_a_referrer_of_a_remaining_image_is_kept_when_its_own_tag_is_pruned(mirr
         mirrors.run(entry)
         mirrors.take_requests(target)
 
-        report = mirrors.run(denying(entry, "v1-bill"))
+        report = mirrors.run(deny(entry, "v1-bill"))
 
         assert outcome(report, "v1-bill")[0] == "shared"
         assert f"{target.host}/copy:v1 needs {bill.root.digest}" in outcome(report, "v1-bill")[1]
-        assert deleted(mirrors, target) == []
+        assert list_deletions(mirrors, target) == []
 
 
 @pytest.mark.parametrize("tags", [None, ["1.0-amd64", "1.0-arm64", "x1"], ["1.0", "1.0-amd64", "1.0-arm64", "x1"]])
@@ -231,9 +233,9 @@ def test_nothing_is_deleted_if_the_list_of_tags_lacks_a_tag_that_exists(
         short = Answer(200, (("Content-Type", "application/json"),), body)
         target.inject(Fault(path="/v2/copy/tags/list", nth=None, action=short))
 
-        report = mirrors.run(denying(entry, "1.0-.*", "x1"))
+        report = mirrors.run(deny(entry, "1.0-.*", "x1"))
 
-        assert deleted(mirrors, target) == []
+        assert list_deletions(mirrors, target) == []
         assert not find_missing(target, "copy", INDEX, "1.0")
         assert not find_missing(target, "copy", other, "x2")
         errors = error_lines(report)

@@ -1,4 +1,4 @@
-"""Pushing from a store to the real registry and to a strict fake one: what arrives, in which order, and what Prefect shows."""
+"""Pushes from a store to a real and to a fake registry: the pushed content, its order, and the tasks in Prefect."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ Push = Callable[..., tuple[RunReport, str]]
 def store(tmp_path: Path) -> ContentStore:
     store = open_store(str(tmp_path / "store"))
     for name, image in (("one", ONE), ("index", INDEX)):
-        put(store, image, name)
+        put_image(store, image, name)
     return store
 
 
@@ -52,7 +52,7 @@ def push(prefect: PrefectServer, store: ContentStore) -> Push:
     return run
 
 
-def put(store: ContentStore, image: BuiltImage, name: str, *, source: str = "elsewhere.example/app") -> None:
+def put_image(store: ContentStore, image: BuiltImage, name: str, *, source: str = "elsewhere.example/app") -> None:
     for digest, data in (*image.blobs.items(), *((m.digest, m.raw) for m in image.manifests)):
         if any(str(info.digest) == digest for info in store.walk()):
             continue
@@ -64,11 +64,11 @@ def put(store: ContentStore, image: BuiltImage, name: str, *, source: str = "els
     store.names.put(name, descriptor, source=source)
 
 
-def short(what: str, digest: str) -> str:
-    return f"{what} {digest[:19]}"
+def task_name(verb: str, digest: str) -> str:
+    return f"{verb} {digest[:19]}"
 
 
-def test_an_index_is_byte_identical_to_an_independent_client(push: Push, registry: CncfRegistry, store: ContentStore) -> None:
+def test_skopeo_reads_a_pushed_index_byte_by_byte(push: Push, registry: CncfRegistry, store: ContentStore) -> None:
     report, _ = push("index", f"{registry.host}/push/whole:v1")
     assert (report.status, pushed_row(report).describe_counts()) == ("complete", f"{len(INDEX.descriptors)} pushed")
     assert report.counts["sent_bytes"] == sum(info.size for info in store.walk())
@@ -77,24 +77,24 @@ def test_an_index_is_byte_identical_to_an_independent_client(push: Push, registr
         assert raw == image.manifests[-1].raw
 
 
-def test_children_come_before_parents_and_the_tag_last(push: Push) -> None:
+def test_children_are_pushed_before_parents_and_the_tag_last(push: Push) -> None:
     with FakeRegistry() as fake:
         report, _ = push("index", f"{fake.host}/app:v1")
         assert report.status == "complete"
         requests = [one for one in fake.requests if one.method == "PUT"]
-    put_there = [parse_qs(one.query).get("digest", [one.path.rpartition("/")[2]])[0] for one in requests]
+    pushed = [parse_qs(one.query).get("digest", [one.path.rpartition("/")[2]])[0] for one in requests]
     for image in (ONE, OTHER):
-        assert put_there.index(image.root.digest) > max(map(put_there.index, image.blobs))
-    assert put_there[-1] == "v1"
-    assert sorted(put_there[:-1]) == sorted({*INDEX.descriptors} - {INDEX.root.digest})
+        assert pushed.index(image.root.digest) > max(map(pushed.index, image.blobs))
+    assert pushed[-1] == "v1"
+    assert sorted(pushed[:-1]) == sorted({*INDEX.descriptors} - {INDEX.root.digest})
 
 
 def test_a_layer_that_is_named_twice_is_sent_once(push: Push, store: ContentStore) -> None:
-    def again(document: dict[str, Any]) -> None:
+    def repeat_layers(document: dict[str, Any]) -> None:
         document["layers"] += [{**layer, "annotations": {"n": "2"}} for layer in document["layers"]]
 
-    image = images.with_manifest(ONE, again, blobs=ONE.blobs)
-    put(store, image, "twice")
+    image = images.with_manifest(ONE, repeat_layers, blobs=ONE.blobs)
+    put_image(store, image, "twice")
     with FakeRegistry() as fake:
         report, _ = push("twice", f"{fake.host}/app:v1")
         assert report.status == "complete", error_lines(report)
@@ -103,30 +103,30 @@ def test_a_layer_that_is_named_twice_is_sent_once(push: Push, store: ContentStor
         assert fake.manifest("app", "v1") == (images.OCI_MANIFEST, image.manifests[-1].raw)
 
 
-def test_the_graph_is_the_tree_from_its_root_and_the_publication_of_its_leaves(
+def test_the_graph_of_tasks_is_the_tree_of_content_and_ends_with_the_publication(
     push: Push, prefect: PrefectServer, registry: CncfRegistry
 ) -> None:
     target = f"{registry.host}/push/graph:v1"
     report, run = push("index", target)
     assert report.tasks == 2 + len(INDEX.descriptors)
     assert len(prefect.task_runs(run, at_least=report.tasks)) == report.tasks
-    index = short("read index", INDEX.root.digest)
+    index = task_name("read index", INDEX.root.digest)
     expected = {(f"resolve {target}", index)}
     for image in (ONE, OTHER):
-        manifest = short("read manifest", image.root.digest)
+        manifest = task_name("read manifest", image.root.digest)
         config, *layers = image.blobs
-        leaves = {short("push config", config), *(short("push layer", layer) for layer in layers)}
+        leaves = {task_name("push config", config), *(task_name("push layer", layer) for layer in layers)}
         expected |= (
             {(index, manifest)} | {(manifest, leaf) for leaf in leaves} | {(leaf, f"publish {target}") for leaf in leaves}
         )
     assert prefect.edges(run) == expected
 
 
-def test_what_is_in_another_repository_of_the_registry_is_mounted(
+def test_blobs_are_mounted_from_another_repository_of_the_registry(
     push: Push, registry: CncfRegistry, store: ContentStore
 ) -> None:
     push("one", f"{registry.host}/push/first:v1")
-    put(store, ONE, "from there", source=f"{registry.host}/push/first")
+    put_image(store, ONE, "from there", source=f"{registry.host}/push/first")
     before = len(registry.requests())
     report, _ = push("from there", f"{registry.host}/push/second:v1")
     assert pushed_row(report).describe_counts() == f"1 pushed, {len(ONE.blobs)} mounted"
@@ -135,7 +135,7 @@ def test_what_is_in_another_repository_of_the_registry_is_mounted(
 
 
 @pytest.mark.parametrize("at", [":v1", f"@{INDEX.root.digest}"])
-def test_what_is_there_is_asked_for_once(push: Push, at: str) -> None:
+def test_a_push_of_an_unchanged_image_sends_one_request(push: Push, at: str) -> None:
     with FakeRegistry() as fake:
         push("index", f"{fake.host}/app{at}")
         before = len(fake.requests)
@@ -150,13 +150,15 @@ def test_what_is_there_is_asked_for_once(push: Push, at: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "without", "pushed"),
+    ("existing", "without", "pushed"),
     [(ONE, (), len(INDEX.descriptors) - len(ONE.descriptors)), (INDEX, ("Docker-Content-Digest",), 1)],
-    ids=["something else", "nobody knows what"],
+    ids=["another image", "unknown digest"],
 )
-def test_a_tag_is_set_that_stands_for(push: Push, there: BuiltImage, without: tuple[str, ...], pushed: int) -> None:
+def test_a_tag_of_another_or_unknown_image_is_overwritten(
+    push: Push, existing: BuiltImage, without: tuple[str, ...], pushed: int
+) -> None:
     with FakeRegistry() as fake:
-        images.load(fake, "app", there, "v1")
+        images.load(fake, "app", existing, "v1")
         fake.inject(Fault(method="HEAD", path=".*/manifests/v1", nth=None, action=WithoutHeaders(without)))
         report, _ = push("index", f"{fake.host}/app:v1")
         assert pushed_row(report).describe_counts() == f"{pushed} pushed, {len(INDEX.descriptors) - pushed} existed"
@@ -164,19 +166,19 @@ def test_a_tag_is_set_that_stands_for(push: Push, there: BuiltImage, without: tu
         assert fake.manifest("app", "v1") == (images.OCI_INDEX, INDEX.manifests[-1].raw)
 
 
-def test_a_registry_that_refuses_is_asked_once_and_told_once(push: Push) -> None:
+def test_a_refusing_registry_gets_one_attempt_and_the_report_has_one_error(push: Push) -> None:
     with FakeRegistry() as fake:
         for method in ("HEAD", "GET"):
             fake.inject(Fault(method=method, nth=None, action=Answer(403, (), b"")))
         report, _ = push("index", f"{fake.host}/app:v1")
-        assert len(fake.requests) == 2  # a HEAD that is refused says nothing, a GET does
+        assert len(fake.requests) == 2  # the response to HEAD has no body, so a GET request follows
     assert len(error_lines(report)) == 1
     assert (report.status, pushed_row(report).waiting) == ("failed", len(INDEX.descriptors))
 
 
-def test_layers_that_are_not_to_be_distributed_are_not(push: Push, store: ContentStore) -> None:
+def test_non_distributable_layers_are_not_pushed(push: Push, store: ContentStore) -> None:
     image, layer = images.foreign(640)
-    put(store, image, "foreign")
+    put_image(store, image, "foreign")
     with FakeRegistry() as fake:
         report, _ = push("foreign", f"{fake.host}/app:v1")
         assert report.status == "complete", error_lines(report)
@@ -187,23 +189,23 @@ def test_layers_that_are_not_to_be_distributed_are_not(push: Push, store: Conten
         assert push("foreign", f"{fake.host}/app:v1")[0].status == "complete"
 
 
-def test_by_digest_without_a_tag(push: Push, registry: CncfRegistry) -> None:
+def test_an_image_is_pushed_by_digest_without_a_tag(push: Push, registry: CncfRegistry) -> None:
     report, _ = push("one", f"{registry.host}/push/untagged@{ONE.root.digest}")
     assert report.status == "complete"
     assert skopeo.raw(f"docker://{registry.host}/push/untagged@{ONE.root.digest}") == ONE.manifests[-1].raw
 
 
-def test_a_digest_of_something_else_is_refused(push: Push, registry: CncfRegistry) -> None:
+def test_a_target_digest_of_another_image_is_refused(push: Push, registry: CncfRegistry) -> None:
     with pytest.raises(InvalidInput, match="expected the digest of one"):
         push("one", f"{registry.host}/push/x@{OTHER.root.digest}")
 
 
-def test_a_name_that_is_not_there(push: Push, registry: CncfRegistry) -> None:
+def test_a_missing_store_name_raises_not_found(push: Push, registry: CncfRegistry) -> None:
     with pytest.raises(NotFound, match="name none"):
         push("none", f"{registry.host}/push/x:v1")
 
 
-def test_what_the_store_lacks_is_told_before_anything_is_sent(push: Push, store: ContentStore) -> None:
+def test_missing_content_in_the_store_ends_a_push_before_any_request(push: Push, store: ContentStore) -> None:
     store.delete(Digest.parse(list(ONE.blobs)[-1]))
     with FakeRegistry() as fake:
         with pytest.raises(NotFound, match="1 descriptor missing in the store"):
@@ -211,7 +213,7 @@ def test_what_the_store_lacks_is_told_before_anything_is_sent(push: Push, store:
         assert fake.requests == []
 
 
-def test_an_index_that_was_fetched_for_some_platforms_is_not_pushed(push: Push, store: ContentStore) -> None:
+def test_an_index_with_missing_platforms_in_the_store_is_not_pushed(push: Push, store: ContentStore) -> None:
     store.delete(Digest.parse(OTHER.root.digest))
     with FakeRegistry() as fake:
         with pytest.raises(
@@ -222,37 +224,37 @@ def test_an_index_that_was_fetched_for_some_platforms_is_not_pushed(push: Push, 
 
 
 @pytest.mark.parametrize("action", [Drop(0), Answer(503, (), b"")])
-def test_an_upload_that_breaks_off_is_retried_by_prefect(push: Push, action: Drop | Answer) -> None:
+def test_an_interrupted_upload_is_retried_by_prefect(push: Push, action: Drop | Answer) -> None:
     with FakeRegistry() as fake:
         fake.inject(Fault(method="PUT", path=".*/blobs/uploads/.*", action=action))
         report, _ = push("one", f"{fake.host}/app:v1", retries=2)
         assert report.status == "complete", error_lines(report)
 
 
-def test_a_blob_that_is_refused_keeps_its_manifest_and_tag_away_and_nothing_else(push: Push) -> None:
+def test_a_refused_blob_stops_manifests_and_the_tag_until_the_next_push(push: Push) -> None:
     with FakeRegistry() as fake:
         fake.inject(Fault(method="POST", path=".*/blobs/uploads/", nth=1, action=Answer(507, (), b"{}")))
         report, _ = push("index", f"{fake.host}/app:v1", retries=0, concurrency=1)
         assert report.status == "failed"
         assert len(report.errors) == 1
-        assert pushed_row(report).waiting == 3  # the manifests and the index, which are pushed once all blobs are there
+        assert pushed_row(report).waiting == 3  # the manifests and the index, which follow the blobs
         assert not [one for one in fake.requests if one.path.endswith("/manifests/v1") and one.method == "PUT"]
         again, _ = push("index", f"{fake.host}/app:v1")
         assert again.status == "complete"
 
 
-def test_an_answer_that_is_cut_is_no_success_twice(push: Push) -> None:
+def test_a_push_succeeds_after_a_truncated_response(push: Push) -> None:
     with FakeRegistry() as fake:
         fake.inject(Fault(method="PUT", path=".*/manifests/v1", action=Cut(0)))
         report, _ = push("one", f"{fake.host}/app:v1")
         assert report.status == "complete", error_lines(report)
 
 
-def test_an_artifact_is_listed_at_its_subject_by_a_registry_without_the_api(
+def test_a_pushed_artifact_is_listed_under_the_fallback_tag_of_its_subject(
     push: Push, registry: CncfRegistry, store: ContentStore
 ) -> None:
     signature = images.artifact(630, subject=ONE)
-    put(store, signature, "signature")
+    put_image(store, signature, "signature")
     push("one", f"{registry.host}/push/signed:v1")
     report, _ = push("signature", f"{registry.host}/push/signed@{signature.root.digest}")
     assert report.status == "complete", error_lines(report)

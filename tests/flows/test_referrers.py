@@ -1,4 +1,4 @@
-"""What refers to images comes along, if it is asked for: from registries that list it and from others, and to others."""
+"""Referrers of images are fetched and pushed on request, from and to registries with and without a referrers API."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> ContentStore:
 
 
 @contextmanager
-def at(server: PrefectServer) -> Iterator[None]:
+def use_server(server: PrefectServer) -> Iterator[None]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: server.url}):
@@ -49,7 +49,7 @@ def at(server: PrefectServer) -> Iterator[None]:
 
 @pytest.fixture
 def fetch(request: pytest.FixtureRequest, store: ContentStore) -> Run:
-    """Fetches on a pool of threads; in a test that also wants a Prefect server, as a flow run, whose id is returned, too."""
+    """Fetches on the thread pool, or as a flow run if the test uses a Prefect server. Returns the report and the run id."""
     if "prefect" in request.fixturenames:
         return flow_of_fetch(request.getfixturevalue("prefect"), store)
     return lambda *names, referrers=True, **more: (fetch_directly(store.url, names, referrers=referrers, **more), "")
@@ -59,7 +59,7 @@ def flow_of_fetch(prefect: PrefectServer, store: ContentStore) -> Run:
     from prefect_dist.flows.fetch import fetch as flow
 
     def run(*references: str, referrers: bool = True, **parameters: Any) -> tuple[RunReport, str]:
-        with at(prefect):
+        with use_server(prefect):
             state = flow(list(references), store.url, referrers=referrers, return_state=True, **parameters)
         report = result_of(state)
         assert isinstance(report, RunReport), report
@@ -73,7 +73,7 @@ def push(prefect: PrefectServer, store: ContentStore) -> Run:
     from prefect_dist.flows.push import push as flow
 
     def run(name: str, target: str, *, referrers: bool = True, **parameters: Any) -> tuple[RunReport, str]:
-        with at(prefect):
+        with use_server(prefect):
             state = flow(name, target, store.url, referrers=referrers, return_state=True, **parameters)
         report = result_of(state)
         assert isinstance(report, RunReport), report
@@ -90,15 +90,15 @@ def load(registry: FakeRegistry, *more: BuiltImage) -> str:
     return f"{registry.host}/app:v1"
 
 
-def everything() -> set[str]:
+def all_digests() -> set[str]:
     return {digest for image in (INDEX, SIGNATURE, *LISTED) for digest in image.descriptors}
 
 
-def stored(store: ContentStore) -> set[str]:
+def stored_digests(store: ContentStore) -> set[str]:
     return {str(info.digest) for info in store.walk()}
 
 
-def noted(name: Name) -> set[tuple[str, str | None]]:
+def recorded_referrers(name: Name) -> set[tuple[str, str | None]]:
     return {(str(referrer.descriptor.digest), referrer.tag) for referrer in name.referrers}
 
 
@@ -106,7 +106,7 @@ EXPECTED = {(artifact.root.digest, None) for artifact in LISTED} | {(SIGNATURE.r
 
 
 @pytest.mark.parametrize("api", [True, False])
-def test_all_that_refers_to_an_image_comes_along(fetch: Run, store: ContentStore, *, api: bool) -> None:
+def test_all_referrers_of_an_image_are_fetched_and_recorded(fetch: Run, store: ContentStore, *, api: bool) -> None:
     with FakeRegistry(referrers=api) as registry:
         name = load(registry)
         if not api:
@@ -116,16 +116,16 @@ def test_all_that_refers_to_an_image_comes_along(fetch: Run, store: ContentStore
         report, _ = fetch(name)
 
     assert not error_lines(report)
-    assert stored(store) == everything()
+    assert stored_digests(store) == all_digests()
     (image,) = images_of(report)
-    assert (image.fetched, image.existed, image.referrers) == (len(everything()), 0, 4)
+    assert (image.fetched, image.existed, image.referrers) == (len(all_digests()), 0, 4)
     assert document(report)["images"][0]["referrers"] == 4
-    assert summary_line(report).startswith(f"1 image complete: {len(everything())} fetched, 0 existed, with 4 referrers;")
-    assert noted(store.names.get(name)) == EXPECTED
+    assert summary_line(report).startswith(f"1 image complete: {len(all_digests())} fetched, 0 existed, with 4 referrers;")
+    assert recorded_referrers(store.names.get(name)) == EXPECTED
 
 
 @pytest.mark.parametrize("forged", [images.image(720), images.artifact(721, subject=OTHER)], ids=["image", "artifact"])
-def test_a_forged_list_of_referrers_brings_nothing_unrelated(
+def test_unrelated_manifests_in_a_list_of_referrers_are_ignored(
     fetch: Run, store: ContentStore, caplog: pytest.LogCaptureFixture, forged: BuiltImage
 ) -> None:
     lost = images.artifact(722, subject=ONE)
@@ -140,10 +140,10 @@ def test_a_forged_list_of_referrers_brings_nothing_unrelated(
         manifests = [one.path.rpartition("/")[2] for one in registry.requests if one.method == "GET"]
 
     assert not error_lines(report)
-    assert noted(store.names.get(f"{registry.host}/app:v1")) == {(BILL.root.digest, None)}
+    assert recorded_referrers(store.names.get(f"{registry.host}/app:v1")) == {(BILL.root.digest, None)}
     assert manifests.count(BILL.root.digest) == 1
     gc.collect(store, grace=timedelta(0), dry_run=False)
-    assert stored(store) == {digest for image in (ONE, BILL) for digest in image.descriptors}
+    assert stored_digests(store) == {digest for image in (ONE, BILL) for digest in image.descriptors}
     ignored = [message for message in caplog.messages if "and ignored: " in message]
     assert [forged.root.digest in ignored[0], lost.root.digest in ignored[1], len(ignored)] == [True, True, 2]
     assert (
@@ -152,17 +152,17 @@ def test_a_forged_list_of_referrers_brings_nothing_unrelated(
     )
 
 
-def test_without_being_asked_for_nothing_is_looked_for(fetch: Run, store: ContentStore) -> None:
+def test_no_referrers_are_requested_unless_selected(fetch: Run, store: ContentStore) -> None:
     with FakeRegistry() as registry:
         name = load(registry)
         report, _ = fetch(name, referrers=False)
         assert not [one for one in registry.requests if "referrers" in one.path or ".sig" in one.path]
     assert images_of(report)[0].referrers == 0
-    assert stored(store) == set(INDEX.descriptors)
+    assert stored_digests(store) == set(INDEX.descriptors)
     assert store.names.get(name).referrers == ()
 
 
-def test_the_graph_shows_where_each_was_found(fetch: Run, prefect: PrefectServer) -> None:
+def test_the_graph_of_tasks_shows_the_subject_of_each_referrer(fetch: Run, prefect: PrefectServer) -> None:
     with FakeRegistry() as registry:
         name = load(registry)
         report, run = fetch(name)
@@ -170,24 +170,24 @@ def test_the_graph_shows_where_each_was_found(fetch: Run, prefect: PrefectServer
     assert len(prefect.task_runs(run, at_least=report.tasks)) == report.tasks
     edges = prefect.edges(run)
 
-    def short(what: str, image: BuiltImage, kind: str = "manifest") -> str:
-        return f"{what} {kind} {image.root.digest[:19]}"
+    def task_name(verb: str, image: BuiltImage, kind: str = "manifest") -> str:
+        return f"{verb} {kind} {image.root.digest[:19]}"
 
     asked = {a for a, _ in edges if a.startswith("referrers of")} | {b for _, b in edges if b.startswith("referrers of")}
     assert len(asked) == 7  # each manifest once
     for arrow in (
-        (short("fetch", INDEX, "index"), short("referrers of", INDEX, "index")),
-        (short("fetch", ONE), short("referrers of", ONE)),
-        (short("referrers of", ONE), short("fetch", BILL)),
-        (short("fetch", BILL), short("referrers of", BILL)),
-        (short("referrers of", BILL), short("fetch", SIGNED_BILL)),
-        (short("referrers of", INDEX, "index"), short("fetch", ATTESTED)),
-        (short("referrers of", INDEX, "index"), short("fetch", SIGNATURE)),
+        (task_name("fetch", INDEX, "index"), task_name("referrers of", INDEX, "index")),
+        (task_name("fetch", ONE), task_name("referrers of", ONE)),
+        (task_name("referrers of", ONE), task_name("fetch", BILL)),
+        (task_name("fetch", BILL), task_name("referrers of", BILL)),
+        (task_name("referrers of", BILL), task_name("fetch", SIGNED_BILL)),
+        (task_name("referrers of", INDEX, "index"), task_name("fetch", ATTESTED)),
+        (task_name("referrers of", INDEX, "index"), task_name("fetch", SIGNATURE)),
     ):
         assert arrow in edges
 
 
-def test_a_run_with_nothing_to_do_asks_once_about_each_manifest_and_fetches_nothing(fetch: Run, store: ContentStore) -> None:
+def test_a_run_with_nothing_to_do_lists_the_referrers_of_each_manifest_once(fetch: Run, store: ContentStore) -> None:
     with FakeRegistry() as registry:
         name = load(registry)
         fetch(name)
@@ -195,14 +195,14 @@ def test_a_run_with_nothing_to_do_asks_once_about_each_manifest_and_fetches_noth
         report, _ = fetch(name)
         asked = registry.requests[before:]
     assert report.tasks == 1 + 7
-    assert (images_of(report)[0].fetched, images_of(report)[0].existed) == (0, len(everything()))
+    assert (images_of(report)[0].fetched, images_of(report)[0].existed) == (0, len(all_digests()))
     others = sorted(f"{one.method} {one.path}" for one in asked if "/referrers/" not in one.path)
     assert others == ["GET /v2/app/tags/list", f"HEAD /v2/app/manifests/{SIGNATURE_TAG}", "HEAD /v2/app/manifests/v1"]
     assert sum("/referrers/" in one.path for one in asked) == 7
     assert store.names.get(name) == known
 
 
-def test_images_of_one_repository_ask_about_what_they_share_once(fetch: Run, store: ContentStore) -> None:
+def test_referrers_of_shared_manifests_are_requested_once(fetch: Run, store: ContentStore) -> None:
     with FakeRegistry() as registry:
         load(registry)
         images.load(registry, "app", INDEX, "v2")
@@ -211,33 +211,35 @@ def test_images_of_one_repository_ask_about_what_they_share_once(fetch: Run, sto
         assert len({one.path for one in registry.requests if "/referrers/" in one.path}) == 7
         assert sum("/referrers/" in one.path for one in registry.requests) == 7
     assert [image.referrers for image in images_of(report)] == [4, 4, 2]
-    assert sum(image.fetched for image in images_of(report)) == len(everything())
-    assert noted(store.names.get(f"{registry.host}/app:one")) == {(one.root.digest, None) for one in (BILL, SIGNED_BILL)}
+    assert sum(image.fetched for image in images_of(report)) == len(all_digests())
+    assert recorded_referrers(store.names.get(f"{registry.host}/app:one")) == {
+        (one.root.digest, None) for one in (BILL, SIGNED_BILL)
+    }
 
 
-def test_what_came_later_is_fetched_alone(fetch: Run, store: ContentStore) -> None:
+def test_only_a_new_referrer_is_fetched(fetch: Run, store: ContentStore) -> None:
     with FakeRegistry() as registry:
         name = load(registry)
         fetch(name)
         late = images.artifact(710, subject=OTHER)
         images.load(registry, "app", late)
         report, _ = fetch(name)
-    assert (images_of(report)[0].fetched, images_of(report)[0].referrers) == (2, 5)  # its empty config was there
-    assert noted(store.names.get(name)) == EXPECTED | {(late.root.digest, None)}
+    assert (images_of(report)[0].fetched, images_of(report)[0].referrers) == (2, 5)  # the store had its empty config
+    assert recorded_referrers(store.names.get(name)) == EXPECTED | {(late.root.digest, None)}
 
 
-def test_a_list_that_cannot_be_had_keeps_the_name_back(fetch: Run, store: ContentStore) -> None:
+def test_no_store_name_is_recorded_if_a_list_of_referrers_fails(fetch: Run, store: ContentStore) -> None:
     with FakeRegistry() as registry:
         name = load(registry)
         registry.inject(Fault(path=f".*/referrers/{BILL.root.digest}", nth=None, action=Answer(500, (), b"")))
         report, _ = fetch(name, retries=0)
     (error,) = error_lines(report)
     assert error.startswith(f"{registry.host}/app:v1: referrers of {BILL.root.digest} at {registry.host}/app: ")
-    assert stored(store) == everything() - set(SIGNED_BILL.descriptors) | {Digest.of(b"{}").__str__()}
+    assert stored_digests(store) == all_digests() - set(SIGNED_BILL.descriptors) | {Digest.of(b"{}").__str__()}
     assert not list(store.names)
 
 
-def test_a_referrer_that_cannot_be_had_keeps_the_name_back(fetch: Run, store: ContentStore) -> None:
+def test_no_store_name_is_recorded_if_a_referrer_fails(fetch: Run, store: ContentStore) -> None:
     with FakeRegistry() as registry:
         name = load(registry)
         payload = list(ATTESTED.blobs)[-1]
@@ -250,7 +252,7 @@ def test_a_referrer_that_cannot_be_had_keeps_the_name_back(fetch: Run, store: Co
     assert again.status == "complete"
 
 
-def test_referrers_without_end_are_told(fetch: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_referrers_are_an_error(fetch: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefect_dist.transfer.walk.MAX_REFERRERS", 2)
     with FakeRegistry() as registry:
         name = load(registry)
@@ -258,23 +260,25 @@ def test_referrers_without_end_are_told(fetch: Run, monkeypatch: pytest.MonkeyPa
     assert error_lines(report) == [f"{name}: expected at most 2 referrers, there are more"]
 
 
-def test_only_what_refers_to_the_wanted_platform_comes_along(fetch: Run, store: ContentStore) -> None:
+def test_only_referrers_of_the_selected_platform_are_fetched(fetch: Run, store: ContentStore) -> None:
     with FakeRegistry() as registry:
         name = load(registry)
         report, _ = fetch(name, platforms=["linux/arm64"])
     assert images_of(report)[0].referrers == 2
-    assert stored(store) == {d for image in (OTHER, ATTESTED, SIGNATURE) for d in image.descriptors} | {INDEX.root.digest}
+    assert stored_digests(store) == {d for image in (OTHER, ATTESTED, SIGNATURE) for d in image.descriptors} | {
+        INDEX.root.digest
+    }
 
 
-def test_what_is_known_stays_when_it_is_not_asked_for(fetch: Run, store: ContentStore) -> None:
+def test_recorded_referrers_stay_after_a_fetch_without_referrers(fetch: Run, store: ContentStore) -> None:
     with FakeRegistry() as registry:
         name = load(registry)
         fetch(name)
         fetch(name, referrers=False)
-    assert noted(store.names.get(name)) == EXPECTED
+    assert recorded_referrers(store.names.get(name)) == EXPECTED
 
 
-def test_gc_keeps_what_refers_to_a_name_and_the_check_of_names_counts_it(fetch: Run, store: ContentStore) -> None:
+def test_gc_keeps_recorded_referrers_and_the_check_of_names_includes_them(fetch: Run, store: ContentStore) -> None:
     from datetime import timedelta
 
     with FakeRegistry() as registry:
@@ -282,31 +286,31 @@ def test_gc_keeps_what_refers_to_a_name_and_the_check_of_names_counts_it(fetch: 
         fetch(name)
     assert gc.collect(store, grace=timedelta(0), dry_run=False).blobs == ()
     record = store.names.get(name)
-    assert len(presence.check_name(store, record).present) == len(everything())
+    assert len(presence.check_name(store, record).present) == len(all_digests())
     lost = Digest.parse(list(SIGNATURE.blobs)[-1])
     store.delete(lost)
     assert [missing.digest for missing in presence.check_name(store, record).missing] == [lost]
     store.names.delete(name)
-    assert len(gc.collect(store, grace=timedelta(0), dry_run=False).blobs) == len(everything()) - 1
+    assert len(gc.collect(store, grace=timedelta(0), dry_run=False).blobs) == len(all_digests()) - 1
 
 
-def test_a_repair_brings_back_what_refers_to_an_image(fetch: Run, prefect: PrefectServer, store: ContentStore) -> None:
+def test_a_repair_fetches_lost_content_of_referrers(fetch: Run, prefect: PrefectServer, store: ContentStore) -> None:
     from prefect_dist.flows.verify import verify
 
     with FakeRegistry() as registry:
         name = load(registry)
         fetch(name)
         store.delete(Digest.parse(list(SIGNED_BILL.blobs)[-1]))
-        with at(prefect):
+        with use_server(prefect):
             state = verify(store.url, "all", return_state=True)
     report = result_of(state)
     assert isinstance(report, RunReport)
     assert [(row.name, row.outcome) for row in report.select(NameRow)] == [(name, "repaired")]
-    assert stored(store) == everything()
-    assert noted(store.names.get(name)) == EXPECTED
+    assert stored_digests(store) == all_digests()
+    assert recorded_referrers(store.names.get(name)) == EXPECTED
 
 
-def test_other_tools_find_a_signature_in_the_store(fetch: Run, store: ContentStore) -> None:
+def test_skopeo_reads_a_signature_from_the_store(fetch: Run, store: ContentStore) -> None:
     with FakeRegistry() as registry:
         name = load(registry)
         fetch(name)
@@ -315,7 +319,7 @@ def test_other_tools_find_a_signature_in_the_store(fetch: Run, store: ContentSto
     assert skopeo.raw(f"oci:{store.url}:{name}") == INDEX.manifests[-1].raw
 
 
-def test_it_goes_from_one_registry_to_another_through_the_store(
+def test_referrers_are_copied_from_one_registry_to_another_through_the_store(
     fetch: Run, push: Run, store: ContentStore, registry: CncfRegistry
 ) -> None:
     with FakeRegistry() as source:
@@ -323,7 +327,7 @@ def test_it_goes_from_one_registry_to_another_through_the_store(
         fetch(name)
     report, _ = push(name, f"{registry.host}/referrers/copy:v1")
     assert report.status == "complete", error_lines(report)
-    assert pushed_row(report).describe_counts() == f"{len(everything())} pushed"
+    assert pushed_row(report).describe_counts() == f"{len(all_digests())} pushed"
     target = f"docker://{registry.host}/referrers/copy"
     assert skopeo.raw(f"{target}:{SIGNATURE_TAG}") == SIGNATURE.manifests[-1].raw
     for subject, artifact in ((ONE, BILL), (BILL, SIGNED_BILL), (INDEX, ATTESTED)):
@@ -332,11 +336,11 @@ def test_it_goes_from_one_registry_to_another_through_the_store(
         assert skopeo.raw(f"{target}@{artifact.root.digest}") == artifact.manifests[-1].raw
 
     back, _ = fetch(f"{registry.host}/referrers/copy:v1")
-    assert (images_of(back)[0].fetched, images_of(back)[0].existed) == (0, len(everything()))
-    assert noted(store.names.get(f"{registry.host}/referrers/copy:v1")) == EXPECTED
+    assert (images_of(back)[0].fetched, images_of(back)[0].existed) == (0, len(all_digests()))
+    assert recorded_referrers(store.names.get(f"{registry.host}/referrers/copy:v1")) == EXPECTED
 
 
-def test_referrers_come_after_their_subjects_and_before_the_tag(fetch: Run, push: Run) -> None:
+def test_referrers_are_pushed_after_their_subjects_and_before_the_tag(fetch: Run, push: Run) -> None:
     with FakeRegistry() as source, FakeRegistry() as target:
         fetch(load(source))
         report, _ = push(f"{source.host}/app:v1", f"{target.host}/copy:v1")
@@ -348,24 +352,24 @@ def test_referrers_come_after_their_subjects_and_before_the_tag(fetch: Run, push
         assert order.index(subject.root.digest) < order.index(artifact.root.digest)
 
 
-def test_a_referrer_that_is_refused_keeps_the_tag_back(fetch: Run, push: Run) -> None:
+def test_a_tag_is_not_set_if_a_referrer_is_refused(fetch: Run, push: Run) -> None:
     with FakeRegistry() as source, FakeRegistry() as target:
         fetch(load(source))
         target.inject(Fault(method="PUT", path=f".*/manifests/{SIGNED_BILL.root.digest}", action=Answer(403, (), b"")))
         report, _ = push(f"{source.host}/app:v1", f"{target.host}/copy:v1", retries=0)
         assert report.status == "failed"
-        assert pushed_row(report).waiting == 2  # the referrer that was next, and the tag
+        assert pushed_row(report).waiting == 2  # the next referrer, and the tag
         assert target.manifest("copy", "v1") is None
         again, _ = push(f"{source.host}/app:v1", f"{target.host}/copy:v1")
         assert again.status == "complete"
         assert target.manifest("copy", "v1") is not None
 
 
-def test_what_was_put_and_not_listed_is_listed_by_the_next_push(fetch: Run, push: Run, registry: CncfRegistry) -> None:
+def test_a_push_lists_an_existing_unlisted_referrer(fetch: Run, push: Run, registry: CncfRegistry) -> None:
     with FakeRegistry() as source:
         fetch(load(source))
     images.push(registry.host, "referrers/half", ONE, "v1")
-    images.push(registry.host, "referrers/half", BILL)  # as a run that was ended before it could list it
+    images.push(registry.host, "referrers/half", BILL)  # as a run that stopped before it listed the referrer
     report, _ = push(f"{source.host}/app:v1", f"{registry.host}/referrers/half:v1")
     assert report.status == "complete", error_lines(report)
     tag = fallback_tag(Digest.parse(ONE.root.digest))
@@ -373,19 +377,19 @@ def test_what_was_put_and_not_listed_is_listed_by_the_next_push(fetch: Run, push
     assert entry["digest"] == BILL.root.digest
 
 
-def test_a_push_that_has_nothing_to_do_looks_at_the_tag_and_the_referrers(fetch: Run, push: Run) -> None:
+def test_a_push_with_nothing_to_do_sends_no_content(fetch: Run, push: Run) -> None:
     with FakeRegistry() as source, FakeRegistry() as target:
         fetch(load(source))
         push(f"{source.host}/app:v1", f"{target.host}/copy:v1")
         before = len(target.requests)
         report, _ = push(f"{source.host}/app:v1", f"{target.host}/copy:v1")
         asked = target.requests[before:]
-    assert pushed_row(report).describe_counts() == f"0 pushed, {len(everything())} existed"
+    assert pushed_row(report).describe_counts() == f"0 pushed, {len(all_digests())} existed"
     assert not [one for one in asked if one.method in ("POST", "PATCH")]
     assert not [one for one in asked if any(digest in one.path for digest in ONE.descriptors)]
 
 
-def test_a_record_without_referrers_is_read(store: ContentStore) -> None:
+def test_a_record_without_referrers_is_readable_and_referrers_are_recorded(store: ContentStore) -> None:
     name = Name.from_json(
         b"""{"name": "n", "source": "s", "platforms": null, "recorded": "2026-01-01T00:00:00+00:00",
         "descriptor": {"mediaType": "a/b", "digest": "sha256:%064d", "size": 1}}"""

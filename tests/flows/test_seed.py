@@ -1,4 +1,4 @@
-"""Seeding: what goes where under which name, from the store alone, what is not sent again, what the next run is given."""
+"""Seeds: target names, offline runs, unchanged images, and the list of failed images for the next run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,18 +37,18 @@ def names(source: FakeRegistry) -> list[str]:
     return [f"{source.host}/{name}" for name in BUILT]
 
 
-def lost(target: FakeRegistry, prefix: str = "") -> list[str]:
+def find_lost(target: FakeRegistry, prefix: str = "") -> list[str]:
     parts = ((name.partition(":"), built) for name, built in BUILT.items())
     return [digest for (repository, _, tag), built in parts for digest in find_missing(target, prefix + repository, built, tag)]
 
 
-def test_each_image_goes_to_each_registry_under_its_own_name(
+def test_each_image_is_published_at_each_target_under_its_own_name(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
 ) -> None:
     report = mirrors.seed(*names(source), to=[target, other])
 
     assert report.status == "complete", error_lines(report)
-    assert lost(target) + lost(other) == []
+    assert find_lost(target) + find_lost(other) == []
     content = {digest for built in BUILT.values() for digest in built.descriptors}
     asked = mirrors.take_requests(source)
     assert count_reads(asked) == dict.fromkeys(content, 1)
@@ -58,7 +58,9 @@ def test_each_image_goes_to_each_registry_under_its_own_name(
     assert list(mirrors.directory.glob("*.lock.json")) == []
 
 
-def test_what_the_store_has_is_brought_without_asking_anybody_else(mirrors: Mirrors, target: FakeRegistry) -> None:
+def test_an_offline_seed_publishes_images_of_the_store_without_a_request_to_the_source(
+    mirrors: Mirrors, target: FakeRegistry
+) -> None:
     with FakeRegistry() as first, FakeRegistry() as source:
         for name, built in BUILT.items():
             images.load(source, name.partition(":")[0], built, name.partition(":")[2])
@@ -71,11 +73,11 @@ def test_what_the_store_has_is_brought_without_asking_anybody_else(mirrors: Mirr
         assert mirrors.take_requests(source) == []
 
     assert report.status == "complete", error_lines(report)
-    assert lost(target) == []
+    assert find_lost(target) == []
     assert find_missing(target, "team/index", BILL) + find_missing(target, "team/index", SIGNATURE, SIGNATURE_TAG) == []
 
 
-def test_what_the_store_has_not_is_told_and_keeps_nothing_from_the_others(
+def test_images_that_the_store_lacks_fail_offline_and_do_not_affect_others(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
 ) -> None:
     mirrors.seed(names(source)[0], to=[other])
@@ -92,7 +94,7 @@ def test_what_the_store_has_not_is_told_and_keeps_nothing_from_the_others(
 
 
 @pytest.mark.usefixtures("prefect")
-def test_what_failed_is_listed_and_the_next_run_does_that_alone(
+def test_failed_images_are_written_to_a_list_and_the_next_run_seeds_only_them(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry, tmp_path: Path
 ) -> None:
     failed = tmp_path / "failed.txt"
@@ -103,7 +105,7 @@ def test_what_failed_is_listed_and_the_next_run_does_that_alone(
 
     assert report.status == "failed"
     assert failed.read_text().splitlines() == [f"{source.host}/one:v2", lost_source]
-    assert lost(target) == []
+    assert find_lost(target) == []
     images.load(source, "none", ONE, "v1")
     mirrors.take_requests(source, target, other)
 
@@ -112,13 +114,13 @@ def test_what_failed_is_listed_and_the_next_run_does_that_alone(
     assert again.status == "complete", error_lines(again)
     assert failed.read_text() == ""
     assert not failed.with_name("failed.txt.lock").exists()
-    assert lost(other) + find_missing(other, "none", ONE, "v1") == []
+    assert find_lost(other) + find_missing(other, "none", ONE, "v1") == []
     assert not [one for one in mirrors.take_requests(source) if "/team/" in one.path or one.path.endswith("/one/manifests/v1")]
     for place in (target, other):
         assert not [one for one in mirrors.take_requests(place) if one.method in ("POST", "PATCH") and "/none/" not in one.path]
 
 
-def test_what_is_there_is_only_asked_for(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+def test_unchanged_images_are_only_requested_by_head(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     mirrors.seed(*names(source), to=[target])
     mirrors.take_requests(source, target)
 
@@ -131,21 +133,23 @@ def test_what_is_there_is_only_asked_for(mirrors: Mirrors, source: FakeRegistry,
 
 
 @pytest.mark.parametrize("rewrite", [False, True])
-def test_of_an_index_some_platforms_as_it_is_or_made_anew(mirrors: Mirrors, source: FakeRegistry, *, rewrite: bool) -> None:
+def test_the_selected_platforms_are_published_in_a_sparse_or_rewritten_index(
+    mirrors: Mirrors, source: FakeRegistry, *, rewrite: bool
+) -> None:
     with FakeRegistry(sparse=not rewrite) as target:
         report = mirrors.seed(names(source)[0], to=[target], platforms=["linux/arm64"], rewrite_index=rewrite)
 
         assert report.status == "complete", error_lines(report)
-        standing = target.manifest("team/index", "v1")
-        assert standing is not None
-        assert (standing[1] == INDEX.manifests[-1].raw) is not rewrite
-        assert OTHER.root.digest.encode() in standing[1]
-        assert (ONE.root.digest.encode() in standing[1]) is not rewrite
+        published = target.manifest("team/index", "v1")
+        assert published is not None
+        assert (published[1] == INDEX.manifests[-1].raw) is not rewrite
+        assert OTHER.root.digest.encode() in published[1]
+        assert (ONE.root.digest.encode() in published[1]) is not rewrite
         assert find_missing(target, "team/index", OTHER) == []
         assert target.manifest("team/index", ONE.root.digest) is None
 
 
-def test_a_registry_that_takes_no_index_with_parts_missing_is_told_what_helps(
+def test_the_error_of_a_registry_that_refuses_sparse_indexes_recommends_rewrite_index(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     report = mirrors.seed(names(source)[0], to=[target], platforms=["linux/arm64"])
@@ -154,7 +158,7 @@ def test_a_registry_that_takes_no_index_with_parts_missing_is_told_what_helps(
     assert "rewriteIndex" in error
 
 
-def test_referrers_go_along_to_where_there_is_no_api_for_them(mirrors: Mirrors, source: FakeRegistry) -> None:
+def test_referrers_are_published_at_a_registry_without_a_referrers_api(mirrors: Mirrors, source: FakeRegistry) -> None:
     with FakeRegistry(referrers=False) as target:
         report = mirrors.seed(names(source)[0], to=[target], referrers=True)
 
@@ -166,7 +170,7 @@ def test_referrers_go_along_to_where_there_is_no_api_for_them(mirrors: Mirrors, 
 
 
 @pytest.mark.parametrize(
-    ("to", "settings", "told"),
+    ("to", "settings", "message"),
     [
         (["r.example"], {}, "seed: expected images, or a list of them"),
         ([], {"images": ["a"]}, "seed.to"),
@@ -177,19 +181,19 @@ def test_referrers_go_along_to_where_there_is_no_api_for_them(mirrors: Mirrors, 
         (["r.example"], {"file": "/nowhere/list"}, "/nowhere/list: No such file or directory"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(to: list[str], settings: dict[str, object], told: str) -> None:
-    with pytest.raises(InvalidInput, match=told):
+def test_invalid_arguments_of_a_seed_are_refused(to: list[str], settings: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
         make_seed_mirror(to, **settings)  # type: ignore[arg-type]
 
 
-def test_a_line_of_a_list_is_told_by_file_and_number(tmp_path: Path) -> None:
+def test_the_error_for_a_line_of_a_list_has_the_file_and_the_line_number(tmp_path: Path) -> None:
     path = tmp_path / "images.txt"
     path.write_text("# ours\n\nredis:7  # the cache\nnginx:UPPER\nBAD NAME\n")
     with pytest.raises(InvalidInput, match=rf"^{path}:5: .*BAD NAME"):
         make_seed_mirror(["r.example"], file=str(path))
 
 
-def test_short_names_are_those_of_docker_and_the_path_comes_before_them(tmp_path: Path) -> None:
+def test_short_names_expand_to_docker_hub(tmp_path: Path) -> None:
     path = tmp_path / "images.txt"
     path.write_text("redis\nteam/app:1 # ours\nghcr.io/a/b@sha256:" + "0" * 64 + "\n")
     found = make_seed_mirror(["r.example", "s.example:5000/mirror"], file=str(path)).seed

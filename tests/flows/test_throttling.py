@@ -1,4 +1,4 @@
-"""Fetching from a registry that takes only so many requests a second, and says so by refusing (nginx)."""
+"""Fetches from a server that limits requests per second and refuses the others (nginx)."""
 
 import itertools
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.peers.prefect import PrefectServer
 IMAGES = [images.image(seed, layers=1, layer_bytes=1000) for seed in range(5000, 5200)]
 
 
-def test_200_images_at_20_requests_a_second(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_200_images_are_fetched_at_20_requests_per_second_with_few_refusals(prefect: PrefectServer, tmp_path: Path) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from prefect_dist.flows.fetch import fetch
@@ -31,5 +31,7 @@ def test_200_images_at_20_requests_a_second(prefect: PrefectServer, tmp_path: Pa
     assert len(list(open_store(str(tmp_path / "store")).names)) == len(IMAGES)
     wanted = set(itertools.chain.from_iterable(image.descriptors for image in IMAGES))
     assert {str(info.digest) for info in open_store(str(tmp_path / "store")).walk()} == wanted
-    assert statuses.count(200) == 4 * len(IMAGES)  # each asked for once: by HEAD, then its three descriptors
+    assert statuses.count(200) == 4 * len(
+        IMAGES
+    )  # for each image a HEAD request, then one request for each of three descriptors
     assert 0 < statuses.count(429) <= len(statuses) / 10

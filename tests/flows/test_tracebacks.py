@@ -1,4 +1,4 @@
-"""Tracebacks in the log of Prefect: expected failures of our runs have none, other flows of the same process keep theirs."""
+"""Tracebacks in the log of Prefect: runs of this package log no traceback of expected failures. Flows of users keep theirs."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
 
 
-def test_another_flow_of_the_same_process_keeps_its_traceback(
+def test_a_flow_of_a_user_in_the_same_process_keeps_its_traceback(
     prefect: PrefectServer, source: FakeRegistry, tmp_path: Path
 ) -> None:
     from prefect import flow
@@ -18,16 +18,16 @@ def test_another_flow_of_the_same_process_keeps_its_traceback(
     from prefect_dist.flows.fetch import fetch
 
     @flow
-    def of_a_user() -> None:
+    def fail() -> None:
         raise InvalidInput("raised by the flow of a user")
 
     images.load(source, "app", images.image(6500, layers=1), "v1")
     with temporary_settings({PREFECT_API_URL: prefect.url}):
-        ours = fetch([f"{source.host}/app:v1"], str(tmp_path / "store"), return_state=True)
-        assert ours.is_completed()
+        fetched = fetch([f"{source.host}/app:v1"], str(tmp_path / "store"), return_state=True)
+        assert fetched.is_completed()
 
-        theirs = of_a_user(return_state=True)
-    run = str(theirs.state_details.flow_run_id)
+        failed = fail(return_state=True)
+    run = str(failed.state_details.flow_run_id)
 
     def has_traceback() -> bool:
         return any("Traceback" in line and "raised by the flow of a user" in line for line in prefect.logs(run))

@@ -1,4 +1,4 @@
-"""gc, verify and pull as flows on a real Prefect server."""
+"""The flows gc, verify and pull on a real Prefect server."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +52,7 @@ def task_names(prefect: PrefectServer, run: str) -> list[str]:
     return sorted(task["name"] for task in prefect.task_runs(run, at_least=1))
 
 
-def test_gc_is_one_task_and_tells_what_it_removed(prefect: PrefectServer, run: Run, store: ContentStore) -> None:
+def test_gc_is_one_task_and_reports_the_removed_blobs(prefect: PrefectServer, run: Run, store: ContentStore) -> None:
     from prefect_dist.flows.fetch import fetch
     from prefect_dist.flows.gc import gc
 
@@ -73,7 +73,7 @@ def test_gc_is_one_task_and_tells_what_it_removed(prefect: PrefectServer, run: R
     assert len(report.select(BlobRow)) == 5
 
 
-def test_verify_hashes_all_and_finds_nothing_wrong(prefect: PrefectServer, run: Run, store: ContentStore) -> None:
+def test_verify_hashes_all_blobs_of_a_sound_store(prefect: PrefectServer, run: Run, store: ContentStore) -> None:
     from prefect_dist.flows.fetch import fetch
     from prefect_dist.flows.verify import verify
 
@@ -89,7 +89,7 @@ def test_verify_hashes_all_and_finds_nothing_wrong(prefect: PrefectServer, run: 
     assert name.startswith("verify 5 blobs, ")
 
 
-def test_what_is_corrupt_is_quarantined_told_and_repaired_on_request(run: Run, place: Place, store: ContentStore) -> None:
+def test_verify_quarantines_reports_and_repairs_corrupt_blobs(run: Run, place: Place, store: ContentStore) -> None:
     from prefect_dist.flows.fetch import fetch
     from prefect_dist.flows.verify import verify
 
@@ -99,7 +99,7 @@ def test_what_is_corrupt_is_quarantined_told_and_repaired_on_request(run: Run, p
         images.load(registry, "app", index, "v1")
         name = f"{registry.host}/app:v1"
         run(fetch, [name], store.url)
-        for digest in (layer, index.manifests[0].digest):  # a layer, and a manifest with all below it
+        for digest in (layer, index.manifests[0].digest):  # a layer, and a manifest with its content
             place.plant(blob_path(Digest.parse(digest)), b"wrong")
 
         found, _ = run(verify, store.url)
@@ -108,16 +108,16 @@ def test_what_is_corrupt_is_quarantined_told_and_repaired_on_request(run: Run, p
         assert "missing in the store" in error_lines(found)[0]
         before = len(registry.requests)
 
-        mended, _ = run(verify, store.url, "all")
+        repaired, _ = run(verify, store.url, "all")
 
-    assert [(row.name, row.outcome) for row in mended.select(NameRow)] == [(name, "repaired")]
-    assert error_lines(mended) == []
+    assert [(row.name, row.outcome) for row in repaired.select(NameRow)] == [(name, "repaired")]
+    assert error_lines(repaired) == []
     asked = {request.path.rpartition("/")[2] for request in registry.requests[before:] if request.method == "GET"}
     assert asked == {layer, index.manifests[0].digest}
     assert {str(info.digest) for info in store.walk()} == set(index.descriptors)
 
 
-def test_a_repair_that_fails_says_why(run: Run, place: Place, store: ContentStore) -> None:
+def test_a_failed_repair_reports_its_cause(run: Run, place: Place, store: ContentStore) -> None:
     from prefect_dist.flows.fetch import fetch
     from prefect_dist.flows.verify import verify
 
@@ -136,7 +136,7 @@ def test_a_repair_that_fails_says_why(run: Run, place: Place, store: ContentStor
     assert any("not found" in line for line in error_lines(report))
 
 
-def test_pull_brings_an_image_to_a_directory(prefect: PrefectServer, run: Run, store: ContentStore, tmp_path: Path) -> None:
+def test_pull_unpacks_an_image_to_a_directory(prefect: PrefectServer, run: Run, store: ContentStore, tmp_path: Path) -> None:
     from prefect_dist.flows.pull import pull
 
     arm = images.image(640, layers=2, platform="linux/arm64")
@@ -152,7 +152,7 @@ def test_pull_brings_an_image_to_a_directory(prefect: PrefectServer, run: Run, s
     assert f"unpack {registry.host}/app:v1" in task_names(prefect, flow_run)
 
 
-def test_a_pull_that_cannot_unpack_keeps_the_image_and_says_why(run: Run, store: ContentStore, tmp_path: Path) -> None:
+def test_a_pull_that_cannot_unpack_keeps_the_image_and_reports_the_cause(run: Run, store: ContentStore, tmp_path: Path) -> None:
     from prefect_dist.flows.pull import pull
 
     (tmp_path / "full").mkdir()
@@ -166,7 +166,7 @@ def test_a_pull_that_cannot_unpack_keeps_the_image_and_says_why(run: Run, store:
     assert [name.name for name in store.names] == [f"{registry.host}/app:v1"]
 
 
-def test_a_store_can_be_named_by_a_block_that_keeps_its_secrets(prefect: PrefectServer, run: Run, s3: S3Server) -> None:
+def test_a_store_block_hides_its_secrets_from_the_flow_run(prefect: PrefectServer, run: Run, s3: S3Server) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect.types import SecretDict
 
@@ -190,14 +190,14 @@ def test_a_store_can_be_named_by_a_block_that_keeps_its_secrets(prefect: Prefect
     assert s3.secret not in str(prefect.get(f"/flow_runs/{flow_run}"))
 
 
-def test_a_block_that_is_not_there_is_told_by_name(run: Run) -> None:
+def test_a_missing_store_block_is_an_error_that_names_it(run: Run) -> None:
     from prefect_dist.flows.fetch import fetch
 
     with pytest.raises(InvalidInput, match="block 'none' not found"):
         run(fetch, ["redis"], "block:none")
 
 
-def test_a_store_that_is_not_there_is_no_sound_one(run: Run, tmp_path: Path) -> None:
+def test_gc_and_verify_of_a_missing_store_raise_not_found(run: Run, tmp_path: Path) -> None:
     from prefect_dist.flows.gc import gc
     from prefect_dist.flows.verify import verify
 
