@@ -46,7 +46,7 @@ class _Side(asyncio.Protocol):
             self.peer.transport.write(data)
 
 
-class _Client(_Side):
+class _ClientSide(_Side):
     """The end to which a client connects."""
 
     def __init__(self, server_port: int, delay_s: float) -> None:
@@ -66,7 +66,7 @@ class _Client(_Side):
 
 
 async def _serve(port: int, server_port: int, delay_s: float) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: _Client(server_port, delay_s), LOOPBACK, port)
+    server = await asyncio.get_running_loop().create_server(lambda: _ClientSide(server_port, delay_s), LOOPBACK, port)
     await server.serve_forever()
 
 

@@ -42,7 +42,7 @@ _CREATED = "1970-01-01T00:00:00Z"
 _STAND_IN = b"placeholder for a BusyBox of another architecture\n"
 
 
-class Member(NamedTuple):
+class LayerEntry(NamedTuple):
     """An entry of the archive of a layer: a folder, a link or a file. Only files have content."""
 
     name: str
@@ -83,28 +83,28 @@ def _read_busybox() -> bytes:
         return Path(folder, "unpacked/bin/busybox").read_bytes()
 
 
-def _busybox_layer(busybox: bytes) -> list[Member]:
-    links = [Member(f"bin/{applet}", tarfile.SYMTYPE, 0o777, target="busybox") for applet in APPLETS]
-    return [Member("bin", tarfile.DIRTYPE, 0o755), Member("bin/busybox", tarfile.REGTYPE, 0o755, busybox), *links]
+def _busybox_layer(busybox: bytes) -> list[LayerEntry]:
+    links = [LayerEntry(f"bin/{applet}", tarfile.SYMTYPE, 0o777, target="busybox") for applet in APPLETS]
+    return [LayerEntry("bin", tarfile.DIRTYPE, 0o755), LayerEntry("bin/busybox", tarfile.REGTYPE, 0o755, busybox), *links]
 
 
-def _settings_layer(seed: str) -> list[Member]:
-    seeded = [Member("etc/seed", tarfile.REGTYPE, 0o644, f"{seed}\n".encode())] if seed else []
+def _settings_layer(seed: str) -> list[LayerEntry]:
+    seeded = [LayerEntry("etc/seed", tarfile.REGTYPE, 0o644, f"{seed}\n".encode())] if seed else []
     return [
-        Member("etc", tarfile.DIRTYPE, 0o755),
-        Member("etc/hostname", tarfile.REGTYPE, 0o644, b"demo\n"),
-        Member("etc/passwd", tarfile.REGTYPE, 0o644, b"root:x:0:0:root:/:/bin/sh\n"),
+        LayerEntry("etc", tarfile.DIRTYPE, 0o755),
+        LayerEntry("etc/hostname", tarfile.REGTYPE, 0o644, b"demo\n"),
+        LayerEntry("etc/passwd", tarfile.REGTYPE, 0o644, b"root:x:0:0:root:/:/bin/sh\n"),
         *seeded,
-        Member("tmp", tarfile.DIRTYPE, 0o1777),
-        Member("tmp/build.log", tarfile.REGTYPE, 0o644, b"built\n"),
+        LayerEntry("tmp", tarfile.DIRTYPE, 0o1777),
+        LayerEntry("tmp/build.log", tarfile.REGTYPE, 0o644, b"built\n"),
     ]
 
 
-def _deletion_layer() -> list[Member]:
-    return [Member("tmp", tarfile.DIRTYPE, 0o1777), Member("tmp/.wh.build.log", tarfile.REGTYPE, 0o644)]
+def _deletion_layer() -> list[LayerEntry]:
+    return [LayerEntry("tmp", tarfile.DIRTYPE, 0o1777), LayerEntry("tmp/.wh.build.log", tarfile.REGTYPE, 0o644)]
 
 
-def _build_platform(layout: Path, architecture: str, layers: Iterable[list[Member]]) -> None:
+def _build_platform(layout: Path, architecture: str, layers: Iterable[list[LayerEntry]]) -> None:
     """Make the image named `architecture` in the layout."""
     image = ("--image", f"{layout}:{architecture}")
     _run("umoci", "new", *image)
@@ -117,7 +117,7 @@ def _build_platform(layout: Path, architecture: str, layers: Iterable[list[Membe
     _run("umoci", "config", *image, "--no-history", *config)
 
 
-def _pack(layer: list[Member]) -> bytes:
+def _pack(layer: list[LayerEntry]) -> bytes:
     """Return a tar archive that depends only on its members: root owns each member, and each date is 1 January 1970."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:

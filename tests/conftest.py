@@ -70,6 +70,6 @@ def prefect(home: Path) -> Iterator[PrefectServer]:
 
 
 def _drain_events() -> None:
-    """Wait until the server has received all events of this process, if there are any."""
+    """Wait until the server has received all events of this process."""
     if "prefect.events.worker" in sys.modules:
         sys.modules["prefect.events.worker"].EventsWorker.drain_all(timeout=30)

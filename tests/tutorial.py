@@ -23,7 +23,7 @@ _STEP = re.compile(
 _DONE = "the step succeeded"
 
 
-class StepFailed(RuntimeError):
+class TutorialFailed(RuntimeError):
     """A step of the tutorial failed. The message has the commands and their output."""
 
 
@@ -31,7 +31,7 @@ def follow(home: Path, take: Callable[[str, str], None]) -> None:
     """Follow the document. For each picture, call `take` with the address of the UI of Prefect and the name of the picture.
 
     Raises:
-        StepFailed: a command failed.
+        TutorialFailed: a command failed.
     """
     ports = dict(zip(_PORTS, map(str, free_ports(len(_PORTS))), strict=True))
     ui = f"http://{LOOPBACK}:{ports['4200']}"
@@ -86,4 +86,4 @@ def _run_commands(shell: subprocess.Popen[str], commands: str) -> None:
         if line.strip().endswith(_DONE):
             return
         output.append(line)
-    raise StepFailed(f"{commands}\n{''.join(output)[-4000:]}")
+    raise TutorialFailed(f"{commands}\n{''.join(output)[-4000:]}")

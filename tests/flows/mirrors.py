@@ -243,7 +243,7 @@ class OneScope:
 
 
 class Unobserved:
-    """Ignores what a mirror reports while it runs."""
+    """Ignores the progress of a mirror run."""
 
     def on_begin(self) -> None:
         """Ignore it."""

@@ -140,7 +140,7 @@ def test_a_deployment_runs_on_a_schedule(
 
 
 @pytest.fixture
-def stalled() -> Iterator[tuple[FakeRegistry, BuiltImage, str]]:
+def stalled_image() -> Iterator[tuple[FakeRegistry, BuiltImage, str]]:
     """A registry whose first response stops in the middle of a layer, the image, and the digest of the layer."""
     built = images.image(7003, layers=1, layer_bytes=4_000_000)
     layer = list(built.blobs)[-1]
@@ -151,15 +151,15 @@ def stalled() -> Iterator[tuple[FakeRegistry, BuiltImage, str]]:
 
 
 def _has_stalled(directory: Path) -> bool:
-    """Return True once the store has all bytes that the stalled registry sent."""
+    """Return True once the store has all bytes that the stalled_image registry sent."""
     files = (path for path in (directory / "store").rglob("*") if path.is_file())
     return any(path.stat().st_size == 1_500_000 for path in files)
 
 
 def test_a_cancelled_run_ends_as_stopped_and_the_next_run_resumes(
-    server: PrefectServer, stalled: tuple[FakeRegistry, BuiltImage, str], tmp_path: Path
+    server: PrefectServer, stalled_image: tuple[FakeRegistry, BuiltImage, str], tmp_path: Path
 ) -> None:
-    source, built, layer = stalled
+    source, built, layer = stalled_image
     with FakeRegistry() as target:
         text = configuration(f"{source.host}/app:v1", f"{target.host}/app:v1", tmp_path)
         run = server.start("mirror", {"config": text})
@@ -190,9 +190,9 @@ def test_a_cancelled_run_ends_as_stopped_and_the_next_run_resumes(
 
 
 def test_a_concurrent_run_of_another_configuration_is_not_cancelled(
-    server: PrefectServer, stalled: tuple[FakeRegistry, BuiltImage, str], tmp_path: Path
+    server: PrefectServer, stalled_image: tuple[FakeRegistry, BuiltImage, str], tmp_path: Path
 ) -> None:
-    source, _, _ = stalled
+    source, _, _ = stalled_image
     with FakeRegistry() as target:
         run = server.start("mirror", {"config": configuration(f"{source.host}/app:v1", f"{target.host}/app:v1", tmp_path)})
         assert poll_until(lambda: _has_stalled(tmp_path), timeout_s=_START_S)

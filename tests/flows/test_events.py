@@ -190,13 +190,13 @@ def test_no_event_is_lost_among_thousands(prefect: PrefectServer) -> None:
 
     emit_many()
 
-    def recorded() -> int:
+    def count_recorded() -> int:
         body = {
             "filter": {"event": {"name": ["image.failed"]}, "resource": {"id_prefix": ["prefect-dist.image.many.example/"]}}
         }
         return int(prefect.post("/events/filter", body)["total"])
 
-    assert poll_until(lambda: recorded() == many, timeout_s=90)
+    assert poll_until(lambda: count_recorded() == many, timeout_s=90)
 
 
 def create_automations(name: str, block_id: str, directory: Path, url: str) -> list[str]:

@@ -52,18 +52,18 @@ def project(prefect: PrefectServer, tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def loaded(source: FakeRegistry) -> FakeRegistry:
+def loaded_source(source: FakeRegistry) -> FakeRegistry:
     images.load(source, "app", BUILT, "v1")
     images.load(source, "artifact", ARTIFACT, "v1")
     return source
 
 
 def test_the_example_fetches_images_and_reads_the_report_of_a_failure(
-    project: Project, loaded: FakeRegistry, tmp_path: Path
+    project: Project, loaded_source: FakeRegistry, tmp_path: Path
 ) -> None:
     program = f"""
 from prefect_dist import RunFailed
-names, store = {[f"{loaded.host}/app:v1", f"{loaded.host}/app:gone"]!r}, {str(tmp_path / "store")!r}
+names, store = {[f"{loaded_source.host}/app:v1", f"{loaded_source.host}/app:gone"]!r}, {str(tmp_path / "store")!r}
 print(refresh(names[:1], store))
 print(refresh(names[:1], store))
 try:
@@ -76,19 +76,19 @@ except RunFailed as failed:
     assert f"{len(BUILT.descriptors)} fetched 0 existed" in lines[0]
     assert (lines[1], lines[3]) == ("0", "1")
     assert lines[4].startswith("1 of 2 images complete: ")
-    assert lines[5].startswith(f"{loaded.host}/app:gone: not found")
+    assert lines[5].startswith(f"{loaded_source.host}/app:gone: not found")
     assert lines[-1] == "RunReport 1"
 
 
 def test_the_examples_copy_and_mirror_lists_of_images(
-    project: Project, loaded: FakeRegistry, target: FakeRegistry, tmp_path: Path
+    project: Project, loaded_source: FakeRegistry, target: FakeRegistry, tmp_path: Path
 ) -> None:
-    wanted = {f"{loaded.host}/app:{tag}": f"{target.host}/copy:{tag}" for tag in ("v1", "gone")}
+    wanted = {f"{loaded_source.host}/app:{tag}": f"{target.host}/copy:{tag}" for tag in ("v1", "gone")}
     first = dict(list(wanted.items())[:1])
     program = f"""
 import json
 store = {str(tmp_path / "store")!r}
-print(json.dumps(copy_images(["{loaded.host}/app:v1"], "{target.host}/seeded", store).counts))
+print(json.dumps(copy_images(["{loaded_source.host}/app:v1"], "{target.host}/seeded", store).counts))
 print(json.dumps(mirror_images({first!r}, store, "false")))
 print(json.dumps(mirror_images({wanted!r}, store, "true")))
 """
@@ -102,9 +102,9 @@ print(json.dumps(mirror_images({wanted!r}, store, "true")))
 
 
 def test_the_example_fetches_an_artifact_with_single_tasks(
-    prefect: PrefectServer, project: Project, loaded: FakeRegistry, tmp_path: Path
+    prefect: PrefectServer, project: Project, loaded_source: FakeRegistry, tmp_path: Path
 ) -> None:
-    name = f"{loaded.host}/artifact:v1"
+    name = f"{loaded_source.host}/artifact:v1"
     program = f"""
 from prefect import State
 state: State = fetch_artifact({name!r}, {str(tmp_path / "store")!r}, return_state=True)
@@ -127,20 +127,20 @@ print(*state.result(), state.state_details.flow_run_id)
 
 
 def test_the_example_runs_a_deployment_and_reads_its_result(
-    server: PrefectServer, project: Project, loaded: FakeRegistry, target: FakeRegistry, tmp_path: Path
+    server: PrefectServer, project: Project, loaded_source: FakeRegistry, target: FakeRegistry, tmp_path: Path
 ) -> None:
-    def wanted(tag: str) -> str:
+    def configuration_of(tag: str) -> str:
         return json.dumps(
-            {"sync": [{"type": "image", "source": f"{loaded.host}/app:{tag}", "target": f"{target.host}/app:{tag}"}]}
+            {"sync": [{"type": "image", "source": f"{loaded_source.host}/app:{tag}", "target": f"{target.host}/app:{tag}"}]}
         )
 
     program = f"""
 import json
 from prefect_dist import RunFailed
 store = {str(tmp_path / "store")!r}
-print(json.dumps(mirror_now({wanted("v1")!r}, store)))
+print(json.dumps(mirror_now({configuration_of("v1")!r}, store)))
 try:
-    mirror_now({wanted("gone")!r}, store)
+    mirror_now({configuration_of("gone")!r}, store)
 except RunFailed as failed:
     print(failed)
 """
@@ -148,7 +148,7 @@ except RunFailed as failed:
 
     assert json.loads(succeeded)["added"] == 1
     assert details.startswith("mirror configuration failed: 0 added, 0 changed, 0 unchanged, 1 failed")
-    assert f"{loaded.host}/app:gone to {target.host}/app:gone: not found" in failed
+    assert f"{loaded_source.host}/app:gone to {target.host}/app:gone: not found" in failed
     assert server.url == os.environ["PREFECT_API_URL"]
 
 

@@ -40,7 +40,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, fleet: Fleet) -> Iterator[C
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class RegistryReader:
     """Reads manifests and sizes of blobs from a registry."""
 
     connection: http.client.HTTPConnection
@@ -61,10 +61,10 @@ class Reader:
 def list_differences(host: str, fleet: Fleet) -> list[str]:
     """Return the content that is different or missing at a target."""
     with closing(http.client.HTTPConnection(host, timeout=30)) as connection:
-        return list(find_differences(Reader(connection), fleet))
+        return list(find_differences(RegistryReader(connection), fleet))
 
 
-def find_differences(reader: Reader, fleet: Fleet) -> Iterator[str]:
+def find_differences(reader: RegistryReader, fleet: Fleet) -> Iterator[str]:
     keys: dict[tuple[str, str], bytes] = dict(fleet.manifests)
     keys |= {place: built.manifests[-1].raw for place, built in fleet.tagged.items()}
     keys |= {(name, signature_tag(of)): built.manifests[-1].raw for (name, of), built in fleet.signatures.items()}

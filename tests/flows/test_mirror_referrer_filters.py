@@ -66,7 +66,7 @@ def recorded_referrers(mirrors: Mirrors, target: FakeRegistry) -> set[str]:
 
 
 @pytest.mark.parametrize("api", [True, False], ids=["referrers API", "fallback tag"])
-def test_only_listed_referrers_that_match_a_filter_go_along_and_all_digest_tags(
+def test_only_listed_referrers_that_match_a_filter_and_all_digest_tags_are_mirrored(
     mirrors: Mirrors, target: FakeRegistry, *, api: bool
 ) -> None:
     with FakeRegistry(referrers=api) as source:

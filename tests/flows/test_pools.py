@@ -21,13 +21,13 @@ from tests.peers.processes import poll_until
 _SEEN: dict[str, list[bool]] = {}
 
 
-def throttled() -> DistError:
+def rate_limit_error() -> DistError:
     exchange = Exchange(method="GET", url="https://h/v2/", status=429, codes=(), retry_after_s=0.1)
     return RegistryUnavailable("too many requests", exchange)
 
 
 def attempt(session: Session, key: str, errors: tuple[DistError, ...]) -> int:
-    """Raise the error of this attempt; return the number of attempts if there is none left."""
+    """Raise the error of this attempt; without an error left, return the number of attempts."""
     assert isinstance(session, Session)
     seen = _SEEN.setdefault(key, [])
     if len(seen) == len(errors):
@@ -77,8 +77,8 @@ def session(prefect: PrefectServer, tmp_path: Path) -> Iterator[Session]:
 @pytest.mark.parametrize(
     ("errors", "had_another", "is_ok"),
     [
-        ((throttled(), Corrupt("bits")), [True, True], True),
-        ((throttled(), throttled(), Unavailable("no route")), [True, True, True], True),
+        ((rate_limit_error(), Corrupt("bits")), [True, True], True),
+        ((rate_limit_error(), rate_limit_error(), Unavailable("no route")), [True, True, True], True),
         ((Unavailable("no route"), Unavailable("no route")), [True, False], False),
         ((Corrupt("bits"), Corrupt("bits")), [True, False], False),
         ((NotFound("gone"),), [False], False),

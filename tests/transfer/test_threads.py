@@ -27,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_FIRST_DELAY_S", 0.0)
 
 
-def throttled(seconds: float) -> DistError:
+def rate_limit_error(seconds: float) -> DistError:
     exchange = Exchange(method="GET", url="https://h/v2/", status=429, codes=(), retry_after_s=seconds)
     return RegistryUnavailable("too many requests", exchange)
 
@@ -78,7 +78,7 @@ def test_not_found_is_not_retried_and_corrupt_is_retried_once(session: Session, 
 
 def test_a_wait_for_retry_after_is_no_retry_and_frees_a_slot_of_the_window(session: Session) -> None:
     other_ran = threading.Event()
-    first = throttled(0.2)
+    first = rate_limit_error(0.2)
 
     def wait_for_other(_: Session) -> None:
         if not other_ran.is_set():
@@ -96,7 +96,7 @@ def test_a_wait_for_retry_after_is_no_retry_and_frees_a_slot_of_the_window(sessi
 def test_a_wait_ends_when_the_run_is_cancelled(session: Session) -> None:
     def throttle(running: Session) -> None:
         threading.Timer(0.1, running.cancel.set, ["interrupted"]).start()
-        raise throttled(600)
+        raise rate_limit_error(600)
 
     with ThreadPool(session, window=1) as pool:
         outcome = pool.call(Unit(work=throttle))
@@ -109,7 +109,7 @@ def test_an_exception_in_the_block_of_a_pool_ends_waiting_units(session: Session
 
     def throttle(_: Session) -> None:
         waits.set()
-        raise throttled(600)
+        raise rate_limit_error(600)
 
     def fail_meanwhile() -> None:
         with ThreadPool(session, window=2) as pool:
@@ -127,7 +127,7 @@ def test_rate_limited_registries_do_not_occupy_all_threads(session: Session) -> 
 
     def wait_for_other(_: Session, _host: int) -> None:
         if not served.is_set():
-            raise throttled(0.2)
+            raise rate_limit_error(0.2)
 
     def serve(_: Session, _host: int) -> None:
         served.set()
@@ -142,7 +142,7 @@ def test_rate_limited_registries_do_not_occupy_all_threads(session: Session) -> 
 
 def test_waits_for_a_registry_do_not_lengthen_the_delay_of_a_retry(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_FIRST_DELAY_S", 0.01)
-    work = Failing(*[throttled(0)] * 30, Unavailable("no route"))
+    work = Failing(*[rate_limit_error(0)] * 30, Unavailable("no route"))
     with ThreadPool(session, window=1, retries=1) as pool:
         assert pool.call(Unit(work=work)) == Ok(32)
 
