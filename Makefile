@@ -40,7 +40,7 @@ test: install peers check ## Check, then run all tests.
 demo: install peers ## Fetch a real image from a real registry on this machine, and show the result.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.demo
 
-bench: install peers ## Measure fetches and mirrors against lower bounds and skopeo (docs/dev/benchmarks.md).
+bench: install peers ## Measure fetches and mirrors against floors and skopeo (docs/dev/benchmarks.md).
 	$(BIN)/python -m benchmarks.fetch
 	$(BIN)/python -m benchmarks.slow
 	$(BIN)/python -m benchmarks.mirror

@@ -1,7 +1,7 @@
-"""Compare fetches of 1 GiB and of 800 small descriptors with lower bounds (`make bench`).
+"""Compare fetches of 1 GiB and of 800 small descriptors with floors (`make bench`).
 
 The Prefect server is real and warm. The registry is a real HTTP server (nginx) on loopback, because a registry on the same
-cores would cost more than the fetch. In each round a fetch and its lower bounds run one after the other. The bar applies to
+cores would cost more than the fetch. In each round a fetch and its floors run one after the other. The bar applies to
 the median of the ratios of all rounds, because machines can be slow for minutes. The exit status is 1 if a bar is missed.
 """
 
@@ -75,7 +75,7 @@ class FetchBench:
         self._peaks: dict[Case, int] = {}
 
     def compare_bytes(self, case: Case, *, bar: float) -> bool:
-        """Compare a fetch with the sum of both lower bounds."""
+        """Compare a fetch with the sum of both floors."""
         tasks = len(self._publish(case)) + 1
         floor, noop, fetch = [], [], []
         for _ in range(ROUNDS):

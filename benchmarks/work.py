@@ -1,6 +1,6 @@
 """Run one measurement in this process, and print one line of JSON: `python -m benchmarks.work floor|noop|fetch|mirror …`.
 
-    floor HOST REPOSITORY DIRECTORY DIGEST…   reads blobs from bare sockets, hashes and writes them: the lower bound of a fetch
+    floor HOST REPOSITORY DIRECTORY DIGEST…   reads blobs from bare sockets, hashes and writes them: the floor of a fetch
     noop COUNT WORKERS                        a flow of tasks that do nothing
     fetch REFERENCE STORE WORKERS             the flow of `dist fetch`
     mirror CONFIG STORE WORKERS               the flow of `dist mirror`
