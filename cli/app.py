@@ -87,7 +87,7 @@ _add(
 )
 
 _add(STORE, "content:ls", "List the blobs, the newest first.", alias="list", usage="Usage: dist ls [OPTIONS] [PREFIX...]")
-_add(STORE, "content:get", "Write a verified blob to standard output.")
+_add(STORE, "content:get", "Write a verified blob to standard output.", usage="Usage: dist get DIGEST")
 _add(STORE, "content:active", "List the ingests that are in flight or were interrupted.")
 _add(
     STORE,

@@ -9,7 +9,7 @@ from dataclasses import fields
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from cyclopts import App
 from cyclopts.argument import Argument
@@ -147,13 +147,15 @@ def _option(argument: Argument) -> list[str]:
 
 
 def _placeholder(argument: Argument) -> str:
-    """Return the placeholder for the value of an option, as the help shows it."""
+    """Return the placeholder for the value of an option: its choices, or the type as the help shows it."""
     if not argument.name.startswith("-"):
         return ""
     hint = str(argument.hint)
     if "bool" in hint:
         return ""
-    kind = " CHOICE" if "Literal" in hint else " INT" if "int" in hint else " FLOAT" if "float" in hint else " STR"
+    if get_origin(argument.hint) is Literal:
+        return f" {'|'.join(get_args(argument.hint))}"
+    kind = " INT" if "int" in hint else " FLOAT" if "float" in hint else " STR"
     return kind + ("…" if "list" in hint or "tuple" in hint else "")
 
 
