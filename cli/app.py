@@ -10,7 +10,7 @@ from cyclopts import App, Group, Parameter
 
 from prefect_dist.cli.options import POSITIVE, Context, Output, choose_store, option
 
-HELP = """Mirror OCI and Docker images between registries, through a content store that is verified and can be resumed.
+HELP = """Mirror OCI and Docker images between registries, through a content store. Transfers are verified and can be resumed.
 
 Image names are expanded as by Docker: redis is docker.io/library/redis:latest.
 """

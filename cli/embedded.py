@@ -82,7 +82,7 @@ class Embedded:
             with urllib.request.urlopen(f"{self.url}/health", timeout=_START_S):  # noqa: S310 - an http URL
                 self._lock.close()
         except (urllib.error.URLError, OSError) as exc:
-            raise Unavailable(f"embedded Prefect server: it did not start: {self._read_last_line() or exc}") from exc
+            raise Unavailable(f"temporary Prefect server: did not start: {self._read_last_line() or exc}") from exc
 
     def _read_last_line(self) -> str:
         _stop(self._process)

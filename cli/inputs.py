@@ -26,7 +26,7 @@ class BadInput(Mistakes):
 def parse_reference(text: str) -> Reference:
     """Return the image that `text` names, with a short name expanded and a digest checked."""
     if not text:
-        raise BadInput("reference: expected an image, such as redis:7, got an empty text")
+        raise BadInput("reference: expected an image, such as redis:7, got an empty string")
     expanded = expand(text)
     try:
         parsed = Reference.parse(expanded)

@@ -114,6 +114,6 @@ class LoginOptions:
     """Credentials for the registry of the command. The password is never on the command line."""
 
     username: Annotated[
-        str | None, Parameter(help="User at the registry. Default: $DIST_USERNAME, or the user of docker login.")
+        str | None, Parameter(help="User name for the registry. Default: $DIST_USERNAME, or the user of docker login.")
     ] = None
     password_stdin: Annotated[bool, option("Read the password from standard input. Default: $DIST_PASSWORD.")] = False

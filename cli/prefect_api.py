@@ -73,7 +73,7 @@ class PrefectApi:
         except Exception as exc:
             # The state of the run has its own failures. This is a failure of Prefect, most likely of its API.
             raise Unavailable(
-                f"Prefect API {self.url or '(embedded)'}: {exc}; PREFECT_API_URL must point to a running Prefect 3 server"
+                f"Prefect API {self.url or '(temporary)'}: {exc}; PREFECT_API_URL must point to a running Prefect 3 server"
             ) from exc
         finally:
             deadline = time.monotonic() + _RECORDED_S
@@ -150,7 +150,7 @@ class PrefectApi:
             while client.request("POST", "/task_runs/count", json=body).json() < ended:
                 if time.monotonic() > deadline:
                     lost = f"did not record all {ended} task runs within {_RECORDED_S} s"
-                    raise Unavailable(f"run {flow_run_id}: the embedded Prefect server {lost}")
+                    raise Unavailable(f"run {flow_run_id}: the temporary Prefect server {lost}")
                 time.sleep(_POLL_S)
 
 

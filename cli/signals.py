@@ -19,7 +19,7 @@ from prefect_dist.transfer.cancellation import CancelToken, use_token
 INTERRUPTED = 130
 _HUNG_UP, _TERMINATED = 129, 143
 _TIMED_OUT = 1
-# Time for a run to stop after its time-out, before the process exits.
+# Time for a run to stop after its timeout, before the process exits.
 _GRACE_S = 10
 _ABANDONED = threading.Event()
 _SHOW_CURSOR = "\x1b[?25h"
@@ -34,7 +34,7 @@ class _Cause:
 
 
 class Interrupted(BaseException):
-    """A signal or the time-out ended the command. Not an `Exception`, so that no library swallows it."""
+    """A signal or the timeout ended the command. Not an `Exception`, so that no library swallows it."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -42,10 +42,10 @@ class Interrupted(BaseException):
 
 
 def run_interruptible(command: Callable[[], int | None], *, timeout_s: float | None) -> int:
-    """Return the exit code of `command`; if a signal or the time-out made it fail, the exit code for the signal or time-out.
+    """Return the exit code of `command`; if a signal or the timeout made it fail, the exit code for the signal or timeout.
 
     Raises:
-        Interrupted: a signal or the time-out came while no run was active. The main thread raises the error, at any place.
+        Interrupted: a signal or the timeout came while no run was active. The main thread raises the error, at any place.
     """
     causes = {
         signal.SIGHUP: _Cause(_HUNG_UP, "hung up"),
@@ -70,7 +70,7 @@ def run_interruptible(command: Callable[[], int | None], *, timeout_s: float | N
 
 
 def abandon_threads() -> None:
-    """Make `exit_process` wait for no threads. Threads may wait for an unreachable server."""
+    """Make `exit_process` exit without waiting for threads, which may be blocked by an unreachable server."""
     _ABANDONED.set()
 
 

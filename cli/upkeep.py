@@ -38,7 +38,7 @@ def verify(
             name="--repair",
             negative=(),
             consume_multiple=(1, None),
-            help="Names of images to fetch again if incomplete; all for all names.",
+            help="Store names to fetch again if their images are incomplete, or all.",
         ),
     ] = None,
     concurrency: Concurrency = 4,

@@ -1,8 +1,8 @@
 """One active run per flow and configuration, for runs of deployments: a later run ends as Cancelled and names the earlier one.
 
 Prefect's own limit of a deployment would also cancel runs of other configurations. So each configuration has a global
-concurrency limit of one slot. A run holds the slot with a lease of a minute, so that a crashed run holds the slot for a minute
-at most. Each run also has the name of the limit as a tag, by which a later run finds the earlier run.
+concurrency limit of one slot. A run holds the slot with a lease of one minute, which Prefect renews. So a crashed run blocks
+the slot for at most a minute. Each run also has the name of the limit as a tag, by which a later run finds the earlier run.
 
 A run takes over a slot that no active run holds, because a run crashed or because the server was restarted and forgot the
 leases. To take over a slot, the run creates the limit again. If the run only reset the count of slots, the lease of the crashed

@@ -78,7 +78,7 @@ def mirror_session_spec(
     """
     place = store or wanted.store
     if place is None:
-        raise InvalidInput(f"{wanted.path}: store: missing, and the run was given none; say where images are kept on their way")
+        raise InvalidInput(f"{wanted.path}: store: missing; set it to a path or URL, or set the parameter store of the run")
     configured = wanted.store_options if store is None else {}  # options in the file are those of its own store
     spec = session_spec(place, dict(store_options), network, configured=configured)
     given = spec.registries.hosts

@@ -99,7 +99,7 @@ class Network(BaseModel):
         )
 
 
-Reached = Annotated[Network | None, label("Network", "Connection settings for registries: credentials, time-outs, TLS")]
+Reached = Annotated[Network | None, label("Network", "Connection settings for registries: credentials, timeouts, TLS")]
 
 
 def session_spec(

@@ -55,7 +55,7 @@ def record_results(plan: Plan, results: MirrorResults, replaced: Records, locked
 
 
 def _wanted_again(plan: Plan, records: Records) -> Records:
-    """Return the records without `unwanted` for each tag of the plan, also for failed tags."""
+    """Return all records, with `unwanted` cleared for each tag of the plan, including failed tags."""
     wanted = {action.target for action in plan.actions if action.target in records}
     return {**records, **{target: replace(records[target], unwanted=None) for target in wanted}}
 
@@ -85,7 +85,7 @@ def _follow_moved_tags(records: dict[Reference, Locked], referrers: Mapping[Refe
 
 
 def _with_wanted_referrers(records: Records, plan: Plan) -> Records:
-    """Return the records without `unwanted` for digest tags of wanted images."""
+    """Return all records, with `unwanted` cleared for the digest tags of wanted images."""
     orphans = {one.target for one in plan.orphans}
     wanted = {
         f"{target.locator}:{tag}"

@@ -75,7 +75,7 @@ class Claiming:
         return clear, waiting
 
     def _admit(self, host: str, items: Iterable[SyncItem]) -> Admitted:
-        """Return items without the targets of earlier equal items, and without targets in conflict."""
+        """Return the items without targets of earlier items with the same source, and without targets in conflict."""
         conflicts = self._claims.find_conflicts()
         admitted, refused = list[SyncItem](), list[PlannedImage]()
         for item in items:

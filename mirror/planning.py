@@ -1,7 +1,8 @@
 """Makes the plan of a mirror run in three stages: list each source registry, claim targets, survey the images.
 
-Several registries are in progress at a time, each with a single query in flight. The run mirrors surveyed images at once. A
-slow registry delays only its own images, and images with targets that the registry may claim.
+Several registries are in progress at a time, each with a single query in flight. The run mirrors images as soon as they are
+compared with their targets (surveyed). A slow registry delays only its own images, and images with targets that the registry
+may claim.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

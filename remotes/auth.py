@@ -1,7 +1,7 @@
-"""Authentication against registries, driven by their challenges: anonymous, basic (RFC 7617) and bearer tokens.
+"""Authentication to registries, driven by their challenges: anonymous, basic (RFC 7617) and bearer tokens.
 
-`RegistryAuth` is an `httpx.Auth`: a generator of requests, which the client sends like any other request. How a token is
-requested is left to `remotes.token`, and where credentials come from to `remotes.credentials`.
+`RegistryAuth` is an `httpx.Auth`: a generator of requests, which the client sends like any other request. `remotes.token`
+requests the tokens, and `remotes.credentials` finds the credentials.
 """
 
 import threading
@@ -24,7 +24,7 @@ _MARGIN_S = 5
 # Statuses for an expired password without a challenge: 403 from Amazon ECR, perhaps 400 from its public registry. The same
 # statuses may have another reason.
 _MAY_BE_EXPIRED = frozenset({400, 403})
-# The time for which such a response does not cause another call of the helper for the same secret.
+# The time after such a response in which the credential helper is not called again for the same secret.
 _DOUBT_S = 300.0
 _BASIC = "Basic "
 
@@ -160,9 +160,9 @@ class RegistryAuth(httpx.Auth):
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Send the request with the known header. Answer the challenge of a 401 once, and replace an expired password once.
 
-        The body of the 401 is read first: an unread response occupies a slot of the server, and the thread fetching the token
-        may need the slot. A 401 from another server, after a redirect, is not answered: the credentials are not for the other
-        server.
+        The body of the 401 is read first: an unread response counts as a request in flight, and the limit of requests in flight
+        could block the request for the token. A 401 from another server, after a redirect, is not answered: the credentials are
+        not for the other server.
 
         Raises:
             Denied: the token server rejects the credentials, or would get them over plain http.
@@ -262,7 +262,8 @@ class RegistryAuth(httpx.Auth):
     def _try_password(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, bool]:
         """Send the request with the password. Replace a rejected password if the source has a new password.
 
-        Return False if the response does not show whether the password is good.
+        Return True if the password is accepted or replaced. Return False if the response does not show whether the password is
+        good, and the password was not replaced.
 
         Raises:
             Denied: the password is rejected and cannot be replaced, or is missing.

@@ -96,7 +96,7 @@ class Guard:
             AddressRefused: the request has to stay at its registry, and the URL is at another server.
         """
         if self.leaves(url):
-            raise AddressRefused("the registry redirected a write to another server, which is not followed")
+            raise AddressRefused("the registry redirected a write to another server; the redirect is not followed")
 
     def leaves(self, url: httpx.URL) -> bool:
         """Return True if the request has to stay at its registry, and a URL is at another server."""

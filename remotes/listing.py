@@ -149,7 +149,7 @@ class Paginator:
             DistError: as `Repository.send_read`.
         """
         if not self._repository.owns(url):
-            raise Unsupported(f"{self._subject}: the next page is at another server, which is not followed")
+            raise Unsupported(f"{self._subject}: the next page is on another server; the link is not followed")
         if url in self._asked:
             raise Unsupported(f"{self._subject}: the pages link in a circle")
         if len(self._asked) == self._max_pages:

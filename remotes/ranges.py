@@ -122,7 +122,7 @@ class _PartPool:
         return True
 
     def release(self, part: "_RangePart") -> None:
-        """Give up a part. It counts until its thread is free."""
+        """Give up a part. The part counts towards the limits until its thread is free."""
         part.is_abandoned = True
         part.pieces.cancel()
         part.pieces.add_done_callback(lambda _: self._uncount(part.transfer.server))

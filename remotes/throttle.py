@@ -17,7 +17,7 @@ _RATE_AFTER_REFUSAL = 0.7
 # Growth of the rate per second: from 10 to 20 requests per second takes 10 s.
 _RATE_GROWTH = 1.0
 _MIN_PER_S = 0.5
-# A pace that has grown to this value is dropped.
+# A learned limit of the rate that has grown to this value is removed.
 _MAX_PER_S = 500.0
 # Refusals within this time count as one: the requests were in flight together.
 _SAME_REFUSAL_S = 1.0
@@ -53,9 +53,10 @@ class Throttle:
         self._aborted = False
 
     def acquire(self) -> float:
-        """Wait until a request may be sent, and return 0. A call of `release` has to follow.
+        """Wait until a request may be sent, and return 0. The caller must then call `release`.
 
-        If the server wants a pause, return at once with its seconds; no call of `release` follows.
+        If the server has asked for a pause, return the remaining seconds of the pause instead. The caller must then not call
+        `release`.
 
         Raises:
             Aborted: `abort` was called.
@@ -81,7 +82,7 @@ class Throttle:
             self._changed.notify()
 
     def note_accepted(self) -> None:
-        """Note that the server accepted a request, and raise the rate a little."""
+        """Note that the server accepted a request, and raise the allowed concurrency and rate a little."""
         with self._changed:
             now = self._clock()
             self._accepted.append(now)

@@ -77,7 +77,7 @@ class UploadSession:
         self._offset_is_unknown = self._is_closed = False
         opened_at = location(opened, self.subject)
         if opened_at is None:
-            raise Unavailable(f"{self.subject}: the registry opened an upload without a URL for it (no Location)")
+            raise Unavailable(f"{self.subject}: the registry accepted the upload without an upload URL (no Location header)")
         self._location = opened_at
 
     def send_whole(self, content: Content) -> None:
@@ -116,7 +116,7 @@ class UploadSession:
         has = uploaded_bytes(answer)
         if has is None:
             self.is_lost = True
-            raise Unavailable(f"{self.subject}: the registry does not report how much it has (no Range)")
+            raise Unavailable(f"{self.subject}: the registry does not report how many bytes it has (no Range header)")
         self._set_offset(has)
 
     def _send_chunk(self, content: Content, end: int) -> None:

@@ -291,7 +291,7 @@ class FileIngests:
         try:
             return self.status(ref).busy_error()
         except DistError:
-            return Busy(f"{ref}: another writer holds it; wait until it ends")
+            return Busy(f"{ref}: another writer is active; wait until it ends")
 
 
 def _drop(disk: Disk, path: str) -> None:

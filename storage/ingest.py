@@ -1,7 +1,8 @@
 """Ingests: content on its way into the store, on any kind of file system.
 
-An ingest has a ref and a declaration of its content. A ref has at most one writer at a time. The writer hashes the written
-bytes, so a commit verifies exactly the bytes that become visible. `storage.files` and `storage.uploads` implement ingests.
+An ingest has a ref, which is a name that the caller chooses, and a declaration of its content. A ref has at most one writer at
+a time. The writer hashes the written bytes, so a commit verifies exactly the bytes that become visible. `storage.files` and
+`storage.uploads` implement ingests.
 """
 
 import logging
@@ -33,7 +34,7 @@ class Status:
     def busy_error(self) -> Busy:
         """Return the error for a second writer of the ref."""
         since = f"since {self.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {self.offset}"
-        return Busy(f"{self.ref}: another writer holds it {since}")
+        return Busy(f"{self.ref}: another writer has been active {since}")
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -53,7 +54,7 @@ class Declaration:
             InvalidInput: an empty ref.
         """
         if not ref:
-            raise InvalidInput("ingest: expected a ref, got an empty text")
+            raise InvalidInput("ingest: expected a ref, got an empty string")
         return cls(ref=ref, total=total, expected=expected, started=datetime.now(UTC))
 
     def agrees(self, other: "Declaration") -> bool:

@@ -1,4 +1,4 @@
-"""Leases: the roots of runs in progress before names hold them. gc treats leased roots like names.
+"""Leases protect content that a run relies on and that has no name yet. gc treats the leased roots like names.
 
 A run leases each root before it relies on existing content below the root, and releases its leases at the end. A run writes few
 records, each with many roots. To add a root, the run replaces a whole record.
@@ -72,7 +72,10 @@ class Lease:
                 self._waiting = {key: root for key, root in self._waiting.items() if key not in waiting}
 
     def release(self) -> None:
-        """Release the roots, so that gc may remove content without a name. If the store fails, a later gc removes them."""
+        """Release the roots, so that gc may remove content without a name.
+
+        If the store fails, a later gc removes the records.
+        """
         with self._writing, self._life, suppress(DistError), self._backend.translate_errors(f"leases {self._layout.leases}"):
             self._backend.remove([self._path(number) for number in range(len(self._records))])
             self._records.clear()
@@ -85,7 +88,7 @@ class Lease:
             return bool(fresh)
 
     def _renew(self) -> None:
-        """Write the records of a long run again, if their age matters."""
+        """Write the records of a long run again before they expire. Records with a lock do not expire."""
         if self._is_locked or time.monotonic() - self._renewed < _RENEWAL_S:
             return
         with self._writing, self._backend.translate_errors(f"leases {self._layout.leases}"):

@@ -125,7 +125,7 @@ class Names:
             StoreFull, Denied, Unavailable: the disk.
         """
         if not name:
-            raise InvalidInput("name: expected a name, got an empty text")
+            raise InvalidInput("name: expected a name, got an empty string")
         record = Name(
             name=name,
             descriptor=descriptor,

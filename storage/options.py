@@ -112,7 +112,7 @@ def refuse_userinfo(url: str) -> None:
     if _USERINFO.match(url):
         protocol, _, rest = url.partition("://")
         shown = f"{protocol}://…@{rest.rpartition('@')[2]}"
-        raise InvalidInput(f"store {shown}: a location has no user and password; use the environment or a Prefect block")
+        raise InvalidInput(f"store {shown}: remove user and password from the location; use the environment or a Prefect block")
 
 
 def _value(text: str) -> Any:

@@ -4,10 +4,11 @@ On a disk, a lock excludes gc: runs share the lock while they look up content, a
 
 Object stores have no locks, but every process sees the writes of other processes immediately. On an object store, gc writes a
 marker, reads names and leases, removes one batch of unneeded content, and removes the marker. A run records a lease, waits
-until the markers of that moment are gone, and only then looks up content. So either gc sees the lease, or the run looks after
-the removal and finds only the remaining content.
+until the markers of that moment are gone, and only then looks up content. So either gc sees the lease, or the run looks up
+content after the removal and finds only the remaining content.
 
-A marker expires after six minutes, by the clock of the store. gc removes nothing later than one minute after writing a marker.
+A marker expires after six minutes, by the clock of the store. gc sends no removal later than one minute after writing a marker,
+and the last attempt of a removal ends at most five minutes later.
 """
 
 import logging

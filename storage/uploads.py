@@ -1,8 +1,8 @@
 """Ingests on an object store: uploads to the path of the blob, invisible until size and digest are verified.
 
 Object stores can neither append nor rename, and uncommitted data cannot be read back. So an ingest lives only as long as its
-process: a later writer of the same store object resumes the ingest, and a new process starts over. Two machines may upload the
-same blob at once, since both commit the same bytes.
+process: a later writer of the same `ContentStore` instance resumes the ingest, and a new process starts over. Two machines may
+upload the same blob at the same time, since both commit the same bytes.
 
 Without a declared digest, the path of the blob is unknown. Such content is uploaded to a path in `ingest/` that is unique to
 this process, and the object store then copies the content to the path of the blob.
@@ -109,7 +109,7 @@ class UploadWriter:
             self._ingests.drop(self._ingest)
 
     def close(self) -> None:
-        """Release the ref and keep the data for another writer of the same store object."""
+        """Release the ref and keep the data for another writer of the same `ContentStore` instance."""
         if self._open:
             self._open = False
             with self._ingests.translate_errors(self._ingest, "closing"):
@@ -152,7 +152,7 @@ class UploadWriter:
 
 
 class UploadIngests:
-    """The ingests of one store object on an object store; see `storage.ingest.Ingests`."""
+    """The ingests of one `ContentStore` instance on an object store; see `storage.ingest.Ingests`."""
 
     def __init__(self, objects: Objects, layout: Layout) -> None:
         self._objects, self._layout = objects, layout
@@ -161,7 +161,7 @@ class UploadIngests:
         self._process = uuid.uuid4().hex
 
     def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> UploadWriter:
-        """Begin the ingest `ref`, or resume the ingest of an earlier writer of this store object."""
+        """Begin the ingest `ref`, or resume the ingest of an earlier writer of this `ContentStore` instance."""
         declared = Declaration.begin(ref, total=total, expected=expected)
         with self._objects.translate_errors(f"{ref}: opening {self._layout.format_path(self._upload_path(declared))}"):
             ingest, stale = self._claim_ref(declared)
@@ -175,7 +175,7 @@ class UploadIngests:
         return UploadWriter(self, ingest)
 
     def status(self, ref: str) -> Status:
-        """Return the status of an ingest of this store object."""
+        """Return the status of an ingest of this `ContentStore` instance."""
         with self._guard:
             ingest = self._ingests.get(ref)
         if ingest is None:
@@ -183,7 +183,7 @@ class UploadIngests:
         return ingest.status
 
     def active(self) -> Iterator[Status]:
-        """Yield the ingests of this store object, and the uploads of other processes if the service lists uploads.
+        """Yield the ingests of this instance, and the uploads of other processes if the service lists uploads.
 
         An upload of another process has no ref. The path in the store takes the place of the ref.
         """
@@ -198,7 +198,7 @@ class UploadIngests:
                     yield self._status(found)
 
     def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
-        """Abort uploads of other processes without new data since `before`, or for 24 hours if `before` is later."""
+        """Abort uploads of other processes without new data since `before`. Uploads with data from the last 24 hours stay."""
         before = min(before, datetime.now(UTC) - _UPLOAD_LIFE)
         with self._objects.translate_errors("ingests"):
             yield from self._objects.sweep(self._layout.root, before, dry_run=dry_run)

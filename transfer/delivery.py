@@ -36,7 +36,8 @@ _NO_SPARSE = (
 )
 # By the keys of descriptors.
 Receipts = dict[object, tuple[Descriptor, Receipt]]
-# The receipt of content that the run uploaded or found at the target before.
+# The receipt of content that the run uploaded or found at the target before. Compared by identity, since new receipts can be
+# equal.
 _KNOWN = Receipt("existed")
 # `transfer.content.put` or `push`; `push` looks the manifest up first.
 _Put = Callable[..., Receipt]
@@ -242,7 +243,7 @@ def _require_unmoved(session: Session, wanted: Publication, root: Descriptor) ->
     found = resolve_tag(session, wanted.target)
     if found is not None and found.digest not in (wanted.replaces, root.digest):
         before = wanted.replaces or "no manifest"
-        raise Conflict(f"{wanted.target}: target tag moved from {before} to {found.digest} since it was planned; run again")
+        raise Conflict(f"{wanted.target}: target tag moved from {before} to {found.digest} since the plan was made; run again")
     return found
 
 
@@ -327,5 +328,5 @@ def _push(session: Session, descriptor: Descriptor, target: Reference, tag: str 
 
 
 def _turn(session: Session, place: Reference, descriptor: Descriptor) -> Lock:
-    """Return the lock for uploads of this content to this registry. The run keeps the lock until the run ends."""
+    """Return the lock for uploads of this content to this registry. The lock object exists until the run ends."""
     return session.memo(_Deliveries).turns.setdefault((place.host, descriptor.digest), Lock())

@@ -72,7 +72,7 @@ class Unexpected(DistError):
             text = f": {error}"
         except Exception:  # noqa: BLE001 - an exception whose text cannot be made is still an outcome
             text = ""
-        return cls(" ".join(f"unexpected {type(error).__name__}{text}; report it".split()))
+        return cls(" ".join(f"unexpected {type(error).__name__}{text}; this is a bug in dist: report it".split()))
 
 
 class Scope(Protocol):
@@ -102,7 +102,7 @@ class Unit(Generic[T_co]):
 
 
 class Lane(NamedTuple):
-    """A kind of items, such as the items for a server. A single lane has at most one item in flight."""
+    """A kind of items, such as the items for a server. A lane with `is_single` has at most one item in flight."""
 
     name: Hashable
     is_single: bool = False
@@ -191,11 +191,12 @@ class _Run(Generic[Item]):
 class Worklist(Generic[Item, T]):
     """Items for a pool: each runs once, and at most `pool.window` are in flight.
 
-    `lane` returns the lane of an item. The lane with the fewest items in flight is next. Among lanes with equally many, the
-    lane with the oldest item is next. So items that wait for one server leave room for items of other servers.
+    `lane` returns the lane of an item. Lanes with items from `add_first` come first. Next comes the lane with the fewest items
+    in flight, and among lanes with equally many, the lane with the oldest item. So items that wait for one server leave room
+    for items of other servers.
 
-    Units that only wait do not count. Even so, at most `pool.window` items of one lane are in flight. Items of single lanes
-    never count.
+    Units that only wait for a Retry-After do not count towards `pool.window`. Even so, at most `pool.window` items of one lane
+    are in flight. Items of lanes with `is_single` never count.
 
     Iterating yields every item with its outcome, in the order of ending. The loop may add items:
 
@@ -204,7 +205,7 @@ class Worklist(Generic[Item, T]):
 
     After the run is cancelled, items that were not started end with `Stopped`.
 
-    Not for use by several threads; only `call` is.
+    Not thread-safe, except for `call`.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The tags of one repository and the content that the tags need.
 
-If a registry cannot delete a tag, it deletes a manifest with every tag of the manifest. The graph shows which tags would lose
-content. Each tag is resolved once and each manifest is read once.
+Some registries cannot delete a tag. They can only delete a manifest, together with all its tags. The graph shows which tags
+would lose content. Each tag is resolved once and each manifest is read once.
 
 A registry's list of tags may be incomplete, so the tags that the mirror knows are resolved, too. If the list lacks an existing
 tag, further tags may be missing, and the content of further tags is unknown.
@@ -49,8 +49,9 @@ class _Links:
 class TagGraph:
     """The tags of a repository and the manifests below the tags.
 
-    A tag is expendable if the tag may be removed, and only while the tag has one given digest. Referrers that the mirror copied
-    with the tag are its own. A fallback tag or cosign tag with only own referrers does not keep the subject.
+    A tag is expendable if it may be removed, and only while it resolves to the digest given to `allow`. The referrers that the
+    mirror copied with an expendable tag are own referrers. A fallback tag or cosign tag that has only own referrers does not
+    keep its subject.
     """
 
     def __init__(
@@ -136,9 +137,9 @@ class TagGraph:
         return [tag for tag, descriptor in self._tags.items() if descriptor.digest == digest]
 
     def holder_of(self, digest: Digest) -> str | None:
-        """Return another tag that needs `digest`, or None.
+        """Return a tag that would lose content if the manifest `digest` were deleted, or None.
 
-        An expendable tag is a holder as long as the tag exists and `digest` is below the tag.
+        Expendable tags that resolve to `digest` itself do not count. Other expendable tags count while they exist.
         """
         if digest in self._kept:
             return self._kept[digest]

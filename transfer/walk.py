@@ -1,4 +1,4 @@
-"""The walk over the descriptor graphs of many images. Each descriptor is a unit of work that starts after its parent.
+"""The walk over the descriptor graphs of many images. Each descriptor is a unit of work that starts after its parent has ended.
 
 Equal content of several images is one node. The node is fetched once; after a failure, the next repository with the content is
 tried. A failure ends only the content below the failed node. An image is reported as soon as no unit of the image is in flight.
@@ -74,7 +74,7 @@ class WalkPolicy(Protocol):
         """Return the unit of work that fetches some content from a repository."""
 
     def follow_ups(self, image: ImageState, /) -> Sequence[FollowUp[Any]]:
-        """Return further units for an image with content and name in the store. Called again after their end."""
+        """Return further units for a recorded image. Called again after these units end, until no units are returned."""
 
     def end(self, image: ImageState, /) -> None:
         """Take an image that has ended."""
@@ -119,8 +119,8 @@ class Walk:
     def _continue(self) -> None:
         """Begin added images, and follow lists of referrers.
 
-        No outcome is being handled during the call, so nodes get no images while the walk iterates over the images of a node. A
-        loop handles chains of referrers and of short images, without recursion.
+        The walk calls this method only between outcomes, because a node must not get images while the walk iterates over the
+        images of the node. A loop in place of recursion allows long chains of referrers, and of images that end immediately.
         """
         self._is_busy = True
         while self._known or self._added:

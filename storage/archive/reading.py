@@ -129,7 +129,7 @@ class _Importer:
             with self._store.exclude_gc():
                 presence.require(self._store, root, children=children, name=", ".join(names) or image.at)
             if not names:
-                raise InvalidInput(f"{image.at}: the archive has no full name for {root}; give a name for it")
+                raise InvalidInput(f"{image.at}: the archive has no full name for {root}; specify a name for the image")
         except DistError as exc:
             return [Imported(name=name, descriptor=None, error=exc) for name in names or (None,)]
         return [self._record(name, root) for name in names]

@@ -120,7 +120,7 @@ def _path(name: str, *, at: str) -> TreePath:
     raw = _raw(name, at=at)
     for part in raw.split(b"/"):
         if len(part) > _NAME_BYTES:
-            raise InvalidInput(f"{at}: expected at most {_NAME_BYTES} bytes in each name of the path, got {len(part)}")
+            raise InvalidInput(f"{at}: expected at most {_NAME_BYTES} bytes in each component of the path, got {len(part)}")
         if part == b".." and not path:
             raise InvalidInput(f"{at}: the path leads out of the image with ..")
         if part == b"..":
@@ -128,7 +128,7 @@ def _path(name: str, *, at: str) -> TreePath:
         elif part not in (b"", b"."):
             path.append(part)
     if len(path) > PATH_NAMES:
-        raise InvalidInput(f"{at}: expected at most {PATH_NAMES} names in the path, got {len(path)}")
+        raise InvalidInput(f"{at}: expected at most {PATH_NAMES} components in the path, got {len(path)}")
     return tuple(path)
 
 

@@ -64,7 +64,9 @@ class Cursor:
         while pending:
             name = pending.pop()
             if (steps := steps + 1) > _MAX_STEPS:
-                raise InvalidInput(f"links at {os.fsdecode(name)!r}: expected at most {_MAX_STEPS} names in one path, got more")
+                raise InvalidInput(
+                    f"links at {os.fsdecode(name)!r}: expected at most {_MAX_STEPS} components in one path, got more"
+                )
             if name == b"..":
                 self.leave()
                 continue
@@ -101,7 +103,9 @@ class Cursor:
 
     def _check_length(self, name: bytes) -> None:
         if len(self.path) == PATH_NAMES:
-            raise InvalidInput(f"directory {os.fsdecode(name)!r}: expected at most {PATH_NAMES} names in its path, got more")
+            raise InvalidInput(
+                f"directory {os.fsdecode(name)!r}: expected at most {PATH_NAMES} components in its path, got more"
+            )
         if self._path_bytes + len(name) > PATH_BYTES:
             raise InvalidInput(f"directory {os.fsdecode(name)!r}: expected at most {PATH_BYTES} bytes in its path, got more")
 

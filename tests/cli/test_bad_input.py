@@ -55,7 +55,7 @@ def holds(store: Path) -> set[str]:
         ("http://docker.io/library/redis", "leave out the scheme http://"),
         ("docker.io/library/Redis:7", "bad path 'library/Redis'"),
         ("Redis:7", "(from 'Redis:7')"),
-        ("", "reference: expected an image, such as redis:7, got an empty text"),
+        ("", "reference: expected an image, such as redis:7, got an empty string"),
         ("docker.io/library/../redis", "bad path"),
         ("user:secret@docker.io/library/redis", "remove the user and password"),
         ("localhost:99999/redis", "bad port, expected 1 to 65535"),

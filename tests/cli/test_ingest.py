@@ -208,4 +208,4 @@ def test_a_second_writer_of_a_key_fails(tmp_path: Path) -> None:
         result = dist("--store", tmp_path, "ingest", "key", "--resume", stdin=DATA)
 
     assert result.code == 1
-    assert "dist: key: another writer holds it since" in result.line
+    assert "dist: key: another writer has been active since" in result.line

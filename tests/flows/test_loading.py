@@ -118,7 +118,7 @@ def test_a_configuration_without_a_file_warns_that_it_has_no_lock_file(kind: str
             "creds: [{registry: a.example, clientCert: x, clientKey: topsecret}]",
             ":1: creds[0].clientKey: expected {{env",
         ),
-        ("store: s3://user:topsecret@bucket/x", "store s3://…@bucket/x: a location has no user and password"),
+        ("store: s3://user:topsecret@bucket/x", "store s3://…@bucket/x: remove user and password from the location"),
     ],
 )
 @pytest.mark.parametrize("kind", ["block", "text"])

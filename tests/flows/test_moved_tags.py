@@ -25,7 +25,7 @@ def test_a_run_with_an_older_plan_does_not_move_a_tag_backwards(
     assert target.manifest("app", "old-v1") is None
     assert (report.status, results(report)) == ("failed", {"app:v1": "failed"})
     (error,) = error_lines(report)
-    moved = f"target tag moved from {OLD.root.digest} to {NEWEST.root.digest} since it was planned; run again"
+    moved = f"target tag moved from {OLD.root.digest} to {NEWEST.root.digest} since the plan was made; run again"
     assert error == f"{source.host}/app:v1 to {target.host}/app:v1: {moved}"
     assert mirrors.read_lock() == before
 
@@ -49,4 +49,4 @@ def test_a_repair_does_not_move_a_tag_back_that_moved_after_the_check(
     assert not find_missing(target, "app", NEWEST, "v1")
     assert report.status == "failed"
     (error,) = error_lines(report)
-    assert f"target tag moved from {OLD.root.digest} to {NEWEST.root.digest} since it was planned; run again" in error
+    assert f"target tag moved from {OLD.root.digest} to {NEWEST.root.digest} since the plan was made; run again" in error

@@ -104,7 +104,7 @@ WRONG = [
     # the store
     ("store: {}\n" + SYNC, ":1: store.url: missing"),
     ("store: [a]\n" + SYNC, ":1: store: expected keys and values (url, options), got a list"),
-    ("store: 's3://u:topsecret@host/x'\n" + SYNC, ":1: store: store s3://…@host/x: a location has no user and password; use the environment or a Prefect block"),
+    ("store: 's3://u:topsecret@host/x'\n" + SYNC, ":1: store: store s3://…@host/x: remove user and password from the location; use the environment or a Prefect block"),
     ("store: {url: 's3://x', options: {endpoint_url: 'http://u:topsecret@host'}}\n" + SYNC, ":1: store.options.endpoint_url: expected a URL without user and password; use options such as key and secret"),
     ("store: {url: 's3://x', options: {secret: '{{env \"NOT_SET\"}}'}}\n" + SYNC, ":1: store.options.secret: environment variable NOT_SET is not set"),
 ]  # fmt: skip

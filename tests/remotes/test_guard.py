@@ -304,7 +304,7 @@ def test_a_manifest_or_a_deletion_is_not_redirected_to_another_registry(
     check_message(
         caught.value,
         f"{method} http://{other.host}/v2/",
-        "the registry redirected a write to another server, which is not followed",
+        "the registry redirected a write to another server; the redirect is not followed",
         hides=["topsecret"],
     )
     assert (other.requests, other.connections) == ([], 0)

@@ -184,7 +184,7 @@ def test_a_slow_server_does_not_starve_transfers_from_others(registry: FakeRegis
         assert read(fetcher(found, registry), descriptor(big)) == big  # over its first connection
         rest = threads.submit(b"".join, pieces)  # while the parts of the slow server are in flight
         try:
-            assert b"".join(arrived) + rest.result(timeout=5) == big  # less than a time-out
+            assert b"".join(arrived) + rest.result(timeout=5) == big  # less than a timeout
         finally:
             found.abort()
     assert found._ranges._pool.held == 0

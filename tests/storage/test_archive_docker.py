@@ -155,7 +155,7 @@ def test_an_image_without_tags_gets_the_given_name(tags: list[str] | None) -> No
     store = memory_store()
     (outcome,) = import_archive(store, old_docker_archive({"RepoTags": tags}))
     assert isinstance(outcome.error, InvalidInput)
-    assert str(outcome.error).endswith("; give a name for it")
+    assert str(outcome.error).endswith("; specify a name for the image")
     (outcome,) = import_archive(store, old_docker_archive({"RepoTags": tags}), name=NAME)
     assert outcome.error is None
     assert_manifest_created(store)

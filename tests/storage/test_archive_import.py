@@ -143,7 +143,7 @@ def test_a_tag_without_a_repository_or_an_invalid_text_is_not_a_name(text: str) 
     assert isinstance(outcome.error, InvalidInput)
     assert str(outcome.error) == (
         f"archive a.tar: index.json.manifests[0]: the archive has no full name for manifest {IMAGE.root.digest}; "
-        "give a name for it"
+        "specify a name for the image"
     )
     assert names(store) == {}
     (outcome,) = import_archive(store, data, name="one:1")

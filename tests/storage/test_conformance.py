@@ -345,7 +345,7 @@ def test_an_ingest_with_another_declaration_starts_over(
 def test_a_ref_with_a_writer_is_busy_and_the_error_has_its_progress(store: ContentStore) -> None:
     with store.writer("ref", total=len(BIG)) as writer:
         writer.write(BIG[:50_000])
-        pattern = r"^ref: another writer holds it since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC and is at byte 50000$"
+        pattern = r"^ref: another writer has been active since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC and is at byte 50000$"
         with pytest.raises(Busy, match=pattern):
             store.writer("ref", total=len(BIG))
         store.writer("another ref").close()

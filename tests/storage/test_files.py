@@ -215,7 +215,7 @@ def test_a_ref_with_a_writer_is_busy_also_for_small_content(place: Place, store:
     with store.writer("ref", total=len(DATA)) as writer:
         writer.write(DATA[:50_000])
         for other in (store, place.open()):
-            with pytest.raises(Busy, match=r"^ref: another writer holds it; wait until it ends$"):
+            with pytest.raises(Busy, match=r"^ref: another writer is active; wait until it ends$"):
                 other.writer("ref", total=len(DATA))
         store.writer("another ref", total=len(DATA)).close()
         writer.write(DATA[50_000:])
@@ -225,7 +225,7 @@ def test_a_ref_with_a_writer_is_busy_also_for_small_content(place: Place, store:
 def test_a_ref_with_a_writer_is_busy_also_with_a_damaged_record(place: Place, store: ContentStore) -> None:
     with store.writer("ref"):
         place.plant(f"{ingest_path('ref')}.json", b'{"ref": "ref", "expected": "sha384:00", "started": ""}')
-        with pytest.raises(Busy, match=r"^ref: another writer holds it; wait until it ends$"):
+        with pytest.raises(Busy, match=r"^ref: another writer is active; wait until it ends$"):
             store.writer("ref")
 
 

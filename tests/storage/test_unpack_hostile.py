@@ -195,9 +195,9 @@ def test_trees_of_256_levels_are_created_and_removed(store: ContentStore, victim
 
 
 def test_trees_of_more_than_256_levels_are_refused(store: ContentStore, victim: Path) -> None:
-    assert "expected at most 256 names in the path, got 257" in refusal_message(store, victim, [file("a/" * 256 + "x")])
+    assert "expected at most 256 components in the path, got 257" in refusal_message(store, victim, [file("a/" * 256 + "x")])
     through_link = [directory("a/" * 200), symlink("s", "a/" * 200), directory("s/" + "b/" * 58)]
-    assert "expected at most 256 names in its path" in refusal_message(store, victim, through_link)
+    assert "expected at most 256 components in its path" in refusal_message(store, victim, through_link)
 
 
 def test_paths_longer_than_linux_allows_are_refused(store: ContentStore, victim: Path) -> None:
@@ -208,7 +208,7 @@ def test_paths_longer_than_linux_allows_are_refused(store: ContentStore, victim:
 
 def test_links_with_very_many_names_are_refused(store: ContentStore, victim: Path) -> None:
     chain = [directory("a/"), *(symlink(f"l{number}", f"{'a/../' * 150}l{number + 1}") for number in range(39))]
-    assert "at most 512 names in one path" in refusal_message(store, victim, [*chain, directory("l39/"), file("l0/x")])
+    assert "at most 512 components in one path" in refusal_message(store, victim, [*chain, directory("l39/"), file("l0/x")])
 
 
 def test_the_number_of_directories_without_an_entry_is_limited(

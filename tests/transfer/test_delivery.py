@@ -252,7 +252,8 @@ def test_a_tag_that_moved_after_the_plan_is_not_overwritten(
         backup=reference_at(target, "copy:v1-old") if backup else None,
     )
     moved = (
-        f"{target.host}/copy:v1: target tag moved from {replaces or 'no manifest'} to {NEWER.root.digest} since it was planned"
+        f"{target.host}/copy:v1: target tag moved from {replaces or 'no manifest'} to {NEWER.root.digest} "
+        "since the plan was made"
     )
     with pytest.raises(Conflict, match=f"^{moved}; run again$"):
         delivery.publish(session, wanted)

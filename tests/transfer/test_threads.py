@@ -162,11 +162,11 @@ def test_an_exception_whose_text_fails_is_an_outcome_with_its_class(session: Ses
     with ThreadPool(session, window=1) as pool:
         outcome = pool.call(Unit(work=Failing(Mute())))
     assert isinstance(outcome, Failed)
-    assert str(outcome.error) == "unexpected Mute; report it"
+    assert str(outcome.error) == "unexpected Mute; this is a bug in dist: report it"
 
 
 def test_an_unexpected_error_is_an_outcome_that_asks_for_a_report(session: Session) -> None:
     with ThreadPool(session, window=1) as pool:
         outcome = pool.call(Unit(work=Failing(KeyError("digest"))))
     assert isinstance(outcome, Failed)
-    assert str(outcome.error) == "unexpected KeyError: 'digest'; report it"
+    assert str(outcome.error) == "unexpected KeyError: 'digest'; this is a bug in dist: report it"
