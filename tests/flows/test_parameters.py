@@ -8,11 +8,11 @@ import pytest
 FIRST = {
     "check": ["Configuration", "Content store", "Repair"],
     "fetch": ["Images", "Content store", "Platforms"],
-    "gc": ["Content store", "Grace", "Dry run"],
+    "gc": ["Content store", "Grace period", "Dry run"],
     "mirror": ["Configuration", "Content store", "Dry run"],
     "pull": ["Image", "Directory", "Content store", "Platform"],
     "push": ["Image", "Target", "Content store"],
-    "seed": ["Images", "Registries", "Platforms", "Dry run", "Content store"],
+    "seed": ["Images", "Targets", "Platforms", "Dry run", "Content store"],
     "verify": ["Content store", "Repair"],
 }
 
