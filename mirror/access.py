@@ -60,7 +60,7 @@ def _registry_settings(registry: MirrorRegistry, key: str, document: Document) -
     if "/" not in _validate_key(key, at):
         return {key: replace(registry.settings(document, ("registries", key)), advice=TlsAdvice.of_file(at))}
     if registry.model_fields_set - _LOGIN_KEYS:
-        raise InvalidInput(f"{at}: expected only user, pass, token or block for a namespace")
+        raise InvalidInput("expected only user, pass, token or block for a namespace", subject=at)
     return {}
 
 
@@ -72,7 +72,7 @@ def _validate_key(key: str, at: str) -> str:
     except InvalidInput:
         is_valid = False
     if not is_valid:
-        raise InvalidInput(f"{at}: expected host[:port] as in references, or host[:port]/namespace")
+        raise InvalidInput("expected host[:port] as in references, or host[:port]/namespace", subject=at)
     return key
 
 
@@ -80,7 +80,7 @@ def _registry(creds: Creds, document: Document, number: int) -> str:
     at = document.where(("creds", number, "registry"))
     name = resolve_secret(creds.registry, at=at)
     if not is_host(name):
-        raise InvalidInput(f"{at}: expected host[:port] as in references")
+        raise InvalidInput("expected host[:port] as in references", subject=at)
     return _HUB if name in _HUB_NAMES else name
 
 

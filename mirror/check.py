@@ -34,7 +34,7 @@ def check_mirror(
     locked = Lock(mirror.lock).read()
     if not locked:
         lacks = "no lock file is configured, set `lock`" if mirror.lock is None else f"{mirror.lock} names no image"
-        raise InvalidInput(f"{mirror.path}: nothing to check: {lacks}; run mirror or seed first")
+        raise InvalidInput(f"nothing to check: {lacks}; run mirror or seed first", subject=mirror.path)
     auditing = Auditing(pool, notify, (*mirror.entries, *mirror.seed))
     first = auditing.audit(locked)
     rows = [AuditRow(target=one, outcome="unresolved", errors=(error,)) for one, error in first.unresolved.items()]

@@ -73,7 +73,7 @@ def parse_mirror(document: Document, *, has_lock: bool = True) -> Mirror:
     if file is None:
         raise Mistakes(*checked.mistakes)
     if not file.sync and file.seed is None and not checked.mistakes:
-        raise InvalidInput(f"{document.where(())}: expected sync or seed")
+        raise InvalidInput("expected sync or seed", subject=document.where(()))
     access = read_access(file, document, checked.list_positions("creds", len(file.creds)), mistakes)
     store, options = mistakes.attempt(lambda: _store(file.store, document)) or (None, {})
     stem = stem_of(document)
@@ -212,7 +212,7 @@ def _store_option(name: str, value: object, document: Document, place: Place) ->
         return yamlfile.plain(value)
     text = resolve_secret(value, at=at)
     if has_userinfo(text):
-        raise InvalidInput(f"{at}: expected a URL without user and password; use options such as key and secret")
+        raise InvalidInput("expected a URL without user and password; use options such as key and secret", subject=at)
     if is_secret(name, text):
         document.refuse_secret(value, place)
     return text

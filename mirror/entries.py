@@ -81,9 +81,9 @@ class EntryFactory:
             path = Path(self._document.resolve_path(section.file, at))
             images += read_references(path, at=self._document.where(at))
             if not images:
-                raise InvalidInput(f"{path}: expected one image reference per line, got an empty list")
+                raise InvalidInput("expected one image reference per line, got an empty list", subject=path)
         if not images:
-            raise InvalidInput(f"{self._document.where(place)}: expected images, or a list of them")
+            raise InvalidInput("expected images, or a list of them", subject=self._document.where(place))
         return images
 
     def _note_idle_filters(self, section: SyncEntry, place: Place) -> None:
@@ -149,7 +149,9 @@ class _Options:
         """Return the options that an entry takes unchanged."""
         options = self._all
         if options.rewrite_index and not options.platforms:
-            raise InvalidInput(f"{self._where('rewrite_index')}: requires platforms, which select the content of the new index")
+            raise InvalidInput(
+                "requires platforms, which select the content of the new index", subject=self._where("rewrite_index")
+            )
         gate, prune = options.gate, options.prune
         filters = [
             # As with regsync, an empty artifact type is none.
@@ -192,7 +194,7 @@ def read_references(path: Path, *, at: str) -> list[tuple[str, str]]:
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as exc:  # ValueError: the content is not UTF-8, or the path has a null byte
         name = path if str(path).isprintable() else quote_text(str(path))
-        raise InvalidInput(f"{at}: {name}: {getattr(exc, 'strerror', None) or 'expected a text file in UTF-8'}") from exc
+        raise InvalidInput(f"{name}: {getattr(exc, 'strerror', None) or 'expected a text file in UTF-8'}", subject=at) from exc
     texts = [(line.partition("#")[0].strip(), f"{path}:{number}") for number, line in enumerate(lines, start=1)]
     return [(text, place) for text, place in texts if text]
 
@@ -208,13 +210,13 @@ def _parse_source(text: str, type_: str, at: str) -> str:
     if type_ == "registry":
         if is_host(text):
             return text
-        raise InvalidInput(f"{at}: expected host[:port] of a registry, got {text!r}")
+        raise InvalidInput(f"expected host[:port] of a registry, got {text!r}", subject=at)
     with located(at):
         reference = Reference.parse(expand(text))
     if type_ == "image":
         return str(reference)
     if "@" in text or text.endswith(f":{reference.tag}"):
-        raise InvalidInput(f"{at}: expected a repository without tag or digest, got {text!r}; use type: image, or tags")
+        raise InvalidInput(f"expected a repository without tag or digest, got {text!r}; use type: image, or tags", subject=at)
     return reference.locator
 
 

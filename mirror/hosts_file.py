@@ -137,9 +137,9 @@ def _header(name: str, text: str, document: Document, place: Place) -> tuple[str
     at = document.where(place)
     value = templates.resolve_secret(text, at=at).strip()
     if not _HEADER_NAME.fullmatch(name):
-        raise InvalidInput(f"{at}: expected the name of a header, such as X-Api-Key")
+        raise InvalidInput("expected the name of a header, such as X-Api-Key", subject=at)
     if not (value.isascii() and value.isprintable()):
-        raise InvalidInput(f"{at}: expected one line of printable ASCII characters")
+        raise InvalidInput("expected one line of printable ASCII characters", subject=at)
     return name, value
 
 

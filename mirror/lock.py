@@ -175,5 +175,5 @@ def _referrers(document: fields.Json, *, at: str) -> dict[Digest, str | None]:
 
 def _object(value: object, *, at: str) -> fields.Json:
     if not isinstance(value, dict):
-        raise InvalidInput(f"{at}: expected an object")
+        raise InvalidInput("expected an object", subject=at)
     return value

@@ -33,7 +33,7 @@ def from_lock(path: str) -> Mirror:
     lock = str(Path(path).absolute()) if "://" not in path else path
     sync = [_entry(target, record) for target, record in Lock(lock).read().items()]
     if not sync:
-        raise InvalidInput(f"{path}: nothing to check: the lock file names no image; mirror or seed it first")
+        raise InvalidInput("nothing to check: the lock file names no image; mirror or seed it first", subject=path)
     name = Path(path).name.removesuffix(".json").removesuffix(".lock")
     found = parse_mirror(Document(path=path, data={"name": name, "lock": lock, "sync": sync}, lines={}))
     return replace(without_file(found), is_lock=True)

@@ -98,7 +98,7 @@ class Naming:
         except InvalidInput as exc:
             about = "" if subject is _EXAMPLE else f" for {subject}"
             made = "" if text == self.template.text else f", which gives {quote_text(text)}{about}"
-            raise InvalidInput(f"{self.template.at}: {quote_text(self.template.text)}{made}: {exc}") from exc
+            raise InvalidInput(f"{quote_text(self.template.text)}{made}: {exc}", subject=self.template.at) from exc
 
     def _complete(self, text: str, subject: Reference) -> Reference:
         _, separator, path = str(subject).partition("/")

@@ -59,5 +59,5 @@ def _read_name(session: Session, name: str, target: Reference) -> Name:
     """Return the record of a name. A digest in the target has to be the digest of the image."""
     recorded = session.store.names.get(name)
     if (pinned := target.pinned_digest()) is not None and pinned != recorded.descriptor.digest:
-        raise InvalidInput(f"{target}: expected the digest of {name}, which is {recorded.descriptor.digest}")
+        raise InvalidInput(f"expected the digest of {name}, which is {recorded.descriptor.digest}", subject=target)
     return recorded

@@ -3,7 +3,6 @@
 A report has values only. `mirror.render` makes text, tables and JSON of a report.
 """
 
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,6 @@ from prefect_dist.transfer.pool import Pool
 FlowName = Literal["fetch", "pull", "push", "mirror", "seed", "check", "verify", "gc"]
 Status = Literal["complete", "failed", "stopped", "vetoed"]
 """How a run ended. `vetoed`: nothing failed, and a gate kept at least one image from its targets."""
-_SUBJECT = re.compile(r"(?P<name>[^\s/]\S*/\S+): (?P<text>.+)", re.DOTALL)
 TargetOutcome = Literal["added", "changed", "repaired", "unchanged", "vetoed", "failed", "planned"]
 
 
@@ -41,16 +39,7 @@ class RunError:
         """Return a line that begins with the name of the object."""
         if self.object is None:
             return str(self.error)
-        subject, text = self.split_message()
-        return f"{self.object}: {text if subject in self.object.split() else self.error}"
-
-    def split_message(self) -> tuple[str | None, str]:
-        """Return the subject and the rest of the message of the error. The subject is None if the message begins with no name.
-
-        A subject names a repository, an image or a blob. Often the subject is the object of the error, or a part of the object.
-        """
-        found = _SUBJECT.fullmatch(str(self.error))
-        return (found["name"], found["text"]) if found else (None, str(self.error))
+        return f"{self.object}: {self.error.message if self.error.subject in self.object.split() else self.error}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

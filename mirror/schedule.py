@@ -53,7 +53,7 @@ class Schedule:
         problem = _find_problem(cron) if count == _FIELDS else f"{count} of {_FIELDS} fields"
         if problem:
             form = "expected minute, hour, day, month and day of the week, such as '15 1 * * *'"
-            raise InvalidInput(f"{at}: {form}, got {text!r}: {problem}")
+            raise InvalidInput(f"{form}, got {text!r}: {problem}", subject=at)
         return cls(at=at, cron=cron)
 
 

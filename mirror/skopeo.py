@@ -160,9 +160,9 @@ def _settings(registry: SkopeoRegistry, place: Place, document: Document) -> Hos
         authorities = [path.read_text() for path in sorted(folder.glob("*.crt"))]
         own = [path.read_text() + path.with_suffix(".key").read_text() for path in sorted(folder.glob("*.cert"))]
         if not folder.is_dir():
-            raise InvalidInput(f"{at}: {folder}: expected a directory of certificates")
+            raise InvalidInput(f"{folder}: expected a directory of certificates", subject=at)
     except (OSError, UnicodeDecodeError) as exc:
-        raise InvalidInput(f"{at}: {folder}: {getattr(exc, 'strerror', None) or 'expected certificates'}") from exc
+        raise InvalidInput(f"{folder}: {getattr(exc, 'strerror', None) or 'expected certificates'}", subject=at) from exc
     tls = Tls(verify=registry.tls_verify, ca_pem="\n".join(authorities) or None, cert_pem=own[0] if own else None)
     with located(at):
         tls.context()

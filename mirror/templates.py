@@ -79,7 +79,7 @@ class Template:
         try:
             return cls(text=text, at=at, _nodes=_parse(text, objects, environ))
         except _Invalid as exc:
-            raise InvalidInput(f"{at}: template {quote_text(text)}: {exc}") from None
+            raise InvalidInput(f"template {quote_text(text)}: {exc}", subject=at) from None
 
     def refers_to(self, name: str) -> bool:
         """Return True if the template names a field of the object `name`."""
@@ -94,7 +94,7 @@ class Template:
         try:
             return _render(self._nodes, objects)
         except _Invalid as exc:
-            raise InvalidInput(f"{self.at}: template {quote_text(self.text)}: {exc}") from None
+            raise InvalidInput(f"template {quote_text(self.text)}: {exc}", subject=self.at) from None
 
 
 def resolve_secret(text: str, *, at: str, environ: Mapping[str, str] = os.environ) -> str:
@@ -106,7 +106,7 @@ def resolve_secret(text: str, *, at: str, environ: Mapping[str, str] = os.enviro
     try:
         return _render(_parse(text, {}, environ), {})
     except _Missing as exc:
-        raise InvalidInput(f"{at}: {exc}") from None
+        raise InvalidInput(f"{exc}", subject=at) from None
     except _Invalid:
         raise InvalidInput(f'{at}: expected {{{{env "NAME"}}}} or {{{{file "PATH"}}}}, got another template') from None
 

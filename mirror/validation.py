@@ -70,7 +70,7 @@ def located(at: str) -> Iterator[None]:
     try:
         yield
     except InvalidInput as exc:
-        raise InvalidInput(f"{at}: {exc}") from None
+        raise InvalidInput(f"{exc}", subject=at) from None
 
 
 class MistakeLog:

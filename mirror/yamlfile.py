@@ -97,7 +97,7 @@ class Document:
             return path if "://" in path else str(expanded)
         if not self.is_file:
             reason = "a block or a parameter has no directory for relative paths"
-            raise InvalidInput(f"{self.where(place)}: expected a URL or an absolute path, got {path}: {reason}")
+            raise InvalidInput(f"expected a URL or an absolute path, got {path}: {reason}", subject=self.where(place))
         return f"{self.path.rpartition('/')[0]}/{path}" if "://" in self.path else str(Path(self.path).parent / expanded)
 
     def refuse_secret(self, text: str, place: Sequence[str | int]) -> None:
@@ -108,7 +108,9 @@ class Document:
         """
         if not self.is_file and "{{" not in text:
             form = 'expected {{env "NAME"}}, {{file "PATH"}} or a block, got a literal text'
-            raise InvalidInput(f"{self.where(place)}: {form}; Prefect stores it in plain text, so replace the secret, too")
+            raise InvalidInput(
+                f"{form}; Prefect stores it in plain text, so replace the secret, too", subject=self.where(place)
+            )
 
 
 def in_order(messages: Iterable[str], path: str) -> list[str]:
@@ -141,12 +143,12 @@ def read(path: str) -> Document:
     if "://" in path:
         raw = StateFile(path).read()
         if raw is None:
-            raise InvalidInput(f"{path}: no such file")
+            raise InvalidInput("no such file", subject=path)
         return parse_yaml(raw, path)
     try:
         raw = Path(path).read_bytes()
     except OSError as exc:
-        raise InvalidInput(f"{path}: {exc.strerror}") from exc
+        raise InvalidInput(f"{exc.strerror}", subject=path) from exc
     return parse_yaml(raw, path)
 
 
@@ -157,7 +159,7 @@ def parse_yaml(raw: bytes, path: str, *, is_file: bool = True) -> Document:
         InvalidInput: the content is no YAML, or contains a key twice.
     """
     if len(raw) > _MOST_BYTES:
-        raise InvalidInput(f"{path}: expected at most {_MOST_BYTES} bytes, got {len(raw)}")
+        raise InvalidInput(f"expected at most {_MOST_BYTES} bytes, got {len(raw)}", subject=path)
     try:
         loader = _Loader(raw.decode())
         node = loader.get_single_node()
@@ -166,12 +168,12 @@ def parse_yaml(raw: bytes, path: str, *, is_file: bool = True) -> Document:
     except InvalidInput:
         raise
     except UnicodeDecodeError as exc:
-        raise InvalidInput(f"{path}: expected UTF-8, got an invalid byte at offset {exc.start}") from exc
+        raise InvalidInput(f"expected UTF-8, got an invalid byte at offset {exc.start}", subject=path) from exc
     except yaml.MarkedYAMLError as exc:
         line = f":{exc.problem_mark.line + 1}" if exc.problem_mark else ""
         raise InvalidInput(f"{path}{line}: not YAML ({exc.problem or exc.context})") from exc
     except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError) as exc:  # !!int x, !!bool x, a list for a key
-        raise InvalidInput(f"{path}: not YAML ({' '.join(str(exc).split())})") from exc
+        raise InvalidInput(f"not YAML ({' '.join(str(exc).split())})", subject=path) from exc
     return Document(path=path, data=data, lines=lines, is_file=is_file)
 
 
@@ -188,7 +190,8 @@ def _lines(root: yaml.Node | None, path: str) -> dict[Place, int]:
         at, node = pending.pop()
         if len(lines) > _MOST_PLACES or len(at) > _DEEPEST:
             raise InvalidInput(
-                f"{path}: expected at most {_MOST_PLACES} values in {_DEEPEST} levels after the expansion of aliases"
+                f"expected at most {_MOST_PLACES} values in {_DEEPEST} levels after the expansion of aliases",
+                subject=path,
             )
         children: list[tuple[str | int, int, yaml.Node]] = []
         if isinstance(node, yaml.SequenceNode):

@@ -11,8 +11,8 @@
     ├── Conflict        the object changed since it was read: read it again and start over
     └── Unsupported     a known form that this program refuses
 
-A message is one line without a full stop: what failed, on what, expected value, actual value, remedy. Only the class decides
-about a retry (`retryable`); no code parses the message. Every error keeps its fields when it is pickled.
+The text of an error is one line without a full stop: what failed, on what, expected value, actual value, remedy. Only the class
+decides about a retry (`retryable`); no code parses the text. Every error keeps its fields when it is pickled.
 """
 
 from typing import ClassVar
@@ -28,9 +28,32 @@ def quote_text(text: str) -> str:
 
 
 class DistError(Exception):
-    """Base class of the errors of this program. `str()` is one line for the user."""
+    """Base class of the errors of this program. `str()` is one line for the user: subject, if any, and message.
+
+    Attributes:
+        subject: the name of the object, such as a repository, an image, a blob or a file.
+        cause: the message without the parts that depend on the object; errors of several objects with one cause share it.
+    """
 
     retryable: ClassVar[bool] = False
+
+    def __init__(self, *args: object, subject: object = None, cause: str | None = None) -> None:
+        super().__init__(*args)
+        self.subject = None if subject is None else str(subject)
+        self._cause = cause
+
+    @property
+    def message(self) -> str:
+        """The message without the subject."""
+        return super().__str__()
+
+    @property
+    def cause(self) -> str:
+        """The message without the parts that depend on the object."""
+        return self._cause or self.message
+
+    def __str__(self) -> str:
+        return self.message if self.subject is None else f"{self.subject}: {self.message}"
 
 
 class InvalidInput(DistError, ValueError):
@@ -44,7 +67,9 @@ class Mistakes(InvalidInput):
         super().__init__(*lines)
         self.lines = lines
 
-    def __str__(self) -> str:
+    @property
+    def message(self) -> str:
+        """The first five messages."""
         more = len(self.lines) - _LISTED_MISTAKES
         return "; ".join(self.lines[:_LISTED_MISTAKES]) + (f" (and {more} more)" if more > 0 else "")
 

@@ -108,7 +108,7 @@ class _BodyReader:
             if self._offset < self._end:
                 self._check_gain(self._offset - started)
                 if not self._may_reopen(started):
-                    raise Unavailable(f"{self._subject}: expected {self._end} bytes, got {self._offset}")
+                    raise Unavailable(f"expected {self._end} bytes, got {self._offset}", subject=self._subject)
 
     def _open(self) -> httpx.Response:
         if not (self._is_part or (self._offset and self._ranges)):
@@ -127,7 +127,7 @@ class _BodyReader:
         for piece in response.iter_raw():
             kept, skip = piece[skip:], max(0, skip - len(piece))
             if len(kept) > left:
-                raise Corrupt(f"{self._subject}: expected {self._size} bytes, the server sent more")
+                raise Corrupt(f"expected {self._size} bytes, the server sent more", subject=self._subject)
             left -= len(kept)
             if kept:
                 yield kept
@@ -153,14 +153,16 @@ class _BodyReader:
         end = int(match[2]) + 1 if match and int(match[1]) == self._offset and match[3] in (str(self._size), "*") else 0
         if not self._offset < end <= self._end:
             wanted = f"bytes {self._offset}-{self._end - 1}/{self._size}"
-            raise Corrupt(f"{self._subject}: expected {wanted}, the server sent {one_line(text) or 'no Content-Range'}")
+            raise Corrupt(f"expected {wanted}, the server sent {one_line(text) or 'no Content-Range'}", subject=self._subject)
         return end
 
     def _check_gain(self, gained: int) -> None:
         """Raise Unavailable after many small responses in a row."""
         self._small_answers = 0 if gained >= _SMALL_BYTES else self._small_answers + 1
         if self._small_answers >= _MAX_SMALL:
-            raise Unavailable(f"{self._subject}: the server sent less than {_SMALL_BYTES} bytes of each range; will resume")
+            raise Unavailable(
+                f"the server sent less than {_SMALL_BYTES} bytes of each range; will resume", subject=self._subject
+            )
 
     def _give_up_ranges(self) -> None:
         if self._is_part:
@@ -170,7 +172,7 @@ class _BodyReader:
     def _check_length(self, response: httpx.Response, expected: int) -> None:
         announced = response.headers.get("content-length")
         if announced is not None and announced != str(expected):
-            raise Corrupt(f"{self._subject}: expected {expected} bytes, the server announced {one_line(announced)}")
+            raise Corrupt(f"expected {expected} bytes, the server announced {one_line(announced)}", subject=self._subject)
 
     def _may_reopen(self, started: int) -> bool:
         """Count a broken connection that gained nothing; return True if another connection is worth it.

@@ -34,19 +34,19 @@ def read_document(
 
 def too_big(subject: str, size: str) -> Unsupported:
     """Return the error for a manifest of `size` bytes."""
-    return Unsupported(f"{subject}: expected a manifest of at most {manifest.MAX_BYTES} bytes, got {size}")
+    return Unsupported(f"expected a manifest of at most {manifest.MAX_BYTES} bytes, got {size}", subject=subject)
 
 
 def _read(response: httpx.Response, subject: str, limit: int, check: Callable[[], None] | None) -> bytes:
     refuse_coding(subject, response)
     announced = length(response)
     if announced is not None and announced > limit:
-        raise Unsupported(f"{subject}: expected at most {limit} bytes, the registry announced {announced}")
+        raise Unsupported(f"expected at most {limit} bytes, the registry announced {announced}", subject=subject)
     raw = bytearray()
     for piece in response.iter_raw():
         raw += piece
         if len(raw) > limit:
-            raise Unsupported(f"{subject}: expected at most {limit} bytes, the registry sent more")
+            raise Unsupported(f"expected at most {limit} bytes, the registry sent more", subject=subject)
         if check is not None:
             check()
     return bytes(raw)

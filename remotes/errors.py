@@ -68,11 +68,13 @@ class RegistryError(DistError):
     Each subclass also derives from a class of `ocispec.errors`, which tells the caller how to react.
     """
 
-    def __init__(self, message: str, exchange: Exchange) -> None:
-        super().__init__(message, exchange)
+    def __init__(self, message: str, exchange: Exchange, *, subject: object = None, cause: str | None = None) -> None:
+        super().__init__(message, exchange, subject=subject, cause=cause)
         self.exchange = exchange
 
-    def __str__(self) -> str:
+    @property
+    def message(self) -> str:
+        """The message without the subject."""
         return str(self.args[0])
 
 
@@ -105,9 +107,11 @@ _CLASSES: dict[int, tuple[type[RegistryError], str]] = {
 }
 
 
-def with_message(error: DistError, message: str) -> DistError:
+def with_message(error: DistError, message: str, *, subject: str | None) -> DistError:
     """Return an error of the same class and about the same exchange, with another message."""
-    return type(error)(message, error.exchange) if isinstance(error, RegistryError) else type(error)(message)
+    if isinstance(error, RegistryError):
+        return type(error)(message, error.exchange, subject=subject)
+    return type(error)(message, subject=subject)
 
 
 def from_response(subject: str, response: httpx.Response) -> RegistryError:
@@ -134,7 +138,8 @@ def from_response(subject: str, response: httpx.Response) -> RegistryError:
         retry_after_s=retry_after_s(response),
     )
     detail = f"{status} {', '.join(codes) or response.reason_phrase}".rstrip()
-    return kind(f"{subject}: {meaning} ({exchange.method} {exchange.url}: {detail})", exchange)
+    cause = f"{meaning} ({exchange.method} {_server(response.request)}: {detail})"
+    return kind(f"{meaning} ({exchange.method} {exchange.url}: {detail})", exchange, subject=subject, cause=cause)
 
 
 def _came_from_elsewhere(response: httpx.Response) -> bool:
@@ -147,29 +152,39 @@ def refuse_coding(subject: str, response: httpx.Response) -> None:
     coding = response.headers.get("content-encoding", "").lower()
     if coding not in ("", "identity"):
         raise Unsupported(
-            f"{subject}: expected no content coding, the server sent {one_line(coding)};"
-            " disable compression in the registry or its proxy"
+            f"expected no content coding, the server sent {one_line(coding)}; disable compression in the registry or its proxy",
+            subject=subject,
         )
 
 
 def from_transport(subject: str, exc: httpx.RequestError) -> DistError:
     """Return the error for a request without a response, or for a body that broke off."""
-    request = exc.request
-    where = f"{request.method} {redact(request.url)}"
+    kind, why, detail = _explain_transport(exc)
+    request, detail = exc.request, f"{detail}; " if detail else ""
+    cause = f"{why} ({detail}{request.method} {_server(request)})"
+    return kind(f"{why} ({detail}{request.method} {redact(request.url)})", subject=subject, cause=cause)
+
+
+def _explain_transport(exc: httpx.RequestError) -> tuple[type[DistError], str, str]:
+    """Return the error class, the reason with its remedy, and a detail, which may be empty."""
+    url, causes = exc.request.url, list(_cause_chain(exc))
     if isinstance(exc, httpx.ProxyError):
         why = f"{_deepest_message(exc)}; check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
-        return Unavailable(f"{subject}: no connection through the proxy: {why} ({where})")
-    causes = list(_cause_chain(exc))
+        return Unavailable, f"no connection through the proxy: {why}", ""
     lookup = next((c for c in causes if isinstance(c, socket.gaierror)), None)
     if lookup is not None and lookup.errno == socket.EAI_NONAME:
-        return NotFound(f"{subject}: unknown host {request.url.host} ({where})")
+        return NotFound, f"unknown host {url.host}", ""
     if any(isinstance(c, AddressRefused) for c in causes):
-        return Denied(f"{subject}: {_deepest_message(exc)}; {request.extensions[GUARD].remedy(request.url)} ({where})")
+        return Denied, f"{_deepest_message(exc)}; {exc.request.extensions[GUARD].remedy(url)}", ""
     for cause in causes:
-        if isinstance(cause, ssl.SSLError) and (known := _explain_tls_error(cause, request)) is not None:
-            kind, why = known
-            return kind(f"{subject}: {why} ({_deepest_message(exc)}; {where})")
-    return Unavailable(f"{subject}: {_deepest_message(exc)} ({where})")
+        if isinstance(cause, ssl.SSLError) and (known := _explain_tls_error(cause, exc.request)) is not None:
+            return *known, _deepest_message(exc)
+    return Unavailable, _deepest_message(exc), ""
+
+
+def _server(request: httpx.Request) -> str:
+    """Return the address of the server of a request, without path and user information."""
+    return f"{request.url.scheme}://{request.url.netloc.decode('ascii')}/…"
 
 
 def _tls_advice(request: httpx.Request) -> TlsAdvice:

@@ -81,9 +81,9 @@ class Fetcher:
         pinned = reference.pinned_digest()
         target = str(pinned) if pinned else reference.tag
         if target is None:
-            raise InvalidInput(f"{reference}: expected a tag or digest, such as {reference}:latest")
+            raise InvalidInput(f"expected a tag or digest, such as {reference}:latest", subject=reference)
         if media_type is not None and not MEDIA_TYPE.fullmatch(media_type):
-            raise InvalidInput(f"{reference}: bad media type {media_type!r}, expected type/subtype")
+            raise InvalidInput(f"bad media type {media_type!r}, expected type/subtype", subject=reference)
         if pinned is not None and media_type is not None and not mediatypes.is_manifest(media_type):
             return self._blob(pinned, str(reference))
         ask = _ManifestRequest(f"manifests/{target}", media_type or ANY_MANIFEST, pinned, str(reference))
@@ -175,7 +175,7 @@ class Fetcher:
             raise from_response(ask.subject, response)
         media_type, size = _media_type(response), length(response)
         if mediatypes.kind(media_type) == "schema1":
-            raise Unsupported(f"{ask.subject}: image manifest version 2, schema 1 is not supported; push the image again")
+            raise Unsupported("image manifest version 2, schema 1 is not supported; push the image again", subject=ask.subject)
         digest = ask.pinned or digest_in(response, ask.subject)
         if digest is None or size is None or not mediatypes.is_manifest(media_type):
             return None
@@ -188,7 +188,7 @@ class Fetcher:
         expected = ask.pinned or digest_in(response, ask.subject)
         digest = Digest.of(raw, algorithm=expected.algorithm if expected else "sha256")
         if expected is not None and digest != expected:
-            raise Corrupt(f"{ask.subject}: expected {expected}, the registry sent {digest}")
+            raise Corrupt(f"expected {expected}, the registry sent {digest}", subject=ask.subject)
         return Descriptor(media_type=manifest.media_type_of(raw, at=ask.subject), digest=digest, size=len(raw))
 
     def _blob(self, digest: Digest, subject: str) -> Descriptor:
@@ -199,7 +199,7 @@ class Fetcher:
             raise from_response(subject, response)
         size = length(response)
         if size is None:
-            raise Unsupported(f"{subject}: the registry reports no size for this blob (no Content-Length)")
+            raise Unsupported("the registry reports no size for this blob (no Content-Length)", subject=subject)
         return Descriptor(media_type=_media_type(response), digest=digest, size=size)
 
     def _get_content(self, descriptor: Descriptor, byte_range: str | None, subject: str) -> httpx.Response:

@@ -89,17 +89,16 @@ def parse(text: str) -> httpx.URL:
     except (httpx.InvalidURL, ValueError) as exc:  # ValueError: a lone surrogate cannot be encoded
         raise InvalidInput(f"invalid URL ({one_line(str(exc))})") from exc
     if url.scheme not in _SCHEMES or not url.host:
-        raise InvalidInput(f"{redact(url)[:_URL_CHARS]}: expected http or https; not requested")
+        raise InvalidInput("expected http or https; not requested", subject=redact(url)[:_URL_CHARS])
     if url.userinfo:
-        raise InvalidInput(f"{redact(url)[:_URL_CHARS]}: contains a user or password; not requested")
+        raise InvalidInput("contains a user or password; not requested", subject=redact(url)[:_URL_CHARS])
     return url
 
 
 def _combine_errors(missing: RegistryError, errors: Sequence[DistError], *, more: int) -> DistError:
     answers = "; ".join([_answer(error)[:ANSWER_CHARS] for error in errors] + ([f"{more} more, not requested"] if more else []))
     chosen = max([missing, *errors], key=lambda error: (error.retryable, isinstance(error, Denied)))
-    message = f"{missing}; its URLs failed, too: {answers}"
-    return with_message(chosen, message)
+    return with_message(chosen, f"{missing.message}; its URLs failed, too: {answers}", subject=missing.subject)
 
 
 def _answer(error: DistError) -> str:

@@ -64,7 +64,7 @@ def check_digest(response: httpx.Response, descriptor: Descriptor, subject: str)
     """
     found = digest_in(response, subject)
     if found is not None and found.algorithm == descriptor.digest.algorithm and found != descriptor.digest:
-        raise Corrupt(f"{subject}: expected {descriptor.digest}, the registry reports {found}")
+        raise Corrupt(f"expected {descriptor.digest}, the registry reports {found}", subject=subject)
 
 
 def uploaded_bytes(response: httpx.Response) -> int | None:
@@ -122,9 +122,9 @@ def _join_url(response: httpx.Response, text: str, header: str, subject: str) ->
     try:
         url = response.request.url.join(text)
     except (httpx.InvalidURL, ValueError) as exc:  # urllib.parse raises ValueError for brackets in the host
-        raise Unavailable(f"{subject}: the registry sent an invalid {header} ({one_line(str(exc))})") from exc
+        raise Unavailable(f"the registry sent an invalid {header} ({one_line(str(exc))})", subject=subject) from exc
     if url.scheme not in ("http", "https") or not url.host:
-        raise Unavailable(f"{subject}: the registry sent an invalid {header}, expected an http or https URL")
+        raise Unavailable(f"the registry sent an invalid {header}, expected an http or https URL", subject=subject)
     _refuse_downgrade(response.request.url, url, header, subject)
     return url
 
@@ -138,6 +138,7 @@ def _refuse_downgrade(asked: httpx.URL, named: httpx.URL, header: str, subject: 
         return
     here = f"https://{asked.netloc.decode('ascii')}"
     raise Unsupported(
-        f"{subject}: the registry at {here} refers to itself by http in {header}, which is not followed; let the proxy in front"
-        f" of it set X-Forwarded-Proto to https, or set the registry's external URL (http.host of the CNCF registry) to {here}"
+        f"the registry at {here} refers to itself by http in {header}, which is not followed; let the proxy in front"
+        f" of it set X-Forwarded-Proto to https, or set the registry's external URL (http.host of the CNCF registry) to {here}",
+        subject=subject,
     )

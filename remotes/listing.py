@@ -83,7 +83,7 @@ def list_repositories(registry: Repository, *, prefix: str = "") -> Iterator[str
         if exc.exchange.status not in _NOT_SHOWN:
             raise
         remedy = "the registry has no list of repositories for this user: name the repositories instead"
-        raise with_message(exc, f"{exc}; {remedy}") from exc
+        raise with_message(exc, f"{exc.message}; {remedy}", subject=exc.subject) from exc
 
 
 def list_names(repository: Repository, kind: ListingKind, *, at: str) -> Iterator[str]:
@@ -126,7 +126,7 @@ def list_names(repository: Repository, kind: ListingKind, *, at: str) -> Iterato
         if following is None:
             return
         if page and not new:
-            raise Unsupported(f"{at}: a page has only names of earlier pages, and links to another page")
+            raise Unsupported("a page has only names of earlier pages, and links to another page", subject=at)
         progress.check()
         url = following
 
@@ -149,11 +149,11 @@ class Paginator:
             DistError: as `Repository.send_read`.
         """
         if not self._repository.owns(url):
-            raise Unsupported(f"{self._subject}: the next page is on another server; the link is not followed")
+            raise Unsupported("the next page is on another server; the link is not followed", subject=self._subject)
         if url in self._asked:
-            raise Unsupported(f"{self._subject}: the pages link in a circle")
+            raise Unsupported("the pages link in a circle", subject=self._subject)
         if len(self._asked) == self._max_pages:
-            raise Unsupported(f"{self._subject}: expected at most {self._max_pages} pages, there are more")
+            raise Unsupported(f"expected at most {self._max_pages} pages, there are more", subject=self._subject)
         self._asked.add(url)
         return self._repository.send_read("GET", url, subject=self._subject, headers={"Accept": self._accept})
 
@@ -192,7 +192,7 @@ class _Progress:
         if seconds > MAX_SECONDS:
             received = f"{len(self.seen)} names in {self._pages} pages"
             remedy = "try again, or name the wanted items instead of listing all"
-            raise Unavailable(f"{self._at}: expected the whole list within {MAX_SECONDS:g} s, got {received}; {remedy}")
+            raise Unavailable(f"expected the whole list within {MAX_SECONDS:g} s, got {received}; {remedy}", subject=self._at)
 
     def add(self, page: tuple[str, ...], size: int) -> list[str]:
         """Return the names of a page that are new.
@@ -206,7 +206,7 @@ class _Progress:
         self._pages += 1
         self._empty_pages = 0 if new else self._empty_pages + 1
         if len(self.seen) > MAX_NAMES or self._bytes > MAX_BYTES:
-            raise Unsupported(f"{self._at}: expected at most {MAX_NAMES} names in {MAX_BYTES} bytes, got more")
+            raise Unsupported(f"expected at most {MAX_NAMES} names in {MAX_BYTES} bytes, got more", subject=self._at)
         return new
 
     def check(self) -> None:
@@ -218,7 +218,8 @@ class _Progress:
         """
         if self._empty_pages >= MAX_EMPTY_PAGES:
             raise Unsupported(
-                f"{self._at}: {MAX_EMPTY_PAGES} pages in a row have no new name, and the last links to another page"
+                f"{MAX_EMPTY_PAGES} pages in a row have no new name, and the last links to another page",
+                subject=self._at,
             )
         self.check_time()
 
@@ -231,11 +232,11 @@ def read_page(raw: bytes, kind: ListingKind, *, at: str) -> tuple[str, ...]:
     """
     found = fields.parse_object(raw, at=at)
     if kind.key not in found:
-        raise InvalidInput(f"{at}: expected a list under the key {kind.key}, the key is missing")
+        raise InvalidInput(f"expected a list under the key {kind.key}, the key is missing", subject=at)
     listed = fields.strings(found, kind.key, at=at)
     for name in listed:
         if not kind.is_name(name):  # the name could contain terminal codes or a path
-            raise InvalidInput(f"{at}: bad {kind.singular} {name[:_SHOWN_CHARS]!a}, expected {kind.grammar}")
+            raise InvalidInput(f"bad {kind.singular} {name[:_SHOWN_CHARS]!a}, expected {kind.grammar}", subject=at)
     return listed
 
 

@@ -119,8 +119,7 @@ def _combine_errors(fetchers: Sequence[Fetcher], errors: Sequence[DistError]) ->
         for fetcher, error in zip(fetchers, errors, strict=True)
         if error is not chosen
     ]
-    message = f"{chosen}{''.join(others)}"
-    return with_message(chosen, message)
+    return with_message(chosen, f"{chosen.message}{''.join(others)}", subject=chosen.subject)
 
 
 def _answer(error: DistError) -> str:

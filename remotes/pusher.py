@@ -80,7 +80,7 @@ class Pusher:
             return digest_in(answer, subject) == descriptor.digest
         found = length(answer)
         if found is not None and found != descriptor.size:
-            raise Corrupt(f"{subject}: expected {descriptor.size} bytes, the registry has {found} bytes")
+            raise Corrupt(f"expected {descriptor.size} bytes, the registry has {found} bytes", subject=subject)
         check_digest(answer, descriptor, subject)
         return True
 
@@ -170,11 +170,11 @@ class Pusher:
         """
         subject = self._subject(descriptor)
         if not MEDIA_TYPE.fullmatch(descriptor.media_type):
-            raise InvalidInput(f"{subject}: bad media type {quote_text(descriptor.media_type)}, expected type/subtype")
+            raise InvalidInput(f"bad media type {quote_text(descriptor.media_type)}, expected type/subtype", subject=subject)
         if tag is not None and Reference.parse(f"{self._repository.locator}:{tag}").tag != tag:
-            raise InvalidInput(f"{subject}: bad tag {tag!r}")
+            raise InvalidInput(f"bad tag {tag!r}", subject=subject)
         if len(raw) != descriptor.size or Digest.of(raw, algorithm=descriptor.digest.algorithm) != descriptor.digest:
-            raise Corrupt(f"{subject}: expected {descriptor.size} bytes with this digest, got {len(raw)} other bytes")
+            raise Corrupt(f"expected {descriptor.size} bytes with this digest, got {len(raw)} other bytes", subject=subject)
         path = f"manifests/{tag or descriptor.digest}"
         try:
             answer = self._repository.send_write(
@@ -236,7 +236,7 @@ class Pusher:
                 if writes < _MAX_WRITES:
                     described = Descriptor(media_type=mediatypes.OCI_INDEX, digest=Digest.of(index), size=len(index))
                     self.put(index, described, tag=tag)
-        raise Busy(f"{at}: other clients overwrote the entry for {missing[0]} {_MAX_WRITES} times; try again")
+        raise Busy(f"other clients overwrote the entry for {missing[0]} {_MAX_WRITES} times; try again", subject=at)
 
     def delete_tag(self, tag: str) -> int | None:
         """Delete only a tag. Return the status of the response, None if the registry cannot delete tags.
@@ -250,7 +250,7 @@ class Pusher:
         """
         subject = f"{self._repository.locator}:{tag}"
         if not is_tag(tag):
-            raise InvalidInput(f"{subject}: bad tag {tag!r}")
+            raise InvalidInput(f"bad tag {tag!r}", subject=subject)
         try:
             status = self._delete(tag, subject)
         except RegistryRefused as exc:

@@ -49,7 +49,7 @@ class _Transfer:
         try:
             yield from body.read_part(self.send, self.descriptor, offset=start, end=end, subject=self.subject)
         except NoRanges:
-            raise Unavailable(f"{self.subject}: the server stopped sending parts; will resume") from None
+            raise Unavailable("the server stopped sending parts; will resume", subject=self.subject) from None
 
 
 class Ranges:
@@ -118,7 +118,7 @@ class _PartPool:
             part.pieces = self._threads.submit(part.fetch)
         except RuntimeError:  # after the shutdown
             self._uncount(server)
-            raise Unavailable(f"{part.transfer.subject}: interrupted; will resume") from None
+            raise Unavailable("interrupted; will resume", subject=part.transfer.subject) from None
         return True
 
     def release(self, part: "_RangePart") -> None:
@@ -169,10 +169,10 @@ class _RangePart:
             try:
                 return self.pieces.result(timeout=patience_s)
             except CancelledError:
-                raise Unavailable(f"{subject}: interrupted; will resume") from None
+                raise Unavailable("interrupted; will resume", subject=subject) from None
             except TimeoutError:
                 continue
-        raise Unavailable(f"{subject}: nothing arrived for {patience_s:g} s; will resume")
+        raise Unavailable(f"nothing arrived for {patience_s:g} s; will resume", subject=subject)
 
 
 class _PartsAhead:

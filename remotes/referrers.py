@@ -62,7 +62,7 @@ def read_fallback_index(repository: Repository, subject: Digest) -> bytes | None
     raw = _read_fallback_tag(repository, subject)
     if raw is not None and not _is_fallback_index(raw, subject):
         at = _tag_name(repository, subject)
-        raise Unsupported(f"{at}: expected an OCI index of referrers of {subject}, the tag has other content")
+        raise Unsupported(f"expected an OCI index of referrers of {subject}, the tag has other content", subject=at)
     return raw
 
 
@@ -161,7 +161,7 @@ def _first_page(
 def _later_page(response: httpx.Response, *, at: str, artifact_type: str | None) -> _Page:
     raw = document.read_document(response, at)
     if not is_index(raw):
-        raise Unavailable(f"{at}: expected an OCI index as next page, got another document")
+        raise Unavailable("expected an OCI index as next page, got another document", subject=at)
     return _Page(response, raw, at=at, artifact_type=artifact_type)
 
 
@@ -204,7 +204,7 @@ def _drop_duplicates(found: Iterator[Descriptor], repository: Repository, subjec
         seen.add(one.digest)
         if len(seen) > MAX_REFERRERS + 1:
             at = f"referrers of {subject} at {repository.locator}"
-            raise Unsupported(f"{at}: expected at most {MAX_REFERRERS}, there are more")
+            raise Unsupported(f"expected at most {MAX_REFERRERS}, there are more", subject=at)
         yield one
 
 

@@ -122,7 +122,8 @@ class Repository:
         try:
             if response.request.method != method:  # RFC 9110, 15.4: the response is not about the write
                 raise Unsupported(
-                    f"{subject}: the registry redirected {method} to {redact(response.request.url)}, which turns it into GET"
+                    f"the registry redirected {method} to {redact(response.request.url)}, which turns it into GET",
+                    subject=subject,
                 )
             if response.status_code not in expected:
                 raise from_response(subject, response)
@@ -152,4 +153,4 @@ class Repository:
         except httpx.RequestError as exc:
             raise from_transport(subject, exc) from exc
         except httpx.InvalidURL as exc:
-            raise Unavailable(f"{subject}: the server redirected to an invalid URL ({one_line(str(exc))})") from exc
+            raise Unavailable(f"the server redirected to an invalid URL ({one_line(str(exc))})", subject=subject) from exc

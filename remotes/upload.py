@@ -59,7 +59,7 @@ class _UploadPart:
             if offset == self._end:
                 return
         if offset < self._end:
-            raise Corrupt(f"{self._content.descriptor}: expected {self._content.descriptor.size} bytes, got {offset}")
+            raise Corrupt(f"expected {self._content.descriptor.size} bytes, got {offset}", subject=self._content.descriptor)
 
 
 class UploadSession:
@@ -77,7 +77,9 @@ class UploadSession:
         self._offset_is_unknown = self._is_closed = False
         opened_at = location(opened, self.subject)
         if opened_at is None:
-            raise Unavailable(f"{self.subject}: the registry accepted the upload without an upload URL (no Location header)")
+            raise Unavailable(
+                "the registry accepted the upload without an upload URL (no Location header)", subject=self.subject
+            )
         self._location = opened_at
 
     def send_whole(self, content: Content) -> None:
@@ -116,7 +118,7 @@ class UploadSession:
         has = uploaded_bytes(answer)
         if has is None:
             self.is_lost = True
-            raise Unavailable(f"{self.subject}: the registry does not report how many bytes it has (no Range header)")
+            raise Unavailable("the registry does not report how many bytes it has (no Range header)", subject=self.subject)
         self._set_offset(has)
 
     def _send_chunk(self, content: Content, end: int) -> None:
@@ -139,7 +141,7 @@ class UploadSession:
             self._offset_is_unknown = True
         else:
             self._set_offset(has)
-        raise Unavailable(f"{self.subject}: the registry rejected bytes {begin} to {end - 1} as out of order")
+        raise Unavailable(f"the registry rejected bytes {begin} to {end - 1} as out of order", subject=self.subject)
 
     def _close(self, body: Iterable[bytes] = (), *, size: int = 0) -> None:
         digest = f"digest={self._descriptor.digest}".encode()
@@ -153,7 +155,7 @@ class UploadSession:
 
     def _set_offset(self, offset: int) -> None:
         if offset > self._descriptor.size:
-            raise Corrupt(f"{self.subject}: expected at most {self._descriptor.size} bytes, the registry has {offset}")
+            raise Corrupt(f"expected at most {self._descriptor.size} bytes, the registry has {offset}", subject=self.subject)
         self.offset, self._offset_is_unknown = offset, False
 
     def _send(

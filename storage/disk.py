@@ -81,7 +81,7 @@ class Disk:
             try:
                 held = self._open_locked_file(path)
             except BlockingIOError:
-                raise Busy(f"{path}: another writer is active; wait until it ends") from None
+                raise Busy("another writer is active; wait until it ends", subject=path) from None
             try:
                 if held.size() is not None:
                     return held

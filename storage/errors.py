@@ -41,21 +41,23 @@ def translate_errors(what: str, *, service: str | None = None) -> Iterator[None]
 def _translate(exc: OSError, what: str, service: str | None) -> DistError:
     cause = exc.strerror or _one_line(exc)
     if isinstance(exc, FileNotFoundError):
-        return NotFound(f"{what}: not found")
+        return NotFound("not found", subject=what)
     if isinstance(exc, NotADirectoryError | IsADirectoryError | FileExistsError):
-        return InvalidInput(f"{what}: {cause} ({exc.filename})")
+        return InvalidInput(f"{cause} ({exc.filename})", subject=what)
     if exc.errno == errno.EXDEV:
         places = f"{exc.filename} and {exc.filename2} are on different file systems"
-        return InvalidInput(f"{what}: {places}; keep the whole store on one file system, since content is renamed into place")
+        return InvalidInput(
+            f"{places}; keep the whole store on one file system, since content is renamed into place", subject=what
+        )
     if exc.errno in _FULL:
-        return StoreFull(f"{what}: {cause}; free some space and run again, the run resumes")
+        return StoreFull(f"{cause}; free some space and run again, the run resumes", subject=what)
     if exc.errno in _REFUSED or isinstance(exc, PermissionError):
-        return Denied(f"{what}: {cause}{_check('the credentials and their permissions', what, service)}")
+        return Denied(f"{cause}{_check('the credentials and their permissions', what, service)}", subject=what)
     return _unavailable(what, cause, service)
 
 
 def _unavailable(what: str, cause: str, service: str | None) -> Unavailable:
-    return Unavailable(f"{what}: {cause}{_check('the credentials, the bucket and the endpoint', what, service)}")
+    return Unavailable(f"{cause}{_check('the credentials, the bucket and the endpoint', what, service)}", subject=what)
 
 
 def _check(things: str, what: str, service: str | None) -> str:

@@ -25,7 +25,9 @@ def modification_time(entry: Mapping[str, Any]) -> datetime:
     for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
         if (moment := entry.get(key)) is not None:
             return _moment(moment)
-    raise Unsupported(f"{entry.get('name')}: its file system reports no modification time, only {', '.join(sorted(entry))}")
+    raise Unsupported(
+        f"its file system reports no modification time, only {', '.join(sorted(entry))}", subject=entry.get("name")
+    )
 
 
 def _moment(value: Any) -> datetime:

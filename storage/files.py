@@ -140,7 +140,7 @@ class FileWriter:
     def _refuse_half_written(self, size: int) -> None:
         if size != self.offset:  # an earlier write failed half-way
             expected = f"{self.offset} bytes in {self._path}, got {size}"
-            raise Corrupt(f"{self.declaration.ref}: expected {expected}; open the ingest again to resume it")
+            raise Corrupt(f"expected {expected}; open the ingest again to resume it", subject=self.declaration.ref)
 
     def _remove_record(self) -> None:
         """Remove the record of a committed ingest. A failure is only logged, since a record without data is harmless.
@@ -281,7 +281,7 @@ class FileIngests:
         if expected is not None and is_there(self._disk.fs, self._layout.blob(expected)):
             with contextlib.suppress(OSError):  # optional: protects the blob from gc; fails on files of other users
                 self._disk.touch(self._layout.blob(expected))
-            raise AlreadyExists(f"{ref}: {expected} is in the store")
+            raise AlreadyExists(f"{expected} is in the store", subject=ref)
 
     def _status(self, path: str, entry: dict[str, Any]) -> Status:
         declared = Declaration.from_json(self._disk.fs.cat_file(path + RECORD))
@@ -291,7 +291,7 @@ class FileIngests:
         try:
             return self.status(ref).busy_error()
         except DistError:
-            return Busy(f"{ref}: another writer is active; wait until it ends")
+            return Busy("another writer is active; wait until it ends", subject=ref)
 
 
 def _drop(disk: Disk, path: str) -> None:

@@ -34,7 +34,7 @@ class Status:
     def busy_error(self) -> Busy:
         """Return the error for a second writer of the ref."""
         since = f"since {self.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {self.offset}"
-        return Busy(f"{self.ref}: another writer has been active {since}")
+        return Busy(f"another writer has been active {since}", subject=self.ref)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -105,7 +105,7 @@ class ContentVerifier:
         """
         total, end = self.declaration.total, self.offset + length
         if total is not None and end > total:
-            raise Corrupt(f"{self.declaration.ref}: expected {total} bytes, got {end} or more")
+            raise Corrupt(f"expected {total} bytes, got {end} or more", subject=self.declaration.ref)
 
     def add(self, data: bytes | bytearray | memoryview) -> None:
         """Count and hash written bytes."""
@@ -126,15 +126,16 @@ class ContentVerifier:
         """Return the digest of the bytes, after checking size and digest as described at `Writer.commit`."""
         ref, declared = self.declaration.ref, self.declaration
         if (wanted := declared.total if size is None else size) is not None and wanted != self.offset:
-            raise Corrupt(f"{ref}: expected {wanted} bytes, got {self.offset}")
+            raise Corrupt(f"expected {wanted} bytes, got {self.offset}", subject=ref)
         if expected is not None and expected.algorithm != self._hasher.algorithm:
             raise InvalidInput(
-                f"{ref}: expected {expected}, but the content is hashed with {self._hasher.algorithm}; declare the digest"
+                f"expected {expected}, but the content is hashed with {self._hasher.algorithm}; declare the digest",
+                subject=ref,
             )
         digest = self._hasher.digest()
         for named in (declared.expected, expected):
             if named is not None and named != digest:
-                raise Corrupt(f"{ref}: expected {named}, got {digest}")
+                raise Corrupt(f"expected {named}, got {digest}", subject=ref)
         return digest
 
 

@@ -251,7 +251,7 @@ class Names:
         except (InvalidInput, Unsupported) as exc:
             called = "a name" if name is None else f"name {name}"
             remedy = "remove this file" if name is None else f"remove the name with dist rm {shlex.quote(name)}"
-            raise InvalidInput(f"{called}: damaged record {self._layout.format_path(path)} ({exc}); {remedy}") from exc
+            raise InvalidInput(f"damaged record {self._layout.format_path(path)} ({exc}); {remedy}", subject=called) from exc
 
 
 def _version(entry: dict[str, Any]) -> str:

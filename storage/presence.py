@@ -96,7 +96,7 @@ def require(store: ContentStore, *roots: Descriptor, children: Children, name: s
     """
     found = check(store, *roots, children=children)
     if not found.is_complete:
-        raise NotFound(f"{name}: {found.shortage}")
+        raise NotFound(f"{found.shortage}", subject=name)
     return found.present
 
 
@@ -117,7 +117,7 @@ def present_children(store: ContentStore) -> Children:
             return found
         held = [child for child in found if not child.is_manifest or store.holds(child)]
         if found and not held:
-            raise NotFound(f"{descriptor}: none of its manifests is in the store")
+            raise NotFound("none of its manifests is in the store", subject=descriptor)
         _log.debug("%s: %d of %d manifests are in the store", descriptor, len(held), len(found))
         return held
 
@@ -156,4 +156,6 @@ def require_platform(store: ContentStore, root: Descriptor, wanted: Sequence[Pla
         return
     offered = config.platform(store.manifest(configured), at=str(configured))
     if all(wish.rank(offered) is None for wish in wanted):
-        raise NotFound(f"{root}: no manifest for {', '.join(map(str, wanted))}; the image is for {quote_text(str(offered))}")
+        raise NotFound(
+            f"no manifest for {', '.join(map(str, wanted))}; the image is for {quote_text(str(offered))}", subject=root
+        )

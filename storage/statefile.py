@@ -66,7 +66,7 @@ def change_file(backend: Backend, path: str, make_content: Callable[[bytes | Non
     deadline, pause = time.monotonic() + _PATIENCE_S, _FIRST_PAUSE_S
     while not _try_change(backend, path, make_content, what):
         if time.monotonic() > deadline:
-            raise Unavailable(f"{what}: other processes kept changing the file for {_PATIENCE_S:.0f} s; run again later")
+            raise Unavailable(f"other processes kept changing the file for {_PATIENCE_S:.0f} s; run again later", subject=what)
         time.sleep(random.uniform(0, pause))  # noqa: S311 - not for cryptography
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 

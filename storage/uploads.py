@@ -125,7 +125,8 @@ class UploadWriter:
                 self._ingest.is_broken = True
                 at = self._ingests.format_target(self._ingest)
                 raise Unavailable(
-                    f"{self.declaration.ref}: another process aborted the upload to {at}; the next attempt starts over"
+                    f"another process aborted the upload to {at}; the next attempt starts over",
+                    subject=self.declaration.ref,
                 ) from exc
 
     @contextmanager
@@ -142,7 +143,7 @@ class UploadWriter:
     def _refuse_broken(self) -> None:
         if self._ingest.is_broken:
             at = self._ingests.format_target(self._ingest)
-            raise Corrupt(f"{self.declaration.ref}: an earlier write to {at} failed; open the ingest again to start over")
+            raise Corrupt(f"an earlier write to {at} failed; open the ingest again to start over", subject=self.declaration.ref)
 
     def __enter__(self) -> Self:
         return self
@@ -299,7 +300,7 @@ class UploadIngests:
 
     def _refuse_existing(self, ref: str, expected: Digest | None) -> None:
         if expected is not None and is_there(self._objects.fs, self._layout.blob(expected)):
-            raise AlreadyExists(f"{ref}: {expected} is in the store")
+            raise AlreadyExists(f"{expected} is in the store", subject=ref)
 
     def _forget(self, ingest: _Ingest) -> None:
         with self._guard:

@@ -138,11 +138,12 @@ class _Auditor:
         if descriptor.digest not in self._documents:
             if descriptor.size > manifest.MAX_BYTES:
                 raise InvalidInput(
-                    f"{descriptor}: expected at most {manifest.MAX_BYTES} bytes, its descriptor states {descriptor.size}"
+                    f"expected at most {manifest.MAX_BYTES} bytes, its descriptor states {descriptor.size}",
+                    subject=descriptor,
                 )
             raw = b"".join(self._source.fetch(descriptor))
             if (found := Digest.of(raw, algorithm=descriptor.digest.algorithm)) != descriptor.digest:
-                raise Corrupt(f"{descriptor}: the registry sent content with the digest {found}")
+                raise Corrupt(f"the registry sent content with the digest {found}", subject=descriptor)
             self._documents[descriptor.digest] = raw
         return self._documents[descriptor.digest]
 

@@ -243,7 +243,9 @@ def _require_unmoved(session: Session, wanted: Publication, root: Descriptor) ->
     found = resolve_tag(session, wanted.target)
     if found is not None and found.digest not in (wanted.replaces, root.digest):
         before = wanted.replaces or "no manifest"
-        raise Conflict(f"{wanted.target}: target tag moved from {before} to {found.digest} since the plan was made; run again")
+        raise Conflict(
+            f"target tag moved from {before} to {found.digest} since the plan was made; run again", subject=wanted.target
+        )
     return found
 
 

@@ -24,7 +24,8 @@ class StoredSource:
             return self._store.names.get(str(reference)).descriptor
         except NotFound:
             raise NotFound(
-                f"{reference}: the store has no image of this name, and the run is offline; `dist names` lists the names"
+                "the store has no image of this name, and the run is offline; `dist names` lists the names",
+                subject=reference,
             ) from None
 
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:  # noqa: ARG002 - it always fails
@@ -37,7 +38,7 @@ class StoredSource:
         remedy = (
             f"of {self._name} the store has only {', '.join(map(str, platforms))}" if platforms else "fetch the image first"
         )
-        raise NotFound(f"{descriptor}: not in the store, and the run is offline; {remedy}")
+        raise NotFound(f"not in the store, and the run is offline; {remedy}", subject=descriptor)
 
     def distrust(self, descriptor: Descriptor) -> None:
         """Do nothing: the store is the only source."""

@@ -82,7 +82,7 @@ class Push:
             self._session.store, *roots, children=without_foreign(children_reader(self._session.store.manifest))
         )
         if not found.is_complete:
-            raise NotFound(f"{self._image.name}: {found.shortage}; fetch the image again for all platforms, then push it")
+            raise NotFound(f"{found.shortage}; fetch the image again for all platforms, then push it", subject=self._image.name)
         return {descriptor.key: descriptor for descriptor in found.present}
 
     def _pass_on(self, event: Event) -> None:

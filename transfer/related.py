@@ -198,7 +198,8 @@ def _find_unrelated(listed: Iterable[Descriptor], subject: Descriptor, read: Rea
             ignored.add(one.digest)
             if len(ignored) > _MAX_UNRELATED:
                 raise Unsupported(
-                    f"{subject}: its list of referrers has more than {_MAX_UNRELATED} manifests that do not refer to it"
+                    f"its list of referrers has more than {_MAX_UNRELATED} manifests that do not refer to it",
+                    subject=subject,
                 )
     return ignored
 
@@ -243,7 +244,7 @@ def find_all_related(
             if referrer.descriptor.digest in found:
                 continue
             if len(found) == MAX_REFERRERS:
-                raise Unsupported(f"{at}: expected at most {MAX_REFERRERS} referrers, there are more")
+                raise Unsupported(f"expected at most {MAX_REFERRERS} referrers, there are more", subject=at)
             found[referrer.descriptor.digest] = referrer
             pending.extend(manifests_of(referrer.descriptor))
     return found

@@ -167,7 +167,7 @@ class _Remover:
         found = self._resolve(one.target)
         self._graph.set_tag(tag, found)
         if found is not None and found.digest == one.digest:
-            raise Unavailable(f"{one.target}: still resolves to {one.digest} after DELETE was answered with {status}")
+            raise Unavailable(f"still resolves to {one.digest} after DELETE was answered with {status}", subject=one.target)
 
     def _obstacle(self, tag: str) -> Removed | None:
         """Return the reason why a tag must not be removed, or None."""

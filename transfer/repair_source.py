@@ -44,7 +44,7 @@ def _locate_root(origin: Reference, expected: Expected, reader: Reader, *, rewri
         return reader.source.resolve(_pin(origin, expected.digest))
     root = reader.source.resolve(origin)
     if not _is_expected(root, expected, reader, rewritten=rewritten):
-        raise NotFound(f"{origin}: the tag moved since {expected.target} was mirrored from it; mirror the image again")
+        raise NotFound(f"the tag moved since {expected.target} was mirrored from it; mirror the image again", subject=origin)
     return root
 
 

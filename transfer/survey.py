@@ -113,7 +113,8 @@ class Reader:
         store = self.session.store
         if descriptor.size > manifest.MAX_BYTES:
             raise InvalidInput(
-                f"{descriptor}: expected at most {manifest.MAX_BYTES} bytes, its descriptor states {descriptor.size}"
+                f"expected at most {manifest.MAX_BYTES} bytes, its descriptor states {descriptor.size}",
+                subject=descriptor,
             )
         if self.keep:
             transfer.fetch(store, self.source, descriptor, notify=self.session.counter.received)
@@ -243,5 +244,5 @@ def _read_verified(source: Source, descriptor: Descriptor) -> bytes:
     raw = descriptor.data if descriptor.data is not None else b"".join(source.fetch(descriptor))
     found = Digest.of(raw, algorithm=descriptor.digest.algorithm)
     if found != descriptor.digest:
-        raise Corrupt(f"{descriptor}: expected {descriptor.digest}, got {found}")
+        raise Corrupt(f"expected {descriptor.digest}, got {found}", subject=descriptor)
     return raw

@@ -116,8 +116,9 @@ class TagGraph:
             lacked = f"{unlisted[0]}, which resolves to {self._tags[unlisted[0]].digest}"
             more = f", and {format_count(len(unlisted) - 1, 'other tag')}" if len(unlisted) > 1 else ""
             raise Conflict(
-                f"{self._repository.locator}: the list of tags lacks {lacked}{more}; no manifest is deleted, because tags that "
-                "are not listed may need it; run again once the registry lists all tags"
+                f"the list of tags lacks {lacked}{more}; no manifest is deleted, because tags that "
+                "are not listed may need it; run again once the registry lists all tags",
+                subject=self._repository.locator,
             )
 
     def set_tag(self, tag: str, descriptor: Descriptor | None) -> None:

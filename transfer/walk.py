@@ -231,7 +231,7 @@ class Walk:
         try:
             for referrer in listed.found:
                 if len(image.referrers) == MAX_REFERRERS:
-                    raise Unsupported(f"{image.reference}: expected at most {MAX_REFERRERS} referrers, there are more")
+                    raise Unsupported(f"expected at most {MAX_REFERRERS} referrers, there are more", subject=image.reference)
                 if referrer not in image.referrers:
                     image.referrers[referrer] = None
                     self._await_tree(image, referrer.descriptor, listed)

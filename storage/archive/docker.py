@@ -80,7 +80,7 @@ def _item(parts: Sequence[Descriptor], tags: list[str]) -> dict[str, object]:
 
 def _read_diff_ids(store: ContentStore, configured: Descriptor, *, at: str) -> tuple[Digest, ...]:
     if configured.size > manifest.MAX_BYTES:
-        raise InvalidInput(f"{at}: expected at most {manifest.MAX_BYTES} bytes, got {configured.size}")
+        raise InvalidInput(f"expected at most {manifest.MAX_BYTES} bytes, got {configured.size}", subject=at)
     return config.diff_ids(store.manifest(configured), at=at)
 
 
@@ -89,7 +89,7 @@ def _check_layer(store: ContentStore, layer: Descriptor, diff_id: Digest, *, at:
     packed = store.read(layer.digest, length=len(_GZIP)) == _GZIP
     found = _hash_unpacked(store, layer.digest, diff_id.algorithm) if packed else layer.digest
     if found != diff_id:
-        raise Corrupt(f"{at}: layer {layer.digest}: expected diff ID {diff_id}, got {found}")
+        raise Corrupt(f"layer {layer.digest}: expected diff ID {diff_id}, got {found}", subject=at)
     return replace(layer, media_type=mediatypes.OCI_LAYER_GZIP if packed else mediatypes.OCI_LAYER)
 
 

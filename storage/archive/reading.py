@@ -89,10 +89,11 @@ def _list_images(store: ContentStore, received: Received) -> list[_ListedImage]:
         images = [_from_docker(store, received, item, at=at) for at, item in items]
     else:
         raise InvalidInput(
-            f"{received.source}: not an archive of images, found neither {layout.INDEX} nor {layout.DOCKER_LIST}"
+            f"not an archive of images, found neither {layout.INDEX} nor {layout.DOCKER_LIST}",
+            subject=received.source,
         )
     if not images:
-        raise InvalidInput(f"{received.source}: expected at least one image, got an empty list")
+        raise InvalidInput("expected at least one image, got an empty list", subject=received.source)
     return images
 
 
@@ -129,7 +130,7 @@ class _Importer:
             with self._store.exclude_gc():
                 presence.require(self._store, root, children=children, name=", ".join(names) or image.at)
             if not names:
-                raise InvalidInput(f"{image.at}: the archive has no full name for {root}; specify a name for the image")
+                raise InvalidInput(f"the archive has no full name for {root}; specify a name for the image", subject=image.at)
         except DistError as exc:
             return [Imported(name=name, descriptor=None, error=exc) for name in names or (None,)]
         return [self._record(name, root) for name in names]
@@ -140,7 +141,8 @@ class _Importer:
         try:
             if first.key != root.key:
                 raise InvalidInput(
-                    f"{name}: {self._source} has this name for {first} and for {root}; only the first is imported"
+                    f"{self._source} has this name for {first} and for {root}; only the first is imported",
+                    subject=name,
                 )
             claimed = self.related.claim(root, name=name)
             roots = (root, *(referrer.descriptor for referrer in claimed))

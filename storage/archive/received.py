@@ -56,7 +56,7 @@ class Received:
         if (digest := layout.digest_of(target)) is not None:
             with suppress(NotFound):
                 return _describe_blob(digest, store.info(digest).size)
-        raise NotFound(f"{self.source}: {name!r} is missing in the archive, expected by its {layout.DOCKER_LIST}")
+        raise NotFound(f"{name!r} is missing in the archive, expected by its {layout.DOCKER_LIST}", subject=self.source)
 
 
 def receive(store: ContentStore, file: IO[bytes], *, source: str, lease: Lease) -> Received:
@@ -130,7 +130,7 @@ def _ingest_file(store: ContentStore, entry: tar.ArchiveEntry, received: Receive
 
 def _read_list(entry: tar.ArchiveEntry, source: str) -> bytes:
     if entry.size > MAX_BYTES:
-        raise InvalidInput(f"{source}: {entry.name}: expected at most {MAX_BYTES} bytes, got {entry.size}")
+        raise InvalidInput(f"{entry.name}: expected at most {MAX_BYTES} bytes, got {entry.size}", subject=source)
     return b"".join(entry.pieces)
 
 
@@ -139,19 +139,21 @@ def _remember(received: Received, name: str, value: Descriptor | str) -> None:
     _refuse_duplicate(received.entries, name, source=received.source)
     if len(received.entries) >= _MAX_REMEMBERED:
         raise InvalidInput(
-            f"{received.source}: expected at most {_MAX_REMEMBERED} files that are not blobs of an image layout, found more"
+            f"expected at most {_MAX_REMEMBERED} files that are not blobs of an image layout, found more",
+            subject=received.source,
         )
     received.remembered_bytes += sum(len(os.fsencode(text)) for text in (name, value) if isinstance(text, str))
     if received.remembered_bytes > _MAX_REMEMBERED_BYTES:
         raise InvalidInput(
-            f"{received.source}: expected at most {_MAX_REMEMBERED_BYTES} bytes of names of files other than blobs, found more"
+            f"expected at most {_MAX_REMEMBERED_BYTES} bytes of names of files other than blobs, found more",
+            subject=received.source,
         )
     received.entries[name] = value
 
 
 def _refuse_duplicate(known: Container[str], name: str, *, source: str) -> None:
     if name in known:
-        raise InvalidInput(f"{source}: {name} occurs twice; refused, since tools would disagree about it")
+        raise InvalidInput(f"{name} occurs twice; refused, since tools would disagree about it", subject=source)
 
 
 def _describe_blob(digest: Digest, size: int) -> Descriptor:

@@ -161,10 +161,12 @@ class RelatedManifests:
                 if is_elsewhere or not is_better or not self._is_complete(candidate, name):
                     continue
                 if len(found) == MAX_REFERRERS:
-                    raise Unsupported(f"{name}: expected at most {MAX_REFERRERS} referrers, found more")
+                    raise Unsupported(f"expected at most {MAX_REFERRERS} referrers, found more", subject=name)
                 self._claims_left -= 1
                 if self._claims_left < 0:
-                    raise Unsupported(f"{name}: expected at most {_MAX_CLAIMS} referrers of all images together, found more")
+                    raise Unsupported(
+                        f"expected at most {_MAX_CLAIMS} referrers of all images together, found more", subject=name
+                    )
                 found[digest] = candidate.referrer
                 self._claimed.add(candidate.root)
                 more = [one for one in self._manifests(candidate.referrer.descriptor) if one not in met]

@@ -78,7 +78,9 @@ def _next_header(headers: Iterator[tarfile.TarInfo], source: str, *, has_begun: 
     except _DAMAGED as exc:
         if has_begun:
             raise _damage(source, exc) from exc
-        raise InvalidInput(f"{source}: expected a tar archive, plain or compressed with gzip, bzip2 or xz ({exc})") from exc
+        raise InvalidInput(
+            f"expected a tar archive, plain or compressed with gzip, bzip2 or xz ({exc})", subject=source
+        ) from exc
 
 
 def _entry(stream: "_TarStream", header: tarfile.TarInfo, source: str) -> ArchiveEntry:
@@ -99,7 +101,7 @@ def _check_length(header: tarfile.TarInfo, source: str) -> None:
     """
     longest = max(len(os.fsencode(text)) for text in (header.name, header.linkname))
     if longest > _NAME_BYTES:
-        raise InvalidInput(f"{source}: expected names and link targets of at most {_NAME_BYTES} bytes, got {longest}")
+        raise InvalidInput(f"expected names and link targets of at most {_NAME_BYTES} bytes, got {longest}", subject=source)
 
 
 def _pieces(stream: "_TarStream", size: int, source: str) -> Iterator[bytes]:
@@ -117,7 +119,7 @@ def _pieces(stream: "_TarStream", size: int, source: str) -> Iterator[bytes]:
 
 
 def _damage(source: str, cause: Exception) -> Corrupt:
-    return Corrupt(f"{source}: damaged or incomplete ({cause}); copy or create the archive again")
+    return Corrupt(f"damaged or incomplete ({cause}); copy or create the archive again", subject=source)
 
 
 class _Input(io.RawIOBase):

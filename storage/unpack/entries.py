@@ -88,15 +88,15 @@ def _next_header(headers: Iterator[tarfile.TarInfo], stream: LayerStream) -> tar
     try:
         return next(headers, None)
     except (tarfile.TarError, ValueError) as exc:
-        raise Corrupt(f"{stream}: damaged tar archive at byte {stream.offset} ({exc}); build the image again") from exc
+        raise Corrupt(f"damaged tar archive at byte {stream.offset} ({exc}); build the image again", subject=stream) from exc
 
 
 def _entry(header: tarfile.TarInfo, *, at: str) -> LayerEntry:
     if not (kind := _KINDS.get(header.type)):
-        raise Unsupported(f"{at}: expected a file, directory, link, fifo or device, got an entry of type {header.type!r}")
+        raise Unsupported(f"expected a file, directory, link, fifo or device, got an entry of type {header.type!r}", subject=at)
     path = _path(header.name, at=at)
     if not path and kind != "directory":
-        raise InvalidInput(f"{at}: expected a directory as the root of the image, got a {kind}")
+        raise InvalidInput(f"expected a directory as the root of the image, got a {kind}", subject=at)
     return LayerEntry(
         name=quote_text(header.name),
         path=path,
@@ -120,48 +120,52 @@ def _path(name: str, *, at: str) -> TreePath:
     raw = _raw(name, at=at)
     for part in raw.split(b"/"):
         if len(part) > _NAME_BYTES:
-            raise InvalidInput(f"{at}: expected at most {_NAME_BYTES} bytes in each component of the path, got {len(part)}")
+            raise InvalidInput(
+                f"expected at most {_NAME_BYTES} bytes in each component of the path, got {len(part)}", subject=at
+            )
         if part == b".." and not path:
-            raise InvalidInput(f"{at}: the path leads out of the image with ..")
+            raise InvalidInput("the path leads out of the image with ..", subject=at)
         if part == b"..":
             path.pop()
         elif part not in (b"", b"."):
             path.append(part)
     if len(path) > PATH_NAMES:
-        raise InvalidInput(f"{at}: expected at most {PATH_NAMES} components in the path, got {len(path)}")
+        raise InvalidInput(f"expected at most {PATH_NAMES} components in the path, got {len(path)}", subject=at)
     return tuple(path)
 
 
 def _target(text: str, *, at: str) -> bytes:
     if not (raw := _raw(text, at=at)):
-        raise InvalidInput(f"{at}: the symbolic link has no target")
+        raise InvalidInput("the symbolic link has no target", subject=at)
     return raw
 
 
 def _source(text: str, *, at: str) -> TreePath:
     at = f"{at}: the hard link to {quote_text(text)}"
     if not (path := _path(text, at=at)):
-        raise InvalidInput(f"{at}: expected a file to link to, got the root")
+        raise InvalidInput("expected a file to link to, got the root", subject=at)
     return path
 
 
 def _device(header: tarfile.TarInfo, *, at: str) -> int:
     if not (0 <= header.devmajor <= _MAX_MAJOR and 0 <= header.devminor <= _MAX_MINOR):
-        raise InvalidInput(f"{at}: Linux has no device {header.devmajor}:{header.devminor}")
+        raise InvalidInput(f"Linux has no device {header.devmajor}:{header.devminor}", subject=at)
     return os.makedev(header.devmajor, header.devminor)
 
 
 def _raw(text: str, *, at: str) -> bytes:
     raw = text.encode("utf-8", "surrogateescape")
     if b"\0" in raw or len(raw) > PATH_BYTES:
-        raise InvalidInput(f"{at}: expected a path of at most {PATH_BYTES} bytes without zero bytes, got {len(raw)} bytes")
+        raise InvalidInput(
+            f"expected a path of at most {PATH_BYTES} bytes without zero bytes, got {len(raw)} bytes", subject=at
+        )
     return raw
 
 
 def _attributes(header: tarfile.TarInfo, *, at: str) -> Attributes:
     for owner in (header.uid, header.gid):
         if not 0 <= owner < _NO_ID:
-            raise InvalidInput(f"{at}: expected an owner from 0 to {_NO_ID - 1}, got {owner}")
+            raise InvalidInput(f"expected an owner from 0 to {_NO_ID - 1}, got {owner}", subject=at)
     return Attributes(
         mode=header.mode & 0o7777,
         uid=header.uid,
@@ -179,7 +183,8 @@ def _xattr_name(key: str, *, at: str) -> str:
     name = key.removeprefix(_XATTR)
     if "\0" in name or not 0 < len(os.fsencode(name)) <= _NAME_BYTES:
         raise InvalidInput(
-            f"{at}: {quote_text(key)} is not a valid extended attribute, expected a name of 1 to {_NAME_BYTES} bytes"
+            f"{quote_text(key)} is not a valid extended attribute, expected a name of 1 to {_NAME_BYTES} bytes",
+            subject=at,
         )
     return name
 
@@ -187,7 +192,7 @@ def _xattr_name(key: str, *, at: str) -> str:
 def _nanoseconds(text: str, *, at: str) -> int:
     """Return the time in `text` exactly. The float of the standard library would be off by up to some hundred nanoseconds."""
     if not (match := _TIME.fullmatch(text)):
-        raise InvalidInput(f"{at}: expected a time in seconds, got {text[:40]!r}")
+        raise InvalidInput(f"expected a time in seconds, got {text[:40]!r}", subject=at)
     fraction = (match["fraction"] or "")[:_NANO].ljust(_NANO, "0")
     return int(f"{match['sign']}{match['seconds']}{fraction}")
 
@@ -195,12 +200,14 @@ def _nanoseconds(text: str, *, at: str) -> int:
 def _extents(header: tarfile.TarInfo, *, at: str) -> tuple[tuple[int, int], ...]:
     """Return the extents of a file that have content. The remaining ranges of a sparse file are holes."""
     if header.size < 0:
-        raise Corrupt(f"{at}: expected a size of at least 0 bytes, got {header.size}")
+        raise Corrupt(f"expected a size of at least 0 bytes, got {header.size}", subject=at)
     sparse = cast("list[tuple[int, int]] | None", header.sparse)
     extents = ((0, header.size),) if sparse is None else tuple(sparse)
     end = 0
     for offset, size in extents:
         if offset < end or size < 0 or offset + size > header.size:
-            raise Corrupt(f"{at}: expected {size} bytes between byte {end} and {header.size} of the file, got offset {offset}")
+            raise Corrupt(
+                f"expected {size} bytes between byte {end} and {header.size} of the file, got offset {offset}", subject=at
+            )
         end = offset + size
     return tuple((offset, size) for offset, size in extents if size)

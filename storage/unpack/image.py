@@ -97,7 +97,7 @@ def _select_manifest(store: ContentStore, root: Descriptor, platform: Platform) 
     if chosen := best((platform,), [candidate for candidate in candidates if candidate.platform]):
         return chosen[0]
     offered = ", ".join(sorted({str(candidate.platform) for candidate in candidates if candidate.platform})) or "no image"
-    raise NotFound(f"{root}: no image for {platform}; the index has {offered}")
+    raise NotFound(f"no image for {platform}; the index has {offered}", subject=root)
 
 
 def _manifests(store: ContentStore, root: Descriptor, platform: Platform) -> Iterator[Descriptor]:
@@ -128,15 +128,17 @@ def _with_platform(store: ContentStore, manifest: Descriptor) -> Descriptor:
 def _check_image(store: ContentStore, manifest: Descriptor) -> _CheckedImage:
     """Read and check the manifest and config of an image, before any layer is read."""
     if manifest.kind != "manifest":
-        raise Unsupported(f"{manifest}: expected an image, got the type {manifest.media_type}")
+        raise Unsupported(f"expected an image, got the type {manifest.media_type}", subject=manifest)
     configured, *listed = _children(store, manifest)
     if configured.kind != "config":
-        raise Unsupported(f"{manifest}: expected an image, got an artifact with a config of type {configured.media_type}")
+        raise Unsupported(f"expected an image, got an artifact with a config of type {configured.media_type}", subject=manifest)
     for layer in listed:
         layers.require_unpackable(store, layer)
     diff_ids = config.diff_ids(_document(store, configured), at=str(configured))
     if len(diff_ids) != len(listed):
-        raise Corrupt(f"{configured}: expected a diff ID for each of {len(listed)} layers of {manifest}, got {len(diff_ids)}")
+        raise Corrupt(
+            f"expected a diff ID for each of {len(listed)} layers of {manifest}, got {len(diff_ids)}", subject=configured
+        )
     return _CheckedImage(manifest=manifest, config=configured, layers=tuple(zip(listed, diff_ids, strict=True)))
 
 
@@ -147,9 +149,9 @@ def _children(store: ContentStore, descriptor: Descriptor) -> tuple[Descriptor, 
 def _document(store: ContentStore, descriptor: Descriptor) -> bytes:
     """Return the verified bytes of a manifest or config."""
     if descriptor.size > documents.MAX_BYTES:
-        raise InvalidInput(f"{descriptor}: expected at most {documents.MAX_BYTES} bytes, got {descriptor.size}")
+        raise InvalidInput(f"expected at most {documents.MAX_BYTES} bytes, got {descriptor.size}", subject=descriptor)
     if not store.holds(descriptor):
-        raise NotFound(f"{descriptor}: not in {store.url}; fetch the image first")
+        raise NotFound(f"not in {store.url}; fetch the image first", subject=descriptor)
     return store.manifest(descriptor)
 
 

@@ -63,7 +63,9 @@ class LayerStream:
         while size:
             piece = self.read(min(size, _PIECE_BYTES))
             if not piece:
-                raise Corrupt(f"{self}: ends at byte {self.offset}, expected {size} more bytes; build or fetch the image again")
+                raise Corrupt(
+                    f"ends at byte {self.offset}, expected {size} more bytes; build or fetch the image again", subject=self
+                )
             size -= len(piece)
             yield piece
 
@@ -76,13 +78,13 @@ class LayerStream:
         while self._read(_PIECE_BYTES):
             pass
         if (found := self._hasher.digest()) != self._diff_id:
-            raise Corrupt(f"{self}: expected diff ID {self._diff_id} as in the config, got {found}")
+            raise Corrupt(f"expected diff ID {self._diff_id} as in the config, got {found}", subject=self)
 
     def _read(self, size: int) -> bytes:
         try:
             data = self._source.read(size)
         except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as exc:
-            raise Corrupt(f"{self}: not valid {self._layer.media_type} after byte {self.offset} ({exc})") from exc
+            raise Corrupt(f"not valid {self._layer.media_type} after byte {self.offset} ({exc})", subject=self) from exc
         self._hasher.update(data)
         self.offset += len(data)
         return data
@@ -119,7 +121,7 @@ def compression(layer: Descriptor) -> str | None:
         Unsupported: another type, such as an encrypted layer.
     """
     if not (match := _GRAMMAR.fullmatch(layer.media_type)):
-        raise Unsupported(f"{layer}: expected a layer as tar, tar+gzip or tar+zstd, got the type {layer.media_type}")
+        raise Unsupported(f"expected a layer as tar, tar+gzip or tar+zstd, got the type {layer.media_type}", subject=layer)
     return match["compression"]
 
 
@@ -136,8 +138,8 @@ def require_unpackable(store: ContentStore, layer: Descriptor) -> None:
         return
     match = _GRAMMAR.fullmatch(layer.media_type)
     if match and (match["foreign"] or match["nondistributable"]):
-        raise Unsupported(f"{layer}: a foreign layer ({layer.media_type}), whose content is missing in {store.url}")
-    raise NotFound(f"{layer}: not in {store.url}; fetch the image first")
+        raise Unsupported(f"a foreign layer ({layer.media_type}), whose content is missing in {store.url}", subject=layer)
+    raise NotFound(f"not in {store.url}; fetch the image first", subject=layer)
 
 
 class _Blob(io.RawIOBase):

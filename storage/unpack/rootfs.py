@@ -253,7 +253,7 @@ def _name_entry_in_errors(what: str) -> Iterator[None]:
         try:
             yield
         except InvalidInput as exc:
-            raise InvalidInput(f"{what}: {exc}") from exc
+            raise InvalidInput(f"{exc}", subject=what) from exc
 
 
 def _write(here: Cursor, name: bytes, entry: LayerEntry, content: LayerStream) -> None:

@@ -5,34 +5,38 @@ from prefect_dist.mirror.report import RunError
 from prefect_dist.ocispec.errors import Unavailable
 
 DOWN = "Connection refused (HEAD http://registry.example:5000/v2/{0}/manifests/v1)"
+CAUSE = "Connection refused (HEAD http://registry.example:5000/…)"
 
 
-def error(name: str | None, message: str) -> RunError:
-    return RunError(object=name, error=Unavailable(message))
+def error(name: str | None, message: str, *, subject: str | None = None, cause: str | None = None) -> RunError:
+    return RunError(object=name, error=Unavailable(message, subject=subject, cause=cause))
 
 
 def test_images_of_a_registry_that_is_down_have_one_cause() -> None:
-    errors = [error(f"registry.example:5000/{name}:v1", DOWN.format(name)) for name in ("a", "b")]
+    errors = [error(f"registry.example:5000/{name}:v1", DOWN.format(name), cause=CAUSE) for name in ("a", "b")]
     (cause,) = group_causes(errors)
-    assert cause.text == "Connection refused (HEAD http://registry.example:5000/…)"
+    assert cause.text == CAUSE
     assert cause.objects == ("registry.example:5000/a:v1", "registry.example:5000/b:v1")
 
 
 def test_a_single_failure_keeps_its_whole_message() -> None:
-    line = f"registry.example:5000/a:v1: {DOWN.format('a')}"
-    assert group_causes([error("registry.example:5000/a:v1", line)]) == [Cause(text=line)]
-    assert group_causes([error("registry.example:5000/a:v1", DOWN.format("a"))]) == [Cause(text=line)]
+    name, message = "registry.example:5000/a:v1", DOWN.format("a")
+    for subject in (None, name):
+        assert group_causes([error(name, message, subject=subject, cause=CAUSE)]) == [Cause(text=f"{name}: {message}")]
 
 
 def test_a_line_names_its_object_once() -> None:
-    assert str(error("a.example/x:1 to b.example/x:1", "b.example/x:1: denied")) == ("a.example/x:1 to b.example/x:1: denied")
-    assert str(error("a.example/x:1", "a.example/x@sha256:1: not found")) == ("a.example/x:1: a.example/x@sha256:1: not found")
-    assert str(error(None, "a.example/x:1: not found")) == "a.example/x:1: not found"
+    name = "a.example/x:1"
+    assert str(error(f"{name} to b.example/x:1", "denied", subject="b.example/x:1")) == f"{name} to b.example/x:1: denied"
+    assert str(error(name, "not found", subject="a.example/x@sha256:1")) == f"{name}: a.example/x@sha256:1: not found"
+    assert str(error(None, "not found", subject=name)) == f"{name}: not found"
 
 
 def test_registries_that_are_down_are_causes_of_their_own() -> None:
-    other = DOWN.replace("registry.example", "other.example").format("a")
-    assert len(group_causes([error("r.example/a", DOWN.format("a")), error("r.example/b", other)])) == 2
+    causes = [CAUSE, CAUSE.replace("registry.example", "other.example")]
+    assert [cause.text for cause in group_causes(error("r.example/a", cause, cause=cause) for cause in causes)] == [
+        f"r.example/a: {cause}" for cause in causes
+    ]
 
 
 def test_a_message_without_a_name_lists_the_images_that_failed() -> None:
@@ -41,12 +45,16 @@ def test_a_message_without_a_name_lists_the_images_that_failed() -> None:
     assert (cause.text, cause.objects) == (refused, ("registry.example/a:v1", "registry.example/b:v1"))
 
 
+def test_a_file_that_all_images_need_is_part_of_the_cause() -> None:
+    errors = [error(name, "expected JSON", subject="config.json") for name in ("a.example/x:1", "a.example/y:1")]
+    assert group_causes(errors) == [Cause(text="config.json: expected JSON", objects=("a.example/x:1", "a.example/y:1"))]
+
+
 def test_layers_of_one_image_are_listed_by_their_digests() -> None:
-    name = "registry.example/a:v1"
-    messages = [f"registry.example/a@sha256:{n}: the registry failed (GET https://registry.example/v2/{n}: 500)" for n in "12"]
-    (cause,) = group_causes(error(name, message) for message in messages)
-    assert cause.text == "the registry failed (GET https://registry.example/…: 500)"
-    assert cause.objects == ("registry.example/a@sha256:1", "registry.example/a@sha256:2")
+    failed, cause = "the registry failed (GET {}: 500)", "the registry failed (GET https://registry.example/…: 500)"
+    subjects = [f"registry.example/a@sha256:{number}" for number in "12"]
+    errors = [error("registry.example/a:v1", failed.format(one), subject=one, cause=cause) for one in subjects]
+    assert group_causes(errors) == [Cause(text=cause, objects=tuple(subjects))]
 
 
 def test_sources_targets_and_places_in_files_are_objects() -> None:

@@ -148,3 +148,13 @@ def test_many_mistakes_are_all_in_lines_and_some_in_the_message() -> None:
     mistakes = Mistakes(*map(str, range(7)))
     assert str(mistakes) == "0; 1; 2; 3; 4 (and 2 more)"
     assert copy.copy(mistakes).lines == mistakes.lines == tuple(map(str, range(7)))
+
+
+def test_a_pickled_error_keeps_subject_and_cause() -> None:
+    error = pickle.loads(pickle.dumps(NotFound("gone (GET /x)", subject="a.example/x:1", cause="gone")))  # noqa: S301 - ours
+    assert (str(error), error.message, error.subject, error.cause) == (
+        "a.example/x:1: gone (GET /x)",
+        "gone (GET /x)",
+        "a.example/x:1",
+        "gone",
+    )
