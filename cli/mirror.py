@@ -149,8 +149,9 @@ def seed(
         wanted = _load_seed(images, (*(to or ()), *(platform or ()), *([] if lock is None else ["--lock"])))
         parameters |= {"config": inputs.make_absolute(images), **_load_parameters(context, wanted, network, writes=not dry_run)}
     else:
-        listed, wanted = _listed_seed(images, to or [], platform or [], rewrite_index=rewrite_index)
-        parameters |= listed | runs.common_parameters(context, network)
+        parameters |= _list_seed(images, to or [], platform or [], rewrite_index=rewrite_index)
+        wanted = _make_seed(parameters)
+        parameters |= runs.common_parameters(context, network)
         if not dry_run:
             inputs.require_writable_store(context)
     with _use_mirror(login, wanted, wanted.seed, is_mentioned=not is_configured):
@@ -167,10 +168,8 @@ def _load_seed(path: str, options: Sequence[str]) -> "Mirror":
     return wanted
 
 
-def _listed_seed(
-    path: str, to: Sequence[str], platforms: Sequence[str], *, rewrite_index: bool
-) -> tuple[dict[str, Any], "Mirror"]:
-    """Return the parameters for a seed of listed images, and the equivalent configuration."""
+def _list_seed(path: str, to: Sequence[str], platforms: Sequence[str], *, rewrite_index: bool) -> dict[str, Any]:
+    """Return the parameters for a seed of listed images."""
     if not to:
         raise BadInput("seed: a list of images requires --to REGISTRY")
     chosen = [str(platform) for platform in inputs.parse_platforms(platforms) or ()]
@@ -178,8 +177,21 @@ def _listed_seed(
         raise BadInput("--rewrite-index requires --platform")
     file = None if path == "-" else inputs.make_absolute(path)
     images = inputs.parse_images(sys.stdin) if path == "-" else []
-    wanted = inputs.make_seed_mirror(to, images=images, file=file)
-    return {"to": list(to), "images": images, "file": file, "platforms": chosen or "all"}, wanted
+    return {"to": list(to), "images": images, "file": file, "platforms": chosen or "all"}
+
+
+def _make_seed(parameters: dict[str, Any]) -> "Mirror":
+    """Return the configuration that is equivalent to the parameters. The run uses it, so that the list is read once."""
+    chosen = parameters["platforms"]
+    return inputs.make_seed_mirror(
+        parameters["to"],
+        images=parameters["images"],
+        file=parameters["file"],
+        platforms=None if chosen == "all" else chosen,
+        rewrite_index=parameters["rewrite_index"],
+        referrers=parameters["referrers"],
+        lock=parameters["lock"],
+    )
 
 
 @contextmanager

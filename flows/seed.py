@@ -25,7 +25,7 @@ from prefect_dist.flows.parameters import (
     StoreOptions,
     label,
 )
-from prefect_dist.mirror.config import make_seed_mirror
+from prefect_dist.mirror.config import SEED_OPTIONS, find_config_in_use, make_seed_mirror
 from prefect_dist.mirror.report import RunError, RunReport, TargetRow
 from prefect_dist.mirror.run import MirrorJob
 from prefect_dist.ocispec.errors import DistError, InvalidInput
@@ -82,7 +82,8 @@ def seed(
     if config is not None:
         wanted, spec = load_run_config(config, store, store_options, network)
     else:
-        wanted = make_seed_mirror(
+        # The command has already read the list, which may be a pipe.
+        wanted = find_config_in_use(SEED_OPTIONS) or make_seed_mirror(
             to,
             images=images,
             file=file,

@@ -28,6 +28,8 @@ from prefect_dist.storage.options import has_userinfo, is_secret, refuse_userinf
 
 _BLOCK = "block:"
 _SEED = "seed"
+SEED_OPTIONS = _SEED
+"""The path of a configuration from `make_seed_mirror`."""
 _PLATFORMS = ("defaults", "platforms")
 _NO_LOCK = "no lock file: this mirror cannot be checked or pruned; set lock to an absolute path or a URL"
 
@@ -142,7 +144,7 @@ def make_seed_mirror(
     }
     section = {"images": list(images), "list": file, "to": list(to), **options}
     data = {"name": _SEED, "seed": section, "lock": lock}  # a section ignores keys without a value
-    return without_file(parse_mirror(Document(path=_SEED, data=data, lines={}), has_lock=lock is not None))
+    return without_file(parse_mirror(Document(path=SEED_OPTIONS, data=data, lines={}), has_lock=lock is not None))
 
 
 def without_file(mirror: Mirror) -> Mirror:

@@ -13,6 +13,7 @@ from tests.flows.mirrors import find_missing
 from tests.peers.prefect import PrefectServer
 
 ONE = images.image(1300, layers=1)
+INDEX = images.index([images.image(1301, layers=1), images.image(1302, platform="linux/arm64", layers=1)])
 SECRET = "hunter2-secret"
 
 
@@ -51,3 +52,18 @@ def test_a_configuration_and_the_files_of_its_templates_are_read_once(prefect: P
             assert not any(server.is_alive() for server in servers)
         assert not find_missing(target, "copy", ONE, "v1")
         assert not find_missing(target, "app", ONE, "v1")
+
+
+def test_the_list_of_a_seed_is_read_once_and_its_options_apply(prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
+    listed, lock = tmp_path / "images.txt", tmp_path / "lock.json"
+    with FakeRegistry() as source, FakeRegistry() as target:
+        images.load(source, "app", INDEX, "v1")
+        server = serve_once(listed, f"{source.host}/app:v1\n")
+        options = "--platform", "linux/amd64", "--rewrite-index", "--lock", lock
+        done = dist("--store", tmp_path / "store", "seed", listed, "--to", target.host, *options)
+
+        assert done.code == 0, done.err
+        assert not server.is_alive()
+    (locked,) = json.loads(lock.read_text())["images"].values()
+    assert (locked["platforms"], locked["rewriteIndex"]) == (["linux/amd64"], True)
