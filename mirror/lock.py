@@ -14,10 +14,11 @@ import orjson
 
 from prefect_dist.ocispec import Digest, Platform, Reference, fields
 from prefect_dist.ocispec.errors import Denied, InvalidInput, Unsupported
+from prefect_dist.storage.errors import ServiceDenied
 from prefect_dist.storage.statefile import StateFile
 
 _VERSION = 1
-_REMEDY = "; allow the user of the run to write the file and its directory, or set `lock` to another file"
+_REMEDY = "allow the user of the run to write the file and its directory, or set `lock` to another file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,12 +132,13 @@ class Lock:
 
 @contextmanager
 def _name_lock_file() -> Iterator[None]:
-    """Add the remedy to a permission error of the lock file."""
+    """Name the lock file in a permission error, with the remedy. The error of an object store has a remedy."""
     try:
         yield
+    except ServiceDenied as exc:
+        raise ServiceDenied(exc.message, subject=f"lock file {exc.subject}") from exc
     except Denied as exc:
-        has_remedy = ";" in str(exc)  # such as the credentials of an object store
-        raise Denied(f"lock file {exc}{'' if has_remedy else _REMEDY}") from exc
+        raise Denied(f"{exc.message}; {_REMEDY}", subject=f"lock file {exc.subject}") from exc
 
 
 def _records(raw: bytes, *, at: str) -> dict[Reference, Locked]:

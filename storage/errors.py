@@ -17,6 +17,10 @@ class StoreFull(Unavailable):
     retryable = False
 
 
+class ServiceDenied(Denied):
+    """An object store refused the operation. The message names the settings to check."""
+
+
 @contextmanager
 def translate_errors(what: str, *, service: str | None = None) -> Iterator[None]:
     """Convert errors of a file system in this block to `DistError`. `what` names the operation and its object.
@@ -52,7 +56,8 @@ def _translate(exc: OSError, what: str, service: str | None) -> DistError:
     if exc.errno in _FULL:
         return StoreFull(f"{cause}; free some space and run again, the run resumes", subject=what)
     if exc.errno in _REFUSED or isinstance(exc, PermissionError):
-        return Denied(f"{cause}{_check('the credentials and their permissions', what, service)}", subject=what)
+        denied = Denied if service is None else ServiceDenied
+        return denied(f"{cause}{_check('the credentials and their permissions', what, service)}", subject=what)
     return _unavailable(what, cause, service)
 
 
