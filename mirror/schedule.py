@@ -11,7 +11,7 @@ from prefect_dist.mirror.validation import located
 from prefect_dist.ocispec import units
 from prefect_dist.ocispec.errors import InvalidInput
 
-_FIELDS = 5
+_FIELDS = ("minute", "hour", "day", "month", "day of the week")
 # Names that cron programs and regsync accept in place of five fields.
 _NAMED = {
     "@yearly": "0 0 1 1 *",
@@ -49,9 +49,7 @@ class Schedule:
             with located(at):
                 return cls(at=at, interval_s=units.seconds(text.removeprefix(_EVERY).strip()))
         cron = _NAMED.get(text, text)
-        count = len(cron.split())
-        problem = _find_problem(cron) if count == _FIELDS else f"{count} of {_FIELDS} fields"
-        if problem:
+        if problem := _find_problem(cron.split()):
             form = "expected minute, hour, day, month and day of the week, such as '15 1 * * *'"
             raise InvalidInput(f"{form}, got {text!r}: {problem}", subject=at)
         return cls(at=at, cron=cron)
@@ -68,9 +66,21 @@ def list_idle_schedules(schedules: Sequence[Schedule]) -> list[str]:
     return [f"{places}: {have} no effect: only the schedule of a deployment starts runs; to create one: {command}"]
 
 
-def _find_problem(cron: str) -> str | None:
+def _find_problem(fields: Sequence[str]) -> str | None:
+    """Return the mistake in the fields of a cron expression, or None."""
+    count, expected = len(fields), len(_FIELDS)
+    if count != expected:
+        return f"{count} of {expected} fields"
+    every = ["*"] * expected
+    wrong = [name for at, name in enumerate(_FIELDS) if not _is_valid([*every[:at], fields[at], *every[at + 1 :]])]
+    if wrong:
+        return f"bad {', '.join(wrong)}"
+    return None if _is_valid(fields) else "no month of the schedule has the day"
+
+
+def _is_valid(fields: Sequence[str]) -> bool:
     try:
-        CronSim(cron.replace("?", "*"), datetime.now(UTC))
-    except CronSimError as exc:
-        return str(exc)[:1].lower() + str(exc)[1:]
-    return None
+        CronSim(" ".join(fields).replace("?", "*"), datetime.now(UTC))
+    except CronSimError:
+        return False
+    return True

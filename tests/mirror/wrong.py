@@ -58,7 +58,8 @@ WRONG = [
     # schedules
     (SYNC + "    interval: 60\n", ":5: sync[0].interval: expected a duration with a unit, such as 90s, 30m, 24h or 1d12h, got 60"),
     (SYNC + "    schedule: 61 * * * *\n", f":5: sync[0].schedule: {CRON}, got '61 * * * *': bad minute"),
-    (SYNC + "    schedule: 0 0 31 2 *\n", f":5: sync[0].schedule: {CRON}, got '0 0 31 2 *': bad day-of-month"),
+    (SYNC + "    schedule: 0 24 * * 9\n", f":5: sync[0].schedule: {CRON}, got '0 24 * * 9': bad hour, day of the week"),
+    (SYNC + "    schedule: 0 0 31 2 *\n", f":5: sync[0].schedule: {CRON}, got '0 0 31 2 *': no month of the schedule has the day"),
     (SYNC + "    schedule: '* * *'\n", f":5: sync[0].schedule: {CRON}, got '* * *': 3 of 5 fields"),
     (SYNC + "    schedule: '@often'\n", f":5: sync[0].schedule: {CRON}, got '@often': 1 of 5 fields"),
     (SYNC + "    schedule: '@every day'\n", ":5: sync[0].schedule: duration 'day': expected a number with s, m, h or d, such as 24h"),
