@@ -64,7 +64,7 @@ class Applying:
         """Mirror the added images, also images added during the run."""
         with self._scopes:
             self.walk.run()
-        return self._confirm(self._policy.result(self.walk))
+        return self._confirm(self._policy.result())
 
     def _confirm(self, results: MirrorResults) -> MirrorResults:
         """Return the results after a check of the fallback tags: each has to list the pushed referrers.

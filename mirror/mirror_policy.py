@@ -15,7 +15,6 @@ from prefect_dist.transfer.image_report import Failure
 from prefect_dist.transfer.pool import Failed, Ok, Unit
 from prefect_dist.transfer.related import NOTHING
 from prefect_dist.transfer.repair_source import Located
-from prefect_dist.transfer.walk import Walk
 from prefect_dist.transfer.walk_state import ContentNode, FollowUp, ImageState
 
 
@@ -101,25 +100,24 @@ class MirrorPolicy:
             if self._is_published(image, action):
                 self._observer.on_mirrored(action)
             elif veto is None:
-                self._observer.on_failed(action, _distinct_errors(image.failures))
+                self._observer.on_failed(action, self._errors(image, action))
         for action in planned.actions:
-            if action.is_judged and image.failures:
-                self._observer.on_failed(action, _distinct_errors(image.failures))
+            if action.is_judged and (errors := self._errors(image, action)):
+                self._observer.on_failed(action, errors)
 
-    def result(self, walk: Walk) -> MirrorResults:
+    def result(self) -> MirrorResults:
         """Return the results of a finished walk."""
         failures, vetoes = dict[Reference, tuple[DistError, ...]](), dict[Reference, GateVeto]()
         referrers = dict[Reference, dict[Digest, str | None]]()
-        reports = walk.reports(self._planned)
-        for (image, planned), report in zip(self._planned.items(), reports, strict=True):
+        for image, planned in self._planned.items():
             veto = self._veto(image)
             for action in planned.actions:
                 if action.is_due and self._is_published(image, action):
                     referrers[action.target] = {referrer.descriptor.digest: referrer.tag for referrer in image.referrers}
                 elif veto is not None and (action.is_due or action.is_judged):
                     vetoes[action.target] = GateVeto(gate=_gate(planned), reason=veto)
-                elif action.is_due or (action.is_judged and report.failures):
-                    failures[action.target] = _distinct_errors(report.failures)
+                elif action.is_due or (action.is_judged and self._errors(image, action)):
+                    failures[action.target] = self._errors(image, action)
         return MirrorResults(failures=failures, vetoes=vetoes, referrers=referrers, begun=self._begun())
 
     def _begun(self) -> frozenset[Reference]:
@@ -143,6 +141,17 @@ class MirrorPolicy:
     def _is_published(self, image: ImageState, action: TargetAction) -> bool:
         follow_up = self._publications.get(image, {}).get(action)
         return follow_up is not None and isinstance(follow_up.outcome, Ok)
+
+    def _errors(self, image: ImageState, action: TargetAction) -> tuple[DistError, ...]:
+        """Return the errors of a target.
+
+        An image is published only if nothing failed before. So the errors of a published image are errors of publications,
+        and a target has only the error of its own publication. Errors of content or of the gate concern all targets.
+        """
+        if image not in self._publications:
+            return _distinct_errors(image.failures)
+        follow_up = self._publications[image].get(action)
+        return (follow_up.outcome.error,) if follow_up is not None and isinstance(follow_up.outcome, Failed) else ()
 
     def _judgement(self, image: ImageState, planned: PlannedImage) -> FollowUp[units.Answer[str | None]]:
         name = _gate(planned)

@@ -16,6 +16,7 @@ from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.config import Mirror, make_seed_mirror, parse_mirror
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.fetch import fetch_images
+from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
 from prefect_dist.mirror.progress import add_callers_listener
 from prefect_dist.mirror.render import message_line
@@ -125,8 +126,9 @@ class Mirrors:
 class DirectMirrors(Mirrors):
     """Runs mirrors on the thread pool, without Prefect. Tests of Prefect use `Mirrors`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, observer: MirrorObserver | None = None) -> None:
         super().__init__(directory, cast("PrefectServer", None))
+        self._observer = observer or Unobserved()
 
     def run(self, *sync: dict[str, Any], dry_run: bool = False, retries: int = 0, **settings: Any) -> RunReport:
         """Return the report of a run; see `Mirrors.run`."""
@@ -146,7 +148,9 @@ class DirectMirrors(Mirrors):
         """Return the report of a check; see `Mirrors.check`."""
         wanted = parse_mirror(yamlfile.read(str(self.config)))
         with self._pool(wanted, retries) as pool:
-            return check_mirror(wanted, pool, OneScope(), add_callers_listener(ignore_event), Unobserved(), is_repairing=repair)
+            return check_mirror(
+                wanted, pool, OneScope(), add_callers_listener(ignore_event), self._observer, is_repairing=repair
+            )
 
     def seed(self, *images: str, to: Sequence[FakeRegistry], retries: int = 0, **settings: Any) -> RunReport:
         """Return the report of a seed; see `Mirrors.seed`."""
@@ -170,7 +174,7 @@ class DirectMirrors(Mirrors):
     ) -> RunReport:
         job = MirrorJob(flow=flow, configuration=configuration, entries=entries, others=others, lock=wanted.lock, is_dry=is_dry)
         with self._pool(wanted, retries, offline=offline) as pool:
-            return run_mirror(job, pool, OneScope(), add_callers_listener(ignore_event), Unobserved())
+            return run_mirror(job, pool, OneScope(), add_callers_listener(ignore_event), self._observer)
 
     @contextmanager
     def _pool(self, wanted: Mirror, retries: int, *, offline: bool = False) -> Iterator[ThreadPool]:
@@ -256,6 +260,24 @@ class Unobserved:
 
     def on_failed(self, action: TargetAction, errors: Sequence[DistError]) -> None:
         """Ignore it."""
+
+
+class Observed(Unobserved):
+    """Records the results that a mirror run notified, in the order of the notifications.
+
+    An element of `seen` is a target and the errors of the target, without errors if the target has the image.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, list[str]]] = []
+
+    def on_mirrored(self, action: TargetAction) -> None:
+        """Record the success."""
+        self.seen.append((str(action.target), []))
+
+    def on_failed(self, action: TargetAction, errors: Sequence[DistError]) -> None:
+        """Record the failure."""
+        self.seen.append((str(action.target), list(map(str, errors))))
 
 
 def image(source: FakeRegistry, target: FakeRegistry, name: str, **settings: Any) -> dict[str, Any]:
