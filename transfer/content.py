@@ -41,9 +41,11 @@ def fetch(
     descriptor: Descriptor,
     *,
     notify: Notify,
-    pause: Callable[[float], None] = time.sleep,
+    pause: Callable[[float], None],
 ) -> Receipt:
     """Fetch the content of `descriptor` into the store, and verify the content.
+
+    While another process writes the content, the function calls `pause` with the seconds until the next check.
 
     Raises:
         Corrupt: the bytes do not match the descriptor. The store keeps none of them, so the next attempt starts at 0.

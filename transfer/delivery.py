@@ -17,12 +17,13 @@ from prefect_dist.ocispec.errors import Conflict, DistError, NotFound
 from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
-from prefect_dist.remotes import RegistryError, Source
+from prefect_dist.remotes import RegistryError
 from prefect_dist.storage import presence
 from prefect_dist.storage.presence import present_children
 from prefect_dist.transfer import content
 from prefect_dist.transfer.attempts import has_another
 from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.fetching import fetch_content
 from prefect_dist.transfer.push_order import push_order
 from prefect_dist.transfer.session import Session
 
@@ -230,7 +231,7 @@ def _select_platforms(session: Session, wanted: Publication, platforms: tuple[Pl
     unused = session.registries.origin_fetcher(wanted.target)  # the descriptors of new indexes contain their bytes
     session.recorder.keep(selected.root)
     for index in selected.indexes:
-        _fetch(session, unused, index)
+        fetch_content(session, index, unused, place=wanted.target)
     return replace(selected.root, data=None)
 
 
@@ -255,18 +256,18 @@ def _back_up(session: Session, old: Descriptor | None, target: Reference, new: D
     if old is None or old.digest == new.digest or pusher.has(old, tag=backup.tag):
         return
     session.recorder.keep(old)
-    source = session.registries.origin_fetcher(target)
     if backup.locator == target.locator:
-        _fetch(session, source, old)
+        fetch_content(session, old, session.registries.origin_fetcher(target), place=target)
         content.put(session.store, pusher, old, tag=backup.tag, notify=session.counter.sent)
         return
-    _fetch_tree(session, old, source)
+    _fetch_tree(session, old, target)
     for _ in _push_tree(session, old, backup, present_children(session.store)):
         pass
 
 
-def _fetch_tree(session: Session, root: Descriptor, source: Source) -> None:
-    """Fetch a tree into the store. Manifests in an index may be missing: a target may have only some platforms."""
+def _fetch_tree(session: Session, root: Descriptor, target: Reference) -> None:
+    """Fetch a tree from a target. Manifests in an index may be missing: a target may have only some platforms."""
+    source = session.registries.origin_fetcher(target)
     read, missing = children_reader(session.store.manifest), set[object]()
 
     def children(descriptor: Descriptor) -> Sequence[Descriptor]:
@@ -274,15 +275,11 @@ def _fetch_tree(session: Session, root: Descriptor, source: Source) -> None:
 
     for descriptor in walk_tree(children, root):
         try:
-            _fetch(session, source, descriptor)
+            fetch_content(session, descriptor, source, place=target)
         except NotFound:
             if descriptor is root or not descriptor.is_manifest:
                 raise
             missing.add(descriptor.key)
-
-
-def _fetch(session: Session, source: Source, descriptor: Descriptor) -> None:
-    content.fetch(session.store, source, descriptor, notify=session.counter.received)
 
 
 def _push_image(

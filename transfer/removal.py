@@ -63,7 +63,7 @@ def remove_tag(
             source=source,
             pusher=session.registries.pusher(target),
             resolve=partial(resolve_tag, session),
-            read=Reader(session, source, keep=False).read,
+            read=Reader(session, source, target, keep=False).read,
             workers=workers,
         )
     remover = removers[target.locator]

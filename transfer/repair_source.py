@@ -31,7 +31,7 @@ def locate(session: Session, origin: Reference, expected: Expected, *, rewritten
         NotFound: the root is in neither place.
         DistError: an error of the source.
     """
-    reader = Reader(session, session.open_source(origin), keep=True)
+    reader = Reader(session, session.open_source(origin), origin, keep=True)
     root = _locate_root(origin, expected, reader, rewritten=rewritten)
     return Located(root, tuple(_locate_referrers(origin, expected, reader)))
 

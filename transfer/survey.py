@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -13,9 +14,9 @@ from prefect_dist.ocispec.index_filter import FilteredIndex, filter_index, selec
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes import Source
-from prefect_dist.transfer import content as transfer
 from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.delivery import resolve_tag
+from prefect_dist.transfer.fetching import fetch_content, report_corruption
 from prefect_dist.transfer.related import NOTHING, Related, find_all_related, list_at_source, list_at_target
 from prefect_dist.transfer.session import Session
 
@@ -93,10 +94,14 @@ class QueryResult:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads manifests and configs: from the store, otherwise from one source. With `keep`, the store keeps them."""
+    """Reads manifests and configs: from the store, otherwise from one source. With `keep`, the store keeps them.
+
+    `place` is an image in the repository of `source`.
+    """
 
     session: Session
     source: Source
+    place: Reference
     keep: bool
 
     def children(self, platforms: Platforms) -> Children:
@@ -117,10 +122,11 @@ class Reader:
                 subject=descriptor,
             )
         if self.keep:
-            transfer.fetch(store, self.source, descriptor, notify=self.session.counter.received)
+            fetch_content(self.session, descriptor, self.source, place=self.place)
         if self.keep or store.holds(descriptor):
             return store.manifest(descriptor)
-        return _read_verified(self.source, descriptor)
+        with report_corruption(self.session, descriptor, self.place):
+            return _read_verified(self.source, descriptor)
 
 
 class _Results(dict[ImageQuery, QueryResult]):
@@ -134,8 +140,13 @@ def survey_images(session: Session, queries: Sequence[ImageQuery], *, keep: bool
     """
     known = session.memo(_Results)
     new = [query for query in queries if query not in known]
+
+    def survey(query: ImageQuery, context: Context) -> QueryResult:
+        return context.run(_survey_image, session, query, keep=keep)
+
     with ThreadPoolExecutor(workers) as executor:
-        found = dict(zip(new, executor.map(lambda query: _survey_image(session, query, keep=keep), new), strict=True))
+        # Each thread gets the context of the unit: Prefect adds the current flow run to an event.
+        found = dict(zip(new, executor.map(survey, new, [copy_context() for _ in new]), strict=True))
     known |= {query: one for query, one in found.items() if not one.errors}
     return [found.get(query) or known[query] for query in queries]
 
@@ -145,7 +156,7 @@ def _survey_image(session: Session, query: ImageQuery, *, keep: bool) -> QueryRe
 
     Manifests are read only if the image has to be mirrored to a target, or if the query needs more.
     """
-    catch, reader = session.cancel.catch_error, Reader(session, session.open_source(query.source), keep)
+    catch, reader = session.cancel.catch_error, Reader(session, session.open_source(query.source), query.source, keep)
     try:
         there = tuple(catch(partial(resolve_tag, session, target)) for target in query.targets)
         settled = _settled_root(query, there)

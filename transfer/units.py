@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
 from prefect_dist.ocispec.children import children_reader, without_foreign
-from prefect_dist.ocispec.errors import Corrupt, DistError
+from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.storage import gc
 from prefect_dist.storage.store import Info
@@ -30,7 +30,7 @@ from prefect_dist.transfer.attempts import has_another
 from prefect_dist.transfer.audit import Expected, Finding, audit_tags
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.delivery import Publication
-from prefect_dist.transfer.events import CorruptContent, Unresolved, UnresolvedKind
+from prefect_dist.transfer.events import Unresolved, UnresolvedKind
 from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.gate import Candidate, Gate, ask
 from prefect_dist.transfer.related import Related
@@ -66,8 +66,7 @@ def resolve(session: Session, reference: Reference) -> Descriptor:
 
 def fetch(session: Session, descriptor: Descriptor, source: Reference) -> Fetched:
     """Fetch the content of one descriptor into the store. Return the receipt and the children."""
-    with _report_corruption(session, descriptor, source):
-        return fetching.fetch(session, descriptor, source)
+    return fetching.fetch(session, descriptor, source)
 
 
 def list_referrers(session: Session, subject: Descriptor, source: Reference, related: Related) -> Answer[tuple[Referrer, ...]]:
@@ -97,10 +96,9 @@ def survey(session: Session, queries: tuple[ImageQuery, ...], *, keep: bool, wor
 
 def carry(session: Session, descriptor: Descriptor, source: Reference, places: tuple[Reference, ...]) -> Fetched:
     """Fetch the content of one descriptor. Upload a blob to the repositories of `places`."""
-    with _report_corruption(session, descriptor, source):
-        fetched = fetching.fetch(session, descriptor, source)
-        if not descriptor.is_manifest:
-            delivery.deliver_to_places(session, descriptor, places, origin=source)
+    fetched = fetching.fetch(session, descriptor, source)
+    if not descriptor.is_manifest:
+        delivery.deliver_to_places(session, descriptor, places, origin=source)
     return fetched
 
 
@@ -206,16 +204,6 @@ def _raise_if_retried(errors: Iterable[DistError]) -> None:
     for error in errors:
         if has_another(error):
             raise error
-
-
-@contextmanager
-def _report_corruption(session: Session, descriptor: Descriptor, source: Reference) -> Iterator[None]:
-    """Report corrupt content from `source` in this block, and raise the error in any case."""
-    try:
-        yield
-    except Corrupt as exc:
-        session.notify(CorruptContent(descriptor.digest, "repository", source.locator, str(exc)))
-        raise
 
 
 @contextmanager
