@@ -1,6 +1,7 @@
 import random
 import re
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -409,11 +410,11 @@ def test_a_flipped_byte_is_detected_and_not_stored(registries: Registries, regis
     strike(registry, Flip(SIZE - 1))
     source = fetcher(registries, registry)
     with pytest.raises(Corrupt) as caught:
-        transfer.fetch(store, source, WANTED, notify=ignore_event)
+        transfer.fetch(store, source, WANTED, notify=ignore_event, pause=time.sleep)
     check_message(caught.value, str(WANTED.digest))
     assert blobs(store) == []
     assert not list(store.active())
-    assert transfer.fetch(store, source, WANTED, notify=ignore_event).transferred == SIZE
+    assert transfer.fetch(store, source, WANTED, notify=ignore_event, pause=time.sleep).transferred == SIZE
     assert blobs(store) == [str(WANTED.digest)]
     assert ranges(registry) == [None, None]
 
@@ -424,10 +425,10 @@ def test_received_bytes_are_kept_for_the_next_attempt(
     strike(registry, Cut(70_000), Answer(503))
     source = fetcher(registries, registry)
     with pytest.raises(Unavailable):
-        transfer.fetch(store, source, WANTED, notify=ignore_event)
+        transfer.fetch(store, source, WANTED, notify=ignore_event, pause=time.sleep)
     assert blobs(store) == []
-    assert transfer.fetch(store, source, WANTED, notify=ignore_event).transferred == SIZE - 70_000
-    assert transfer.fetch(store, source, WANTED, notify=ignore_event).status == "existed"
+    assert transfer.fetch(store, source, WANTED, notify=ignore_event, pause=time.sleep).transferred == SIZE - 70_000
+    assert transfer.fetch(store, source, WANTED, notify=ignore_event, pause=time.sleep).status == "existed"
     assert b"".join(store.chunks(WANTED.digest)) == BLOB
     assert ranges(registry) == [None, from_byte(70_000), from_byte(70_000)]
 
@@ -445,17 +446,17 @@ def test_a_complete_ingest_is_committed_without_a_request(
     # A process may end between the last byte and the commit; a range that begins at the end is answered with 416.
     with store.writer(f"layer-{WANTED.digest}", expected=WANTED.digest, total=SIZE) as writer:
         writer.write(BLOB)
-    assert transfer.fetch(store, fetcher(registries, registry), WANTED, notify=ignore_event).transferred == 0
+    assert transfer.fetch(store, fetcher(registries, registry), WANTED, notify=ignore_event, pause=time.sleep).transferred == 0
     assert registry.requests == []
     assert stored(store, WANTED, BLOB)
 
 
 def test_an_empty_blob_needs_no_request(registries: Registries, registry: FakeRegistry, store: ContentStore) -> None:
     source, empty = fetcher(registries, registry), descriptor(b"")
-    assert transfer.fetch(store, source, empty, notify=ignore_event).status == "fetched"
+    assert transfer.fetch(store, source, empty, notify=ignore_event, pause=time.sleep).status == "fetched"
     assert stored(store, empty, b"")
     with pytest.raises(Corrupt):  # no size is no licence to have any digest
-        transfer.fetch(store, source, replace(WANTED, size=0), notify=ignore_event)
+        transfer.fetch(store, source, replace(WANTED, size=0), notify=ignore_event, pause=time.sleep)
     assert registry.requests == []
     assert blobs(store) == [str(empty.digest)]
 
@@ -466,18 +467,18 @@ def test_a_sha512_digest_is_verified(registries: Registries, registry: FakeRegis
     registry.inject(Fault(path=".*/sha512:.*", action=Flip(7)))
     source = fetcher(registries, registry)
     with pytest.raises(Corrupt) as caught:
-        transfer.fetch(store, source, wanted, notify=ignore_event)
+        transfer.fetch(store, source, wanted, notify=ignore_event, pause=time.sleep)
     check_message(caught.value, str(wanted.digest))
-    assert transfer.fetch(store, source, wanted, notify=ignore_event).transferred == SIZE
+    assert transfer.fetch(store, source, wanted, notify=ignore_event, pause=time.sleep).transferred == SIZE
     assert stored(store, wanted, BLOB)
 
 
 def test_inline_data_is_used_and_checked(registries: Registries, registry: FakeRegistry, store: ContentStore) -> None:
     source, small = fetcher(registries, registry), descriptor(b"inline")
     with pytest.raises(Corrupt):
-        transfer.fetch(store, source, replace(small, data=b"inlinE"), notify=ignore_event)
+        transfer.fetch(store, source, replace(small, data=b"inlinE"), notify=ignore_event, pause=time.sleep)
     assert blobs(store) == []
-    assert transfer.fetch(store, source, replace(small, data=b"inline"), notify=ignore_event).transferred == 0
+    assert transfer.fetch(store, source, replace(small, data=b"inline"), notify=ignore_event, pause=time.sleep).transferred == 0
     assert stored(store, small, b"inline")
     assert registry.requests == []
 
@@ -490,7 +491,7 @@ def test_a_wrong_size_in_the_descriptor_is_corrupt(
     if not announced:
         registry.inject(Fault(path=BLOB_PATH, nth=None, action=WithoutHeaders(("Content-Length",))))
     with pytest.raises(Corrupt if announced or size < SIZE else Unavailable) as caught:
-        transfer.fetch(store, fetcher(registries, registry), replace(WANTED, size=size), notify=ignore_event)
+        transfer.fetch(store, fetcher(registries, registry), replace(WANTED, size=size), notify=ignore_event, pause=time.sleep)
     check_message(caught.value, str(WANTED.digest), f"expected {size} bytes")
     assert blobs(store) == []
     assert len(registry.requests) <= 3

@@ -2,6 +2,7 @@
 
 import re
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -328,9 +329,12 @@ def test_a_url_with_wrong_bytes_is_tried_last_next_time(
         settings = knowing(first, second, **{registry.host: HostSettings(mirrors=(mirror.host,) * mirrors)})
         with Registries(settings, credentials=anonymous) as known:
             with pytest.raises(Corrupt):
-                transfer.fetch(store, fetcher(known, registry), wanted, notify=ignore_event)
+                transfer.fetch(store, fetcher(known, registry), wanted, notify=ignore_event, pause=time.sleep)
             assert not store.holds(wanted)
-            assert transfer.fetch(store, fetcher(known, registry), wanted, notify=ignore_event).status == "fetched"
+            assert (
+                transfer.fetch(store, fetcher(known, registry), wanted, notify=ignore_event, pause=time.sleep).status
+                == "fetched"
+            )
     assert b"".join(store.chunks(wanted.digest)) == BLOB
     assert (len(first.requests), len(second.requests)) == (1, 1)
 
@@ -341,8 +345,8 @@ def test_a_url_that_is_the_only_one_gets_a_second_chance(
     first.inject(Fault(nth=1, action=Flip(1000)))
     store, wanted = open_store(str(tmp_path / "store")), at(first)
     with pytest.raises(Corrupt):
-        transfer.fetch(store, fetcher(known, registry), wanted, notify=ignore_event)
-    assert transfer.fetch(store, fetcher(known, registry), wanted, notify=ignore_event).status == "fetched"
+        transfer.fetch(store, fetcher(known, registry), wanted, notify=ignore_event, pause=time.sleep)
+    assert transfer.fetch(store, fetcher(known, registry), wanted, notify=ignore_event, pause=time.sleep).status == "fetched"
 
 
 @example("", "\udcd7")
