@@ -64,25 +64,22 @@ class Applying:
         """Mirror the added images, also images added during the run."""
         with self._scopes:
             self.walk.run()
-        return self._confirm(self._policy.result())
-
-    def _confirm(self, results: MirrorResults) -> MirrorResults:
-        """Return the results after a check of the fallback tags: each has to list the pushed referrers.
-
-        If a fallback tag does not list a referrer, the image has failed, and the next run pushes the referrer again. A stopped
-        run skips the check and does not count the referrers as pushed, so that the next run checks the fallback tags.
-        """
-        unconfirmed = confirm_referrers(self._pool) if self._session.cancel.reason is None else []
+        if self._session.cancel.reason is None:
+            self._confirm()
+        results = self._policy.result()
         if self._session.cancel.reason is not None:
             return replace(self._without_fallback_referrers(results), is_stopped=True)
-        failures, referrers = dict(results.failures), dict(results.referrers)
-        for one in unconfirmed:
-            for target, pushed in referrers.items():
-                if target.locator == one.repository.locator and one.referrers & pushed.keys():
-                    failures[target] = (*failures.get(target, ()), one.error)
-                    referrers[target] = {digest: tag for digest, tag in pushed.items() if digest not in one.referrers}
-                    self._notify(StepFailed(f"{target}: {one.error}"))
-        return replace(results, failures=failures, referrers=referrers)
+        return results
+
+    def _confirm(self) -> None:
+        """Check that each fallback tag lists the pushed referrers. Otherwise the image has failed.
+
+        A stopped run skips the check and does not count the referrers as pushed, so that the next run checks the fallback tags.
+        """
+        unconfirmed = confirm_referrers(self._pool)
+        for one in () if self._session.cancel.reason is not None else unconfirmed:
+            for target in self._policy.fail_unconfirmed(one):
+                self._notify(StepFailed(f"{target}: {one.error}"))
 
     def _without_fallback_referrers(self, results: MirrorResults) -> MirrorResults:
         """Return the results without the referrers under fallback tags."""

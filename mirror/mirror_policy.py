@@ -9,6 +9,7 @@ from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.children import is_foreign
 from prefect_dist.ocispec.errors import Conflict, DistError
 from prefect_dist.transfer import units
+from prefect_dist.transfer.confirming import Unconfirmed
 from prefect_dist.transfer.delivery import Publication
 from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.image_report import Failure
@@ -51,6 +52,9 @@ class MirrorPolicy:
         self._planned: dict[ImageState, PlannedImage] = {}
         self._judgements: dict[ImageState, FollowUp[units.Answer[str | None]]] = {}
         self._publications: dict[ImageState, dict[TargetAction, FollowUp[units.Answer[units.PublishReceipts]]]] = {}
+        self._failures: dict[Reference, tuple[DistError, ...]] = {}
+        self._vetoes: dict[Reference, GateVeto] = {}
+        self._published: dict[TargetAction, dict[Digest, str | None]] = {}
 
     @property
     def planned_images(self) -> tuple[PlannedImage, ...]:
@@ -93,32 +97,45 @@ class MirrorPolicy:
         return tuple(self._publications[image].values())
 
     def end(self, image: ImageState, /) -> None:
-        """Report the result at each target."""
-        planned, veto = self._planned[image], self._veto(image)
-        self._when_ended(image, is_vetoed=veto is not None)
-        for action in planned.due:
-            if self._is_published(image, action):
-                self._observer.on_mirrored(action)
-            elif veto is None:
-                self._observer.on_failed(action, self._errors(image, action))
-        for action in planned.actions:
-            if action.is_judged and (errors := self._errors(image, action)):
-                self._observer.on_failed(action, errors)
+        """Decide the result at each target, and notify the observer."""
+        self._when_ended(image, is_vetoed=self._veto(image) is not None)
+        for action in self._planned[image].actions:
+            if action.is_due or action.is_judged:
+                self._decide(image, action)
+
+    def _decide(self, image: ImageState, action: TargetAction) -> None:
+        if (veto := self._veto(image)) is not None:
+            self._vetoes[action.target] = GateVeto(gate=_gate(self._planned[image]), reason=veto)
+        elif errors := self._errors(image, action):
+            self._failures[action.target] = errors
+            self._observer.on_failed(action, errors)
+        elif action.is_due:
+            self._published[action] = {referrer.descriptor.digest: referrer.tag for referrer in image.referrers}
+            self._observer.on_mirrored(action)
+
+    def fail_unconfirmed(self, unconfirmed: Unconfirmed) -> list[Reference]:
+        """Count published targets whose registry does not list a pushed referrer as failed. Return the targets.
+
+        The referrers do not count as pushed, so that the next run pushes the referrers again.
+        """
+        failed = list[Reference]()
+        for action, pushed in self._published.items():
+            target = action.target
+            if target.locator == unconfirmed.repository.locator and unconfirmed.referrers & pushed.keys():
+                self._published[action] = {one: tag for one, tag in pushed.items() if one not in unconfirmed.referrers}
+                self._failures[target] = (*self._failures.get(target, ()), unconfirmed.error)
+                self._observer.on_failed(action, self._failures[target])
+                failed.append(target)
+        return failed
 
     def result(self) -> MirrorResults:
-        """Return the results of a finished walk."""
-        failures, vetoes = dict[Reference, tuple[DistError, ...]](), dict[Reference, GateVeto]()
-        referrers = dict[Reference, dict[Digest, str | None]]()
-        for image, planned in self._planned.items():
-            veto = self._veto(image)
-            for action in planned.actions:
-                if action.is_due and self._is_published(image, action):
-                    referrers[action.target] = {referrer.descriptor.digest: referrer.tag for referrer in image.referrers}
-                elif veto is not None and (action.is_due or action.is_judged):
-                    vetoes[action.target] = GateVeto(gate=_gate(planned), reason=veto)
-                elif action.is_due or (action.is_judged and self._errors(image, action)):
-                    failures[action.target] = self._errors(image, action)
-        return MirrorResults(failures=failures, vetoes=vetoes, referrers=referrers, begun=self._begun())
+        """Return the results of the ended images."""
+        return MirrorResults(
+            failures=dict(self._failures),
+            vetoes=dict(self._vetoes),
+            referrers={action.target: pushed for action, pushed in self._published.items()},
+            begun=self._begun(),
+        )
 
     def _begun(self) -> frozenset[Reference]:
         """Return the targets of unsuccessful publications where the registry may have set the tag.
@@ -137,10 +154,6 @@ class MirrorPolicy:
         judgement = self._judgements.get(image)
         judged = judgement.outcome if judgement is not None else None
         return judged.value.found if isinstance(judged, Ok) else None
-
-    def _is_published(self, image: ImageState, action: TargetAction) -> bool:
-        follow_up = self._publications.get(image, {}).get(action)
-        return follow_up is not None and isinstance(follow_up.outcome, Ok)
 
     def _errors(self, image: ImageState, action: TargetAction) -> tuple[DistError, ...]:
         """Return the errors of a target.

@@ -5,13 +5,17 @@ from pathlib import Path
 import pytest
 
 from prefect_dist.mirror.report import RunReport, TargetRow
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.referrers import fallback_tag
 from tests import images
-from tests.fakes.faults import Fault, Refuse
+from tests.fakes.faults import Call, Fault, Refuse
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import DirectMirrors, Observed, repository
 from tests.flows.reports import outcomes
 
 IMAGE = images.image(9100, layers=1)
+OURS, THEIRS = images.artifact(9101, subject=IMAGE), images.artifact(9102, subject=IMAGE)
+FALLBACK = fallback_tag(Digest.parse(IMAGE.root.digest))
 
 
 @pytest.fixture
@@ -78,3 +82,32 @@ def test_an_unchanged_target_does_not_get_the_error_of_a_publication_at_another_
 
     assert outcomes(report) == {f"{target.host}/copy:v1": "unchanged", f"{other.host}/copy:v1": "failed"}
     assert [name for name, _ in observed.seen] == [f"{other.host}/copy:v1"]
+
+
+def test_a_target_that_fails_after_the_publication_is_also_failed_for_the_observer(
+    mirrors: DirectMirrors, observed: Observed, source: FakeRegistry
+) -> None:
+    images.load(source, "app", IMAGE, "v1")
+    images.load(source, "app", OURS)
+    with FakeRegistry(referrers=False) as target:
+        is_published = [False]
+
+        def overwrite_after_publication() -> None:
+            if is_published[0]:
+                images.load(target, "copy", THEIRS)
+                images.load(target, "copy", images.index([THEIRS]), FALLBACK)
+
+        def publish() -> None:
+            is_published[0] = True
+            overwrite_after_publication()
+
+        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(publish)))
+        target.inject(Fault(method="PUT", path=f".*/manifests/{FALLBACK}", nth=None, action=Call(overwrite_after_publication)))
+
+        report = mirrors.run(repository(source, target, referrers=True))
+
+        assert target.manifest("copy", "v1") is not None
+    errors = row_errors(report)
+    ((name, found),) = errors.items()
+    assert len(found) == 1
+    assert observed.seen == [(name, []), (name, found)]
