@@ -1,4 +1,4 @@
-"""Reports and plans as tables for people: one row per object, failed objects first.
+"""Reports and plans as tables for people: one row per object, objects with errors first.
 
 A row maps columns to cells. The column `error` has the errors.
 """
@@ -30,7 +30,7 @@ def plan_table(plan: Plan) -> list[Cells]:
 
 def _table(rows: Iterable[Row]) -> list[Cells]:
     shown = [cells for row in rows if (cells := _cells(row))]
-    return sorted(shown, key=lambda cells: cells["outcome"] != "failed")
+    return sorted(shown, key=lambda cells: not cells["error"])
 
 
 @singledispatch
