@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from prefect_dist.mirror.applying import Applying, MirrorScopes
 from prefect_dist.mirror.auditing import Auditing, Audits
 from prefect_dist.mirror.config import Mirror
-from prefect_dist.mirror.lock import Lock
+from prefect_dist.mirror.lock import Lock, Records
 from prefect_dist.mirror.mirror_policy import MirrorObserver
-from prefect_dist.mirror.report import AuditRow, ReportBuilder, RunReport, count_outcomes
+from prefect_dist.mirror.report import AuditRow, ReportBuilder, RunError, RunReport, count_outcomes
+from prefect_dist.mirror.store_index import update_index
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput
 from prefect_dist.transfer.audit import Finding
@@ -38,15 +39,11 @@ def check_mirror(
     auditing = Auditing(pool, notify, (*mirror.entries, *mirror.seed))
     first = auditing.audit(locked)
     rows = [AuditRow(target=one, outcome="unresolved", errors=(error,)) for one, error in first.unresolved.items()]
+    errors = list[RunError]()
     if is_repairing and first.damaged:
-        located, lost = auditing.locate(first, locked)
-        applying = Applying(pool, scopes, notify, observer)
-        applying.add(tuple(located), located)
-        results = applying.run()
-        vetoed = {target: (Denied(str(veto)),) for target, veto in results.vetoes.items()}
-        failures = {**{target: (error,) for target, error in lost.items()}, **results.failures, **vetoed}
-        again = auditing.audit({target: locked[target] for target in first.damaged if target not in lost})
-        rows = [*_repaired_rows(first, again, failures), *rows]
+        repaired = _repair(auditing, Applying(pool, scopes, notify, observer), first, locked)
+        errors = update_index(session, notify)
+        rows = [*repaired, *rows]
     else:
         rows = [*(_damaged_row(target, found) for target, found in first.damaged.items()), *rows]
     counts = {
@@ -56,7 +53,18 @@ def check_mirror(
         "fetched_bytes": session.stats.received,
         "sent_bytes": session.stats.sent,
     }
-    return builder.build(rows, counts, configuration=mirror.name)
+    return builder.build(rows, counts, errors=errors, configuration=mirror.name)
+
+
+def _repair(auditing: Auditing, applying: Applying, first: Audits, locked: Records) -> list[AuditRow]:
+    """Upload the missing content of the damaged targets of the first audit, and audit the targets again. Return their rows."""
+    located, lost = auditing.locate(first, locked)
+    applying.add(tuple(located), located)
+    results = applying.run()
+    vetoed = {target: (Denied(str(veto)),) for target, veto in results.vetoes.items()}
+    failures = {**{target: (error,) for target, error in lost.items()}, **results.failures, **vetoed}
+    again = auditing.audit({target: locked[target] for target in first.damaged if target not in lost})
+    return list(_repaired_rows(first, again, failures))
 
 
 def _damaged_row(target: Reference, found: Finding) -> AuditRow:

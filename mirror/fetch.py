@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from typing import Protocol, Self
 
-from prefect_dist.mirror.report import FlowName, ReportBuilder, RunError, RunReport, sum_fields
+from prefect_dist.mirror.report import FlowName, ReportBuilder, RunReport, sum_fields
+from prefect_dist.mirror.store_index import update_index
 from prefect_dist.ocispec import Reference
-from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.transfer import units
-from prefect_dist.transfer.events import Notify, StepFailed
+from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.image_report import ImageReport
 from prefect_dist.transfer.pool import Pool, Unit
 from prefect_dist.transfer.related import EVERYTHING, NOTHING
-from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.walk import Walk
 from prefect_dist.transfer.walk_state import ContentNode, ImageState
 
@@ -74,16 +73,6 @@ class FetchPolicy:
     def end(self, image: ImageState) -> None:
         """Count an image for the scope."""
         self._scopes.end_image(image)
-
-
-def update_index(session: Session, notify: Notify) -> list[RunError]:
-    """List new images in `index.json` of the store. Return the error of a failed update."""
-    try:
-        session.store.update_index()
-    except DistError as exc:
-        notify(StepFailed(str(exc)))
-        return [RunError(object=f"index of {session.store.url}", error=exc.with_traceback(None))]
-    return []
 
 
 def count_images(reports: Sequence[ImageReport]) -> dict[str, int]:

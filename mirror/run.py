@@ -8,7 +8,6 @@ from typing import Literal
 from prefect_dist.mirror.applying import Applying, MirrorScopes
 from prefect_dist.mirror.bookkeeping import record_intent, record_results
 from prefect_dist.mirror.entry import Entry
-from prefect_dist.mirror.fetch import update_index
 from prefect_dist.mirror.lock import Lock, Locked, Records
 from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.orphans import collect_known_tags, exclude_pushed
@@ -16,6 +15,7 @@ from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
 from prefect_dist.mirror.planning import Planning, PlanRequest
 from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport
 from prefect_dist.mirror.results import MirrorResults, build_mirror_report
+from prefect_dist.mirror.store_index import update_index
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.events import Notify, Recording, StepFailed

@@ -16,6 +16,7 @@ from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from prefect_dist.ocispec.units import format_count
+from prefect_dist.storage import open_store
 from prefect_dist.transfer.cancellation import CancelToken, describe_stop, use_token
 from tests import images
 from tests.fakes.faults import Answer, Fault, Flip, Response
@@ -218,6 +219,33 @@ def test_content_that_the_store_lacks_is_repaired_from_the_source_by_digest(
     assert not [one.path for one in asked if one.path.endswith("/v1") or "/referrers/" in one.path]
     assert count_reads(asked) == Counter({*INDEX.descriptors, *BILL.descriptors, *SIGNATURE.descriptors})
     assert count_uploads(mirrors.take_requests(target)) == {LAYER: 1}
+
+
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_a_repair_lists_the_names_that_it_records_in_index_json(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, *, is_writable: bool
+) -> None:
+    load(source)
+    mirrors.run(entry(source, target))
+    shutil.rmtree(mirrors.store)
+    target.lose("app", LAYER)
+    index = mirrors.store / "index.json"
+    if not is_writable:
+        open_store(str(mirrors.store)).prepare()
+        index.unlink()
+        index.mkdir()
+
+    report = mirrors.check(repair=True)
+
+    assert [row.outcome for row in report.select(AuditRow)] == ["repaired"]
+    assert [name.name for name in open_store(str(mirrors.store)).names] == [f"{source.host}/app:v1"]
+    if is_writable:
+        assert report.status == "complete"
+        listed = {one["digest"] for one in json.loads(index.read_text())["manifests"]}
+        assert listed == {INDEX.root.digest, BILL.root.digest, SIGNATURE.root.digest}
+    else:
+        (error,) = error_lines(report)
+        assert (report.status, "index.json" in error) == ("failed", True)
 
 
 def test_lost_content_is_a_failure_and_other_targets_are_repaired(
