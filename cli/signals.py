@@ -61,7 +61,7 @@ def run_interruptible(command: Callable[[], int | None], *, timeout_s: float | N
         received.append(cause)
         if len(received) > 1:
             _exit_now(cause)
-        if not cancel.request(cause.reason):
+        if not cancel.request_in_thread(cause.reason):
             raise Interrupted(cause.code, cause.reason)
 
     with _handle_signals(dict.fromkeys(causes, stop)), _set_alarm(timeout_s), use_token(cancel):

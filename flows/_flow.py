@@ -120,7 +120,7 @@ def _handle_sigterm() -> Iterator[None]:
     cancel = current_token()
 
     def end(number: int, _frame: FrameType | None) -> None:
-        if cancel.reason or not cancel.request(_ENDED):
+        if cancel.reason or not cancel.request_in_thread(_ENDED):
             signal.signal(number, before)
             signal.raise_signal(number)
 

@@ -4,10 +4,11 @@ A cancelled run ends in order: transfers stop and keep the received bytes, no fu
 its results.
 """
 
+import _thread
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import TypeVar
 
 from prefect_dist.ocispec.errors import DistError
@@ -26,7 +27,7 @@ def describe_stop(reason: str) -> str:
 
 
 class CancelToken:
-    """Cancels runs. Thread-safe; a signal handler may call `request`.
+    """Cancels runs. Thread-safe, but a signal handler may call only `request_in_thread`.
 
     `reason` is None until the token is cancelled.
     """
@@ -40,9 +41,19 @@ class CancelToken:
         """Cancel the runs in progress and call their callbacks. If no run is in progress, do nothing and return False."""
         if not self._callbacks:
             return False
-        self.set(reason)
-        for callback in tuple(self._callbacks):
-            callback()
+        self._cancel(reason)
+        return True
+
+    def request_in_thread(self, reason: str) -> bool:
+        """Set the reason, and cancel the runs in progress in a new thread. If no run is in progress, return False.
+
+        A signal handler may interrupt code of its thread that holds a lock of the token or of a callback. If the handler
+        waited for such a lock, the thread would block forever. `threading.Thread.start` takes locks, too.
+        """
+        if not self._callbacks:
+            return False
+        self.reason = self.reason or reason
+        _thread.start_new_thread(copy_context().run, (self._cancel, reason))
         return True
 
     def set(self, reason: str) -> None:
@@ -100,9 +111,14 @@ class CancelToken:
         except DistError as exc:
             return exc
 
+    def _cancel(self, reason: str) -> None:
+        self.set(reason)
+        for callback in tuple(self._callbacks):
+            callback()
+
     @contextmanager
     def on_cancel(self, callback: Callable[[], None]) -> Iterator[None]:
-        """Let `request` call `callback` during this block. A run is in progress during the block."""
+        """Let a request call `callback` during this block. A run is in progress during the block."""
         self._callbacks.append(callback)
         try:
             yield

@@ -1,0 +1,55 @@
+"""A signal cancels a run, wherever the signal interrupts the main thread."""
+
+import signal
+import subprocess
+import sys
+import threading
+
+from prefect_dist.cli.signals import run_interruptible
+from prefect_dist.transfer.cancellation import current_token
+
+_STRESS = """
+import signal, threading, time
+from prefect_dist.cli.signals import run_interruptible
+from prefect_dist.transfer.cancellation import Stopped, current_token
+
+def send():
+    time.sleep(0.002)  # the main thread is in a pause by then
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+def command():
+    cancel, sender = current_token(), threading.Thread(target=send)
+    with cancel.on_cancel(lambda: None):
+        sender.start()
+        try:
+            while True:
+                cancel.pause(0)
+        except Stopped:
+            sender.join()
+            return 1
+
+print({run_interruptible(command, timeout_s=None) for _ in range(300)})
+"""
+
+
+def test_a_signal_cancels_a_run_that_holds_a_lock_of_its_callbacks() -> None:
+    lock, acquired, ended = threading.Lock(), list[bool](), threading.Event()
+
+    def abort() -> None:
+        acquired.append(lock.acquire(timeout=5))
+        ended.set()
+
+    def command() -> int:
+        with current_token().on_cancel(abort):
+            with lock:
+                signal.raise_signal(signal.SIGTERM)
+            assert ended.wait(30)
+        return 1
+
+    assert run_interruptible(command, timeout_s=None) == 143
+    assert acquired == [True]
+
+
+def test_signals_during_pauses_never_block_the_main_thread() -> None:
+    done = subprocess.run([sys.executable, "-c", _STRESS], capture_output=True, check=True, timeout=60, text=True)
+    assert done.stdout == "{143}\n"
