@@ -127,7 +127,7 @@ class LiveDisplay:
                 self._note = f"{count} of {format_count(total, 'image')} compared"
             case ImageResolving(name) | ImageResolved(name):
                 self._begin()
-                self._rows[name] = _Row(name, "resolving" if isinstance(event, ImageResolving) else "in progress")
+                self._show_image(name, "resolving" if isinstance(event, ImageResolving) else "in progress")
             case ContentFound(descriptor):
                 self._rows[descriptor.key] = _Row(_label(descriptor), "waiting", descriptor.size)
             case ContentFinished(descriptor, receipt):
@@ -157,11 +157,16 @@ class LiveDisplay:
             row.state, row.offset = self._doing, max(offset, row.offset if self._doing == "mirroring" else 0)
 
     def _end(self, image: ImageEnd) -> None:
-        row = self._rows.setdefault(image.name, _Row(image.name, ""))  # an interrupted image may have no row
         if image.failures:
-            row.state = _failed_state([failure.error for failure in image.failures])
+            self._show_image(image.name, _failed_state([failure.error for failure in image.failures]))
         else:
-            row.state = "done" if image.has_moved else "exists"
+            self._show_image(image.name, "done" if image.has_moved else "exists")
+
+    def _show_image(self, name: str, state: str) -> None:
+        """Set the state of an image. An image that failed for one target stays failed, although others may follow."""
+        row = self._rows.setdefault(name, _Row(name, state))
+        if row.state != "failed":
+            row.state = state
 
 
 class PlainLines:

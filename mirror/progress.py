@@ -173,7 +173,9 @@ class ProgressCounter:
             case StepFailed():
                 self._has_failed_step = True
             case ImageEnded(image):
-                self._images[image.name] = "failed" if image.failures else "over"
+                # Several entries may mirror one image to different targets: the image has failed if one of them failed.
+                if self._images.get(image.name) != "failed":
+                    self._images[image.name] = "failed" if image.failures else "over"
 
     def _advance(self, descriptor: Descriptor, offset: int) -> None:
         """Count transferred bytes. Content that is read for a plan, or uploaded after it was fetched, does not count."""

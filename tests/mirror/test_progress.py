@@ -1,11 +1,15 @@
 """The events of a fetch, and the lines that the log gets for them."""
 
+import io
 import logging
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from prefect_dist.mirror.progress import LogWriter, notify_also
+from prefect_dist.cli.display import LiveDisplay
+from prefect_dist.mirror.progress import LogWriter, ProgressCounter, notify_also
+from prefect_dist.mirror.report import TargetRow
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.transfer import threads
@@ -33,7 +37,7 @@ from prefect_dist.transfer.image_report import Failure, ImageReport
 from tests import images
 from tests.fakes.faults import Answer, Fault, Flip
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import fetch_directly
+from tests.flows.mirrors import DirectMirrors, fetch_directly, image
 
 IMAGE = images.image(71, layers=1)
 CONFIG, LAYER = IMAGE.blobs
@@ -141,3 +145,20 @@ def test_a_run_after_the_block_does_not_notify_its_listener(tmp_path: Path) -> N
             pass
         assert fetch_directly(str(tmp_path), [f"{registry.host}/app:v1"]).status == "complete"
     assert events == []
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_an_image_with_one_failed_target_of_two_entries_has_failed(tmp_path: Path, broken: int) -> None:
+    counter, shown = ProgressCounter(planning=0.1), LiveDisplay(Console(width=200, file=io.StringIO()), "mirroring")
+    with FakeRegistry() as source, FakeRegistry() as one, FakeRegistry() as other:
+        images.load(source, "app", IMAGE, "v1")
+        (one, other)[broken].inject(Fault(method="PUT", path="/v2/app/manifests/v1", nth=None, action=Answer(400)))
+        with notify_also(combine_listeners(counter, shown)):
+            report = DirectMirrors(tmp_path).run(image(source, one, "app:v1"), image(source, other, "app:v1"), concurrency=1)
+        assert sorted(row.outcome for row in report.select(TargetRow)) == ["added", "failed"]
+    assert counter.lacks()
+    assert counter.fraction() < 1
+    assert "0 of 1 image finished, 1 failed" in counter.words()
+    with (console := Console(width=200, file=io.StringIO())).capture() as captured:
+        console.print(shown)
+    assert "0/1 image, 1 failed" in captured.get()
