@@ -271,20 +271,20 @@ def collect_errors(errors: Iterable[RunError], noun: str) -> tuple[RunError, ...
 
     `noun` is the word for an unfinished object.
     """
-    distinct, unfinished = dict[tuple[str | None, str], RunError](), dict[str | None, Stopped]()
+    distinct, unfinished = dict[tuple[str | None, str], RunError](), dict[str | None, RunError]()
     for one in errors:
         if isinstance(one.error, Stopped):
-            unfinished[one.object] = one.error
+            unfinished.setdefault(one.object, one)
         else:
             distinct.setdefault((one.object, str(one.error)), one)
     for name in {one.object for one in distinct.values()}:
         unfinished.pop(name, None)
     if not unfinished:
         return tuple(distinct.values())
-    name, error = next(iter(unfinished.items()))
+    last = next(iter(unfinished.values()))
     if len(unfinished) > 1:
-        name, error = None, Stopped(f"{format_count(len(unfinished), noun)} not finished: {error}")
-    return (*distinct.values(), RunError(object=name, error=error))
+        last = RunError(object=None, error=Stopped(f"{format_count(len(unfinished), noun)} not finished: {last.error}"))
+    return (*distinct.values(), last)
 
 
 def count_outcomes(rows: Sequence[Any], outcomes: Iterable[str]) -> dict[str, int]:
