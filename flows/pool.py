@@ -13,7 +13,7 @@ from prefect_dist.flows.limits import TaskOptions
 from prefect_dist.mirror.hosts_file import MAX_CONCURRENCY
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.tasks._task import WAITING
-from prefect_dist.tasks.table import TASKS
+from prefect_dist.tasks.units import TASKS
 from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Raised, Unexpected, Unit
 from prefect_dist.transfer.session import Session

@@ -31,9 +31,9 @@ from prefect.utilities.annotations import quote
 
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.attempts import RETRIES, Attempt, is_retried, use_attempt
+from prefect_dist.transfer.pool import WaitingUnits
 from prefect_dist.transfer.session import Session, current_session
 from prefect_dist.transfer.units import Answers
-from prefect_dist.transfer.waiting import WaitingUnits
 
 P = ParamSpec("P")
 R = TypeVar("R")

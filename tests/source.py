@@ -11,7 +11,7 @@ LAYERS = ("ocispec", "storage", "remotes", "transfer", "mirror", "tasks", "flows
 
 
 class Import(NamedTuple):
-    """An imported name, such as `prefect_dist.tasks.fetch.fetch`. `deferred` is true for an import inside a function."""
+    """An imported name, such as `prefect_dist.tasks.units.fetch`. `deferred` is true for an import inside a function."""
 
     target: str
     deferred: bool

@@ -5,11 +5,12 @@ the same walk works with both pools.
 """
 
 import queue
+import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -111,6 +112,45 @@ class Lane(NamedTuple):
 _ONLY_LANE = Lane(None)
 
 
+class WaitingUnits:
+    """The keys of the units that only wait for the time in a registry's Retry-After. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._keys: frozenset[Hashable] = frozenset()
+        self._listeners: tuple[Callable[[], None], ...] = ()
+        self._guard = threading.Lock()
+
+    @property
+    def keys(self) -> frozenset[Hashable]:
+        """Return the keys of the waiting units."""
+        return self._keys
+
+    @contextmanager
+    def add(self, key: Hashable) -> Iterator[None]:
+        """Call the listeners, and list a unit as waiting during the block."""
+        with self._guard:
+            self._keys |= {key}
+            listeners = self._listeners
+        for listener in listeners:
+            listener()
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._keys -= {key}
+
+    @contextmanager
+    def on_wait(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call `listener`, from any thread, for each unit that starts to wait during the block."""
+        with self._guard:
+            self._listeners += (listener,)
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._listeners = tuple(one for one in self._listeners if one is not listener)
+
+
 class Pool(ABC):
     """Runs the units of work of a run, with at most `window` in flight.
 
@@ -205,7 +245,7 @@ class Worklist(Generic[Item, T]):
 
     After the run is cancelled, items that were not started end with `Stopped`.
 
-    Not thread-safe, except for `call`.
+    Not thread-safe.
     """
 
     def __init__(
@@ -215,7 +255,8 @@ class Worklist(Generic[Item, T]):
         self._seen: set[Item] = set()
         self._lanes: dict[Lane, _LaneState[Item]] = {}
         self._last, self._first = count(), count(-1, -1)
-        self._events: queue.SimpleQueue[tuple[_Run[Item], Outcome[T] | Raised] | Callable[[], None]] = queue.SimpleQueue()
+        # None: a unit in flight starts to wait, and so makes room for more items.
+        self._events: queue.SimpleQueue[tuple[_Run[Item], Outcome[T] | Raised] | None] = queue.SimpleQueue()
 
     def add(self, items: Iterable[Item]) -> None:
         """Add new items after the queued items."""
@@ -231,17 +272,12 @@ class Worklist(Generic[Item, T]):
         """Add an item after the queued items, even if the item has already run."""
         self._state_for(item).queued.append((next(self._last), item))
 
-    def call(self, function: Callable[[], None]) -> None:
-        """Call a function between two items, in the thread that iterates. Any thread may use this method."""
-        self._events.put(function)
-
     def __iter__(self) -> Iterator[tuple[Item, Outcome[T]]]:
-        with self._pool.on_wait(lambda: self.call(_fill_again)):
+        with self._pool.on_wait(lambda: self._events.put(None)):
             while self._lanes:
                 self._fill()
                 event = self._events.get()
-                if callable(event):
-                    event()
+                if event is None:
                     continue
                 run, outcome = event
                 if isinstance(outcome, Raised):
@@ -285,7 +321,3 @@ class Worklist(Generic[Item, T]):
         is_full = sum(state.count_active(waiting) for state in states) >= window
         free = (state for state in states if state.queued and state.has_room(window, is_full=is_full))
         return min(free, key=lambda state: state.turn, default=None)
-
-
-def _fill_again() -> None:
-    """Do nothing. After each call the worklist starts more items: a waiting unit makes room."""

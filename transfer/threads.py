@@ -14,9 +14,8 @@ import tenacity
 
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.attempts import RETRIES, Attempt, use_attempt
-from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Raised, Unexpected, Unit
+from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Raised, Unexpected, Unit, WaitingUnits
 from prefect_dist.transfer.session import Session
-from prefect_dist.transfer.waiting import WaitingUnits
 
 # The executor makes threads on demand. Each unit that waits for a Retry-After holds a thread and does not count as in flight.
 _MAX_THREADS = 1024

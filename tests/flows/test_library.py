@@ -19,7 +19,7 @@ from tests.source import ROOT
 DOCUMENT = (ROOT / "docs" / "how-to" / "library.md").read_text()
 BUILT, ARTIFACT = images.image(9500, layers=2), images.image(9501, layers=1)
 # The public modules on the page.
-PUBLIC = {"prefect_dist", "prefect_dist.tasks.fetch"}
+PUBLIC = {"prefect_dist", "prefect_dist.tasks.units"}
 
 
 class Project:

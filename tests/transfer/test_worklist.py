@@ -218,9 +218,3 @@ def test_waiting_items_do_not_fill_the_window_and_each_lane_respects_the_window(
     assert len([item for item, _ in made]) == 6
     assert pool.started[:4] == [10, 11, 20, 21]
     assert pool.most == 4
-
-
-def test_a_function_is_called_between_items() -> None:
-    made, _ = worklist(end_immediately, 1, window=1)
-    made.call(lambda: made.add([2]))
-    assert [item for item, _ in made] == [1, 2]

@@ -1,14 +1,32 @@
-"""The tasks of a mirror and a push: list, compare, upload, ask gates, publish, remove, audit, confirm."""
+"""The task of each unit of work, and the names of the task runs. `flows.pool` submits the task of a unit from `TASKS`."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from prefect_dist.ocispec.units import format_count
+from prefect import Task
+
+from prefect_dist.ocispec.units import format_count, size
 from prefect_dist.tasks._task import argument, task_for
 from prefect_dist.transfer import units
 
 if TYPE_CHECKING:
     from prefect_dist.ocispec import Descriptor, Reference
+    from prefect_dist.storage.store import Info
     from prefect_dist.transfer.audit import Expected
+
+
+def _resolve_name() -> str:
+    return f"resolve {argument('reference')}"
+
+
+def _fetch_name() -> str:
+    descriptor: Descriptor = argument("descriptor")
+    return f"fetch {descriptor.kind} {descriptor.digest.short}"
+
+
+def _referrers_name() -> str:
+    subject: Descriptor = argument("subject")
+    return f"referrers of {subject.kind} {subject.digest.short}"
 
 
 def _repositories_name() -> str:
@@ -63,6 +81,22 @@ def _confirm_name() -> str:
     return f"confirm referrers in {argument('repository')}"
 
 
+def _verify_name() -> str:
+    blobs: tuple[Info, ...] = argument("blobs")
+    return f"verify {format_count(len(blobs), 'blob')}, {size(sum(info.size for info in blobs))}"
+
+
+def _sweep_name() -> str:
+    return "plan to sweep" if argument("dry_run") else "sweep"
+
+
+def _unpack_name() -> str:
+    return f"unpack {argument('name')}"
+
+
+resolve = task_for(units.resolve, "resolve", run_name=_resolve_name)
+fetch = task_for(units.fetch, "fetch", run_name=_fetch_name)
+list_referrers = task_for(units.list_referrers, "referrers", run_name=_referrers_name)
 list_repositories = task_for(units.list_repositories, "repositories", run_name=_repositories_name)
 list_tags = task_for(units.list_tags, "tags", run_name=_tags_name)
 survey = task_for(units.survey, "survey", run_name=_survey_name)
@@ -75,3 +109,27 @@ remove = task_for(units.remove, "remove", run_name=_remove_name)
 audit = task_for(units.audit, "audit", run_name=_audit_name)
 locate = task_for(units.locate, "locate", run_name=_locate_name)
 confirm_referrers = task_for(units.confirm_referrers, "confirm-referrers", run_name=_confirm_name)
+verify = task_for(units.verify, "verify", run_name=_verify_name)
+sweep = task_for(units.sweep, "sweep", run_name=_sweep_name)
+unpack = task_for(units.unpack, "unpack", run_name=_unpack_name)
+
+TASKS: Mapping[Callable[..., Any], Task[..., Any]] = {
+    units.resolve: resolve,
+    units.fetch: fetch,
+    units.list_referrers: list_referrers,
+    units.list_repositories: list_repositories,
+    units.list_tags: list_tags,
+    units.survey: survey,
+    units.carry: carry,
+    units.check_target: check_target,
+    units.upload: upload,
+    units.judge: judge,
+    units.publish: publish,
+    units.remove: remove,
+    units.audit: audit,
+    units.locate: locate,
+    units.confirm_referrers: confirm_referrers,
+    units.verify: verify,
+    units.sweep: sweep,
+    units.unpack: unpack,
+}
