@@ -56,11 +56,6 @@ class MirrorPolicy:
         self._vetoes: dict[Reference, GateVeto] = {}
         self._published: dict[TargetAction, dict[Digest, str | None]] = {}
 
-    @property
-    def planned_images(self) -> tuple[PlannedImage, ...]:
-        """Return the planned images of the walk."""
-        return tuple(self._planned.values())
-
     def take(self, planned: PlannedImage, origin: object) -> ImageState:
         """Return the walk's state of a planned image; `origin` is the result of the survey."""
         image = _image(planned, origin)

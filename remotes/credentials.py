@@ -17,7 +17,7 @@ import orjson
 
 from prefect_dist.ocispec.errors import Denied, InvalidInput
 from prefect_dist.remotes.errors import CredentialsRefused, Exchange, one_line
-from prefect_dist.remotes.helpers import Answer, HelperName, Helpers, is_name
+from prefect_dist.remotes.helpers import HelperCredentials, HelperName, Helpers, is_name
 
 _log = logging.getLogger(__name__)
 # Docker Hub has several names for one account: the host name in references, and the URL that `docker login` writes.
@@ -169,7 +169,7 @@ class DockerConfig:
             return found
         return self._credentials_of(found, self._helpers.get(found.name, found.server))
 
-    def _credentials_of(self, helper: "_Helper", answer: Answer | None) -> Credentials | None:
+    def _credentials_of(self, helper: "_Helper", answer: HelperCredentials | None) -> Credentials | None:
         if answer is None:
             return None
         is_token = answer.username == _TOKEN_USER
@@ -181,7 +181,7 @@ class DockerConfig:
             renew=partial(self._renew, helper, answer),
         )
 
-    def _renew(self, helper: "_Helper", refused: Answer) -> Credentials | None:
+    def _renew(self, helper: "_Helper", refused: HelperCredentials) -> Credentials | None:
         return self._credentials_of(helper, self._helpers.get_another(helper.name, helper.server, refused))
 
 

@@ -39,7 +39,7 @@ def is_name(text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
-class Answer:
+class HelperCredentials:
     """The credentials that a helper returned for a server."""
 
     username: str
@@ -66,12 +66,12 @@ class Helpers:
 
     def __init__(self, *, timeout_s: float = 30) -> None:
         self._timeout_s = timeout_s
-        self._answers: dict[_HelperRequest, Answer | Denied | None] = {}
-        self._refused: set[tuple[_HelperRequest, Answer]] = set()
+        self._answers: dict[_HelperRequest, HelperCredentials | Denied | None] = {}
+        self._refused: set[tuple[_HelperRequest, HelperCredentials]] = set()
         self._locks: dict[_HelperRequest, threading.Lock] = {}
         self._guard = threading.Lock()
 
-    def get(self, helper: HelperName, server: str) -> Answer | None:
+    def get(self, helper: HelperName, server: str) -> HelperCredentials | None:
         """Return the credentials for `server` from `docker-credential-HELPER`, found on PATH; None if the helper has none.
 
         Raises:
@@ -86,7 +86,7 @@ class Helpers:
             raise Denied(str(answer))  # a copy: threads that raise one object would share its traceback
         return answer
 
-    def get_another(self, helper: HelperName, server: str, refused: Answer) -> Answer | None:
+    def get_another(self, helper: HelperName, server: str, refused: HelperCredentials) -> HelperCredentials | None:
         """Return credentials different from `refused`; None if the helper has no others.
 
         The helper is run once for each rejected secret.
@@ -97,7 +97,7 @@ class Helpers:
         request = _HelperRequest(helper=helper, server=server)
         with self._lock(request):
             known = self._answers.get(request)
-            if isinstance(known, Answer) and known != refused:
+            if isinstance(known, HelperCredentials) and known != refused:
                 return known  # another thread was faster
             if (request, refused) in self._refused:
                 return None
@@ -114,7 +114,7 @@ class Helpers:
         with self._guard:
             return self._locks.setdefault(request, threading.Lock())
 
-    def _run_helper(self, request: _HelperRequest) -> Answer | Denied | None:
+    def _run_helper(self, request: _HelperRequest) -> HelperCredentials | Denied | None:
         _log.debug("running docker-credential-%s for %s", request.helper, request.server)
         try:
             return _parse_output(request, *_run(request, timeout_s=self._timeout_s))
@@ -182,7 +182,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _parse_output(request: _HelperRequest, status: int, raw: bytes) -> Answer | None:
+def _parse_output(request: _HelperRequest, status: int, raw: bytes) -> HelperCredentials | None:
     """Return the credentials in the output of a helper; None if the helper has none."""
     if raw.strip() == _UNKNOWN:
         return None
@@ -197,4 +197,4 @@ def _parse_output(request: _HelperRequest, status: int, raw: bytes) -> Answer | 
     username, secret = (document.get("Username"), document.get("Secret")) if isinstance(document, dict) else (None, None)
     if not isinstance(username, str) or not isinstance(secret, str):
         raise request.failure("printed no strings Username and Secret")
-    return Answer(username=username, secret=secret) if secret else None
+    return HelperCredentials(username=username, secret=secret) if secret else None

@@ -23,7 +23,7 @@ from prefect_dist.transfer.walk_state import ContentNode, FollowUp, ImageState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered:
-    """The results of a push for distinct descriptors, and the number of units.
+    """The results of a push for distinct descriptors.
 
     `waiting` counts the descriptors that were not sent because of a failure or a stop.
     """
@@ -31,7 +31,6 @@ class Delivered:
     receipts: tuple[tuple[Descriptor, Receipt], ...]
     failures: tuple[Failure, ...]
     waiting: int
-    tasks: int
 
 
 class Push:
@@ -67,7 +66,7 @@ class Push:
         checked = self._pool.call(check)
         if isinstance(checked, Failed):
             failure = Failure(descriptor=None, error=checked.error)
-            return Delivered(receipts=(), failures=(failure,), waiting=len(content), tasks=self._pool.runs)
+            return Delivered(receipts=(), failures=(failure,), waiting=len(content))
         self._state.origin = checked.value
         if checked.value.found:
             self._state.met.update(own)
@@ -119,7 +118,7 @@ class Push:
         if self._session.cancel.reason is None:
             failures += [Failure(descriptor=None, error=one.error) for one in confirm_referrers(self._pool)]
         receipts = tuple(self._receipts.values())
-        return Delivered(receipts=receipts, failures=tuple(failures), waiting=waiting, tasks=self._pool.runs)
+        return Delivered(receipts=receipts, failures=tuple(failures), waiting=waiting)
 
     def unit_for(self, node: ContentNode, source: Reference) -> Unit[Fetched]:
         """Return the unit that uploads a blob, or reads the children of a manifest."""

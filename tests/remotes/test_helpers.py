@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from prefect_dist.ocispec.errors import Denied
 from prefect_dist.remotes import helpers
-from prefect_dist.remotes.helpers import Answer, HelperName, Helpers, is_name
+from prefect_dist.remotes.helpers import HelperCredentials, HelperName, Helpers, is_name
 from tests.peers.processes import poll_until
 from tests.remotes.asking import check_message
 
@@ -66,12 +66,12 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (knows("me", SECRET), Answer(username="me", secret=SECRET)),
-        (knows("<token>", SECRET), Answer(username="<token>", secret=SECRET)),
-        (knows("m\xfc", "\u2713 \" '"), Answer(username="m\xfc", secret="\u2713 \" '")),
-        (knows("", SECRET), Answer(username="", secret=SECRET)),
-        (knows("me", SECRET * 3000), Answer(username="me", secret=SECRET * 3000)),
-        ("sleep 5 >/dev/null &\n" + knows("me", SECRET), Answer(username="me", secret=SECRET)),
+        (knows("me", SECRET), HelperCredentials(username="me", secret=SECRET)),
+        (knows("<token>", SECRET), HelperCredentials(username="<token>", secret=SECRET)),
+        (knows("m\xfc", "\u2713 \" '"), HelperCredentials(username="m\xfc", secret="\u2713 \" '")),
+        (knows("", SECRET), HelperCredentials(username="", secret=SECRET)),
+        (knows("me", SECRET * 3000), HelperCredentials(username="me", secret=SECRET * 3000)),
+        ("sleep 5 >/dev/null &\n" + knows("me", SECRET), HelperCredentials(username="me", secret=SECRET)),
         (knows("me", ""), None),
         ("echo '{}'", None),
         (UNKNOWN, None),
@@ -79,7 +79,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
     ],
     ids=range(10),
 )
-def test_the_output_of_a_helper_becomes_an_answer(programs: Programs, body: str, expected: Answer | None) -> None:
+def test_the_output_of_a_helper_becomes_credentials(programs: Programs, body: str, expected: HelperCredentials | None) -> None:
     programs.install("one", body)
     assert Helpers(timeout_s=60).get(ONE, SERVER) == expected
     assert programs.asked == [f"one get {SERVER}"]
@@ -87,7 +87,7 @@ def test_the_output_of_a_helper_becomes_an_answer(programs: Programs, body: str,
 
 def test_a_helper_may_exit_without_reading_its_input(programs: Programs) -> None:
     programs.write("one", f"#!/bin/sh\nexec 0<&-\n{knows('me', SECRET)}\n")
-    assert Helpers().get(ONE, SERVER) == Answer(username="me", secret=SECRET)
+    assert Helpers().get(ONE, SERVER) == HelperCredentials(username="me", secret=SECRET)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_many_threads_run_a_helper_once_for_each_server(programs: Programs) -> N
     questions = [(ONE, "a.example"), (ONE, "b.example"), (TWO, "a.example")] * 8
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda question: asked.get(*question), questions))
-    me = Answer(username="me", secret=SECRET)
+    me = HelperCredentials(username="me", secret=SECRET)
     assert answers == [me, me, None] * 8
     assert sorted(programs.asked) == ["one get a.example", "one get b.example", "two get a.example"]
 
@@ -202,7 +202,7 @@ def test_an_interrupt_kills_the_helper_and_stores_no_answer(programs: Programs) 
     with pytest.raises(KeyboardInterrupt):
         asked.get(ONE, SERVER)
     programs.install("one", knows("me", SECRET))
-    assert asked.get(ONE, SERVER) == Answer(username="me", secret=SECRET)
+    assert asked.get(ONE, SERVER) == HelperCredentials(username="me", secret=SECRET)
 
 
 def test_no_representation_shows_a_secret(programs: Programs, caplog: pytest.LogCaptureFixture) -> None:
@@ -250,4 +250,4 @@ def test_any_output_is_parsed_or_reported(raw: bytes, status: int) -> None:
 @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"), min_size=1))
 def test_any_user_and_secret_survive_the_protocol(username: str, secret: str) -> None:
     raw = json.dumps({"Username": username, "Secret": secret, "ServerURL": SERVER}).encode()
-    assert helpers._parse_output(QUESTION, 0, raw + b"\n") == Answer(username=username, secret=secret)
+    assert helpers._parse_output(QUESTION, 0, raw + b"\n") == HelperCredentials(username=username, secret=secret)
