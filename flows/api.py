@@ -56,8 +56,10 @@ def stop_without_api(cancel: CancelToken) -> None:
     try:
         cancel.check()
         require_api(cancel)
-    except (ApiUnavailable, Stopped) as exc:
-        cancel.set(str(exc))
+    except ApiUnavailable as exc:
+        cancel.set(str(exc), cause=exc)
+    except Stopped:
+        return
 
 
 def brief() -> AbstractContextManager[object]:

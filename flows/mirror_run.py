@@ -15,7 +15,7 @@ from prefect_dist.mirror.render import plan_summary, plan_table
 from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run import MirrorJob, run_mirror
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.transfer.cancellation import CancelToken
+from prefect_dist.transfer.cancellation import CancelToken, Stopped
 from prefect_dist.transfer.session import SessionSpec, open_session
 
 
@@ -62,10 +62,10 @@ class MirrorEvents:
             emit_mirrored(action.item.source, action.target, reason=reason, digest=action.new.digest, previous=previous)
 
     def on_failed(self, action: TargetAction, errors: Sequence[DistError]) -> None:
-        """Emit the failure of an image at a target, unless the run was stopped."""
-        if self._cancel.reason is None:
+        """Emit the failure of an image at a target, unless the run only ended before the end of the image."""
+        if found := [error for error in errors if not isinstance(error, Stopped)]:
             digest = action.new.digest if action.new else None
-            emit_failure(action.item.source, action.target, digest=digest, errors=errors)
+            emit_failure(action.item.source, action.target, digest=digest, errors=found)
 
 
 def _reason(action: TargetAction) -> Reason:

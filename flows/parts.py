@@ -100,7 +100,7 @@ class Part:
             with brief():
                 part(return_state=True)
         except CALL_ERRORS as exc:  # the API did not record the part
-            self._cancel.set(f"Prefect API {client().api_url}: {exc}")
+            self._cancel.set(f"Prefect API {client().api_url}: {exc}", cause=exc)
         finally:
             self._begun.set()
 
@@ -147,7 +147,7 @@ class Parts:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is not None:  # ends tasks that wait for a registry
-            self._cancel.set(f"the run failed: {error}")
+            self._cancel.set(f"the run failed: {error}", cause=error)
         for part in self._parts:
             part.close()
         for part in self._parts:

@@ -66,7 +66,8 @@ class PrefectPool(Pool):
             future = submit() if unit.scope is None else unit.scope.run(submit)
         except (ApiUnavailable, *CALL_ERRORS) as exc:
             cancel = self.session.cancel
-            cancel.set(str(exc) if isinstance(exc, ApiUnavailable) else f"Prefect API {client().api_url}: {exc}")
+            reason = str(exc) if isinstance(exc, ApiUnavailable) else f"Prefect API {client().api_url}: {exc}"
+            cancel.set(reason, cause=exc)
             cancel.check()
             raise
         future.add_done_callback(lambda ended: end(_outcome(ended)))

@@ -56,9 +56,9 @@ class Applying:
         images = [self._policy.take(one, origins[one]) for one in planned]
         self._scopes.divide(list(zip(images, planned, strict=True)), self.walk.add)
 
-    def stop(self, reason: str) -> None:
-        """Cancel the run: no new unit begins, and units in flight end early."""
-        self._session.cancel.set(reason)
+    def fail(self, error: DistError) -> None:
+        """End the run because of an error: no new unit begins, and units in flight end early."""
+        self._session.cancel.fail(error)
 
     def run(self) -> MirrorResults:
         """Mirror the added images, also images added during the run."""

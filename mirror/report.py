@@ -186,9 +186,10 @@ class RunReport:
         tasks: the number of task runs.
         rows: the outcome for each object of the run, in the order of the request.
         counts: numbers of objects by name, and bytes under names that end in `_bytes`. docs/library.md lists them.
-        errors: the distinct errors of the run. The unfinished objects of a stopped run share an error.
+        errors: the distinct errors of the run. The unfinished objects of a stopped run share an error. If an error ended the
+            run, that error comes first and covers the unfinished objects.
         notes: further lines for people, such as vetoes and entries that select no image.
-        stopped: why the run ended early.
+        stopped: the reason of a stop by a signal, a time-out, a person or Prefect. None if an error ended the run.
         quotas: the last reported quota of each registry, by host.
         plan: the plan of a mirror or seed run.
     """
@@ -240,8 +241,10 @@ class ReportBuilder:
         """
         session, found = self._pool.session, tuple(rows)
         noun = "target" if self.flow in ("mirror", "seed", "check") else "image"
-        failures = collect_errors((*errors, *(error for row in found for error in row_errors(row))), noun)
-        stopped = session.cancel.error if is_stopped or failures else None
+        failure = session.cancel.failure
+        of_run = [*errors] if failure is None else [RunError(object=None, error=failure), *errors]
+        failures = collect_errors((*of_run, *(error for row in found for error in row_errors(row))), noun)
+        stopped = session.cancel.error if failure is None and (is_stopped or failures) else None
         return RunReport(
             flow=self.flow,
             status="vetoed" if is_vetoed and not failures and stopped is None else _status(failures, stopped),
@@ -269,7 +272,7 @@ def row_errors(row: Row) -> list[RunError]:
 def collect_errors(errors: Iterable[RunError], noun: str) -> tuple[RunError, ...]:
     """Return distinct errors. The last error covers the unfinished objects of a stopped run.
 
-    `noun` is the word for an unfinished object.
+    If an error ended the run, that error also covers the unfinished objects. `noun` is the word for an unfinished object.
     """
     distinct, unfinished = dict[tuple[str | None, str], RunError](), dict[str | None, RunError]()
     for one in errors:
@@ -279,7 +282,7 @@ def collect_errors(errors: Iterable[RunError], noun: str) -> tuple[RunError, ...
             distinct.setdefault((one.object, str(one.error)), one)
     for name in {one.object for one in distinct.values()}:
         unfinished.pop(name, None)
-    if not unfinished:
+    if not unfinished or any(one.error is stop.error.__cause__ for one in distinct.values() for stop in unfinished.values()):
         return tuple(distinct.values())
     last = next(iter(unfinished.values()))
     if len(unfinished) > 1:

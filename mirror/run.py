@@ -98,14 +98,14 @@ class _PlanReceiver:
         self.replaced = dict[Reference, Locked]()
 
     def take_images(self, images: Sequence[PlannedImage], origins: Mapping[PlannedImage, object], /) -> None:
-        """Record the images in the lock file, then have them mirrored. If recording fails, the run stops before publication."""
+        """Record the images in the lock file, then have them mirrored. If recording fails, the run fails before publication."""
         if self._job.is_dry:
             return
         if any(action.is_due or self._is_wanted_again(action) for image in images for action in image.actions):
             try:
                 self._lock.update(partial(self._record_intent, Plan(images=tuple(images))))
             except DistError as exc:
-                self._applying.stop(str(exc))
+                self._applying.fail(exc.with_traceback(None))
         if needed := [image for image in images if image.is_needed]:
             self._applying.add(needed, origins)
 

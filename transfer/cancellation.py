@@ -29,11 +29,16 @@ def describe_stop(reason: str) -> str:
 class CancelToken:
     """Cancels runs. Thread-safe, but a signal handler may call only `request_in_thread`.
 
-    `reason` is None until the token is cancelled.
+    Attributes:
+        reason: the reason of the cancellation, None until the token is cancelled.
+        failure: the error that ended the run, None unless `fail` cancelled the token. A run with a failure has failed: another
+            run meets the same error. Any other cancelled run was only stopped, and another run resumes.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.failure: DistError | None = None
+        self._cause: BaseException | None = None
         self._requested = threading.Event()
         self._callbacks: list[Callable[[], None]] = []
 
@@ -56,10 +61,17 @@ class CancelToken:
         _thread.start_new_thread(copy_context().run, (self._cancel, reason))
         return True
 
-    def set(self, reason: str) -> None:
-        """Cancel without the callbacks: work ends at the next `check` or `pause`."""
-        self.reason = self.reason or reason
+    def set(self, reason: str, *, cause: BaseException | None = None) -> None:
+        """Cancel without the callbacks: work ends at the next `check` or `pause`. The `Stopped` errors have the `cause`."""
+        if self.reason is None:
+            self.reason, self._cause = reason, cause
         self._requested.set()
+
+    def fail(self, error: DistError) -> None:
+        """Cancel because of an error that ends the run, without the callbacks."""
+        if self.reason is None:
+            self.failure = error
+        self.set(str(error), cause=error)
 
     def check(self) -> None:
         """Raise an error if the token is cancelled.
@@ -67,13 +79,18 @@ class CancelToken:
         Raises:
             Stopped: the token is cancelled.
         """
-        if self._requested.is_set():
-            raise Stopped(describe_stop(str(self.reason)))
+        if self._requested.is_set() and (stopped := self.error) is not None:
+            raise stopped
 
     @property
     def error(self) -> Stopped | None:
         """Return the error of work that the cancellation left unfinished, or None if the token is not cancelled."""
-        return None if self.reason is None else Stopped(describe_stop(self.reason))
+        if self.reason is None:
+            return None
+        stopped = Stopped(describe_stop(self.reason) if self.failure is None else f"not finished: {self.reason}")
+        if self._cause is not None:
+            stopped.__cause__ = self._cause
+        return stopped
 
     def pause(self, seconds: float) -> None:
         """Sleep, at most until the token is cancelled.

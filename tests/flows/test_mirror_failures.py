@@ -6,13 +6,13 @@ from collections import Counter
 import pytest
 
 from prefect_dist.mirror.progress import notify_also
-from prefect_dist.mirror.render import summary_line, table
+from prefect_dist.mirror.render import next_step, summary_line, table
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.transfer.cancellation import CancelToken, describe_stop, use_token
 from prefect_dist.transfer.events import ContentAdvanced, ContentFinished, Event
 from tests import images
 from tests.fakes.access import Basic, Bearer
-from tests.fakes.faults import Answer, Fault, Flip, Refuse
+from tests.fakes.faults import Answer, Call, Fault, Flip, Refuse
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, bytes_of, count_reads, count_uploads, find_missing, image, repository, results
 from tests.flows.reports import document, error_lines, outcomes
@@ -203,6 +203,24 @@ def test_a_damaged_lock_file_ends_the_run_before_any_request(
         mirrors.run(repository(source, target))
     assert source.requests + target.requests == []
     assert mirrors.lock.read_bytes() == content
+
+
+def test_a_run_fails_if_the_lock_file_cannot_be_written(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+    lock = mirrors.directory / "locks" / "lock.json"
+    source.inject(Fault(method="GET", path=".*/tags/list", action=Call(lambda: lock.parent.write_text("this is a file"))))
+
+    report = mirrors.run(repository(source, target), lock=str(lock))
+
+    assert (report.status, report.stopped) == ("failed", None)
+    assert set(results(report).values()) == {"failed"}
+    assert all(str(lock) in error for error in error_lines(report))
+    assert not [error for error in error_lines(report) if "run again to resume" in error]
+    assert [error.object for error in report.errors] == [None, "results in the lock file"]
+    assert next_step(report).startswith("Fix the failures below")
+    assert {one.method for one in target.requests} == {"HEAD"}
+
+    lock.parent.unlink()
+    assert mirrors.run(repository(source, target), lock=str(lock)).status == "complete"
 
 
 def test_a_run_that_is_stopped_during_planning_reports_and_changes_nothing(

@@ -2,6 +2,7 @@ import threading
 
 import pytest
 
+from prefect_dist.ocispec.errors import Denied
 from prefect_dist.transfer.cancellation import CancelToken, Stopped, current_token, use_token
 
 
@@ -27,6 +28,22 @@ def test_the_first_reason_of_a_cancellation_is_kept() -> None:
         cancel.request("interrupted")
         cancel.request("terminated")
     assert cancel.reason == "interrupted"
+
+
+def test_an_error_that_ends_a_run_is_the_cause_of_its_unfinished_work() -> None:
+    cancel, error = CancelToken(), Denied("permission denied", subject="lock.json")
+    cancel.fail(error)
+    cancel.set("terminated")
+    with pytest.raises(Stopped, match=r"^not finished: lock\.json: permission denied$") as raised:
+        cancel.check()
+    assert raised.value.__cause__ is cancel.failure is error
+
+
+def test_an_error_after_a_signal_does_not_change_the_reason() -> None:
+    cancel = CancelToken()
+    cancel.set("terminated")
+    cancel.fail(Denied("permission denied"))
+    assert (cancel.reason, cancel.failure) == ("terminated", None)
 
 
 def test_a_request_ends_a_pause() -> None:
