@@ -171,7 +171,7 @@ def test_a_cancelled_run_ends_as_stopped_and_the_next_run_resumes(
         state = server.ended(run)
 
         assert overlapping["type"] == "CANCELLED"
-        assert f"({run}) of this configuration is active" in overlapping["message"]
+        assert f"({run}) of this configuration is already active" in overlapping["message"]
         assert state["type"] == "CANCELLED"
         # After a while, the worker replaces this message by a message of Prefect.
         messages = [one["message"] for one in server.get(f"/flow_run_states/?flow_run_id={run}") if one["type"] == "CANCELLED"]

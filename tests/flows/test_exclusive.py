@@ -112,7 +112,7 @@ def test_only_a_second_run_of_the_same_configuration_is_cancelled(runs: Deployme
     cancelled, ran = server.ended(second), server.ended(other)
 
     assert cancelled["type"] == "CANCELLED"
-    assert f"({run}) of this configuration is active" in cancelled["message"]
+    assert f"({run}) of this configuration is already active" in cancelled["message"]
     assert ran["type"] == "FAILED"  # the image `none` does not exist
     assert "/none:v1" in ran["message"]
     assert runs.held.count == 1
@@ -136,7 +136,7 @@ def test_a_run_takes_the_slot_of_a_crashed_run_and_keeps_it_after_the_lease_expi
     third = server.ended(runs.start())
 
     assert third["type"] == "CANCELLED"
-    assert f"({run}) of this configuration is active" in third["message"]
+    assert f"({run}) of this configuration is already active" in third["message"]
     assert runs.held.count == 2
     runs.cancel(run)
 
