@@ -1,6 +1,5 @@
 """The flow `check`: checks that the targets of a mirror still have every mirrored image, and repairs targets on request."""
 
-from dataclasses import replace
 from typing import Annotated
 
 from prefect import get_run_logger
@@ -64,9 +63,8 @@ def check(
         open_session(bounded, notify=notify) as session,
     ):
         pool = PrefectPool(session, window=workers, retries=retries)
-        parts = MirrorParts(f"repair of {wanted.name}", session.cancel)
+        parts = MirrorParts(f"repair of {wanted.name}", pool)
         observer = MirrorEvents(session.cancel)
         report = check_mirror(wanted, pool, parts, notify, observer, is_repairing=repair)
-        ended = replace(report, tasks=report.tasks + parts.count)
-    metrics.push(ended, mirror=wanted.name, log=get_run_logger())
-    return ended
+    metrics.push(report, mirror=wanted.name, log=get_run_logger())
+    return report

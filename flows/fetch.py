@@ -1,7 +1,6 @@
 """The flow `fetch`: fetches images into the content store, each descriptor with one task."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Annotated
 
 from prefect.runtime import flow_run
@@ -30,7 +29,7 @@ from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.reference import expand
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.transfer.attempts import RETRIES
-from prefect_dist.transfer.cancellation import CancelToken
+from prefect_dist.transfer.pool import Pool
 from prefect_dist.transfer.session import SessionSpec, open_session
 from prefect_dist.transfer.walk_state import ImageState
 
@@ -77,16 +76,15 @@ def fetch_into(
         lease_slots(spec, (one.host for one in named), workers=concurrency, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):
-        pool, parts = PrefectPool(session, window=concurrency, retries=retries), FetchParts(session.cancel)
-        report = fetch_images(named, pool, parts, notify, platforms=platforms, referrers=referrers)
-    return replace(report, tasks=report.tasks + parts.count)
+        pool = PrefectPool(session, window=concurrency, retries=retries)
+        return fetch_images(named, pool, FetchParts(pool), notify, platforms=platforms, referrers=referrers)
 
 
 class FetchParts(Parts):
     """The parts of a fetch of many images."""
 
-    def __init__(self, cancel: CancelToken) -> None:
-        super().__init__("fetch-part", "fetch", cancel)
+    def __init__(self, pool: Pool) -> None:
+        super().__init__("fetch-part", "fetch", pool)
 
     def divide(self, images: Sequence[ImageState]) -> None:
         """Divide many images into parts of `MOST_IMAGES` images. Fewer images stay in the flow run of the fetch."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prefect_dist.flows.parts import Part, Parts
 from prefect_dist.mirror.applying import Admit
 from prefect_dist.mirror.plan import PlannedImage
-from prefect_dist.transfer.cancellation import CancelToken
+from prefect_dist.transfer.pool import Pool
 from prefect_dist.transfer.walk_state import ImageState
 
 # The most task runs of one part. Smaller parts cost time: before a part begins, its first calls wait until the server has
@@ -24,8 +24,8 @@ MOST_OPEN = 4
 class MirrorParts(Parts):
     """The parts of the mirror run `name`."""
 
-    def __init__(self, name: str, cancel: CancelToken) -> None:
-        super().__init__("mirror-part", name, cancel)
+    def __init__(self, name: str, pool: Pool) -> None:
+        super().__init__("mirror-part", name, pool)
         self._waiting: dict[Part, _Shards] = {}
         self._unparted = 0
 

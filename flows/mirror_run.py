@@ -1,7 +1,6 @@
 """Runs a mirror job in the current flow run."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from prefect_dist.flows.api import stop_without_api
 from prefect_dist.flows.final_state import tabulate
@@ -32,9 +31,8 @@ def run(job: MirrorJob, spec: SessionSpec, *, concurrency: int, retries: int) ->
         lease_slots(spec, hosts, workers=concurrency, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):
-        pool, parts = PrefectPool(session, window=concurrency, retries=retries), MirrorParts(job.name, session.cancel)
-        report = run_mirror(job, pool, parts, notify, MirrorEvents(session.cancel, is_dry=job.is_dry))
-    return replace(report, tasks=report.tasks + parts.count)
+        pool = PrefectPool(session, window=concurrency, retries=retries)
+        return run_mirror(job, pool, MirrorParts(job.name, pool), notify, MirrorEvents(session.cancel, is_dry=job.is_dry))
 
 
 class MirrorEvents:

@@ -18,7 +18,7 @@ from prefect.states import Completed, Failed
 from prefect_dist.flows.api import CALL_ERRORS, ApiUnavailable, brief, client, require_api
 from prefect_dist.flows.pool import RUNNER
 from prefect_dist.ocispec.units import format_count
-from prefect_dist.transfer.cancellation import CancelToken
+from prefect_dist.transfer.pool import Pool
 from prefect_dist.transfer.walk_state import ImageState
 
 T = TypeVar("T")
@@ -28,20 +28,18 @@ _PAUSE_S = 1.0
 
 
 class Part:
-    """One flow run, named `label`, for `count` images. Only the thread of the walk may use it."""
+    """One flow run, named `label`, for `count` images. Only the thread of the walk may use it.
 
-    def __init__(self, flow_name: str, label: str, count: int, cancel: CancelToken) -> None:
+    Prefect also records the flow run as a task run, so the flow run counts as a run of `pool`.
+    """
+
+    def __init__(self, flow_name: str, label: str, count: int, pool: Pool) -> None:
         self._flow_name, self._label, self._count, self._left = flow_name, label, count, count
-        self._thread, self._cancel = ThreadPoolExecutor(1), cancel
+        self._thread, self._pool, self._cancel = ThreadPoolExecutor(1), pool, pool.session.cancel
         self._failed = self._vetoed = 0
         self._context: Context | None = None
         self._begun, self._over = threading.Event(), threading.Event()
         self._flow: Future[None] | None = None
-
-    @property
-    def is_begun(self) -> bool:
-        """True if Prefect has a flow run of this part."""
-        return self._flow is not None
 
     @property
     def is_over(self) -> bool:
@@ -58,6 +56,7 @@ class Part:
         if self._flow is None:
             require_api(self._cancel)
             self._flow = self._thread.submit(copy_context().run, self._run)
+            self._pool.runs += 1
         self._await_begin()
         if self._context is None:
             self._flow.result()  # raises an error of the flow run, except for the loss of the API
@@ -118,20 +117,15 @@ class Part:
 class Parts:
     """The parts of the run `name`. The end of the block waits until Prefect has ended all flow runs."""
 
-    def __init__(self, flow_name: str, name: str, cancel: CancelToken) -> None:
-        self._flow_name, self._name, self._cancel = flow_name, name, cancel
+    def __init__(self, flow_name: str, name: str, pool: Pool) -> None:
+        self._flow_name, self._name, self._pool = flow_name, name, pool
         self._parts: list[Part] = []
         self._of: dict[ImageState, Part] = {}
-
-    @property
-    def count(self) -> int:
-        """Number of flow runs. Prefect also records each of these as a task run."""
-        return sum(part.is_begun for part in self._parts)
 
     def add(self, images: Sequence[ImageState]) -> Part:
         """Make a part of some images. Return the part."""
         label = f"{self._name}, part {len(self._parts) + 1}"
-        part = Part(self._flow_name, label, len(images), self._cancel)
+        part = Part(self._flow_name, label, len(images), self._pool)
         self._parts.append(part)
         for image in images:
             image.scope = self._of[image] = part
@@ -147,7 +141,7 @@ class Parts:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is not None:  # ends tasks that wait for a registry
-            self._cancel.set(f"the run failed: {error}", cause=error)
+            self._pool.session.cancel.set(f"the run failed: {error}", cause=error)
         for part in self._parts:
             part.close()
         for part in self._parts:

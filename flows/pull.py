@@ -51,5 +51,4 @@ def pull(
         open_session(bounded, notify=notify) as session,
     ):
         pool = PrefectPool(session, window=concurrency, retries=retries)
-        scopes = FetchParts(session.cancel)
-        return run_pull(source, directory, pool, scopes, notify, platform=wanted, referrers=referrers)
+        return run_pull(source, directory, pool, FetchParts(pool), notify, platform=wanted, referrers=referrers)

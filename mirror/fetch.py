@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol, Self
 
-from prefect_dist.mirror.report import FlowName, ReportBuilder, RunReport, sum_fields
+from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport
 from prefect_dist.mirror.store_index import update_index
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.platform import Platforms
@@ -41,17 +41,29 @@ def fetch_images(
     *,
     platforms: Platforms,
     referrers: bool,
-    flow: FlowName = "fetch",
 ) -> RunReport:
     """Fetch images, with `referrers` also the referrers of the images, and record the names."""
-    builder = ReportBuilder(flow, pool)
+    builder = ReportBuilder("fetch", pool)
+    reports, errors = walk_images(references, pool, scopes, notify, platforms=platforms, referrers=referrers)
+    return builder.build(reports, count_images(reports), errors=errors, is_stopped=False)
+
+
+def walk_images(
+    references: Sequence[Reference],
+    pool: Pool,
+    scopes: FetchScopes,
+    notify: Notify,
+    *,
+    platforms: Platforms,
+    referrers: bool,
+) -> tuple[tuple[ImageReport, ...], list[RunError]]:
+    """Fetch images like `fetch_images`. Return the reports of the images, and the error of a failed update of the index."""
     related = EVERYTHING if referrers else NOTHING
     images = [ImageState(one, platforms=platforms, related=related) for one in references]
     with scopes:
         scopes.divide(images)
         reports = Walk(pool.session.recorder, FetchPolicy(scopes), pool, notify).run(images)
-    errors = update_index(pool.session, notify)
-    return builder.build(reports, count_images(reports), errors=errors, is_stopped=False)
+    return reports, update_index(pool.session, notify)
 
 
 class FetchPolicy:
@@ -80,7 +92,10 @@ def count_images(reports: Sequence[ImageReport]) -> dict[str, int]:
     return {
         "images": len(reports),
         "failed": sum(report.outcome == "failed" for report in reports),
-        **sum_fields(reports, "fetched", "existed", "referrers"),
+        "fetched": sum(report.fetched for report in reports),
+        "existed": sum(report.existed for report in reports),
+        "referrers": sum(report.referrers for report in reports),
         "failed_descriptors": sum(report.failed for report in reports),
-        **sum_fields(reports, "fetched_bytes", "existed_bytes"),
+        "fetched_bytes": sum(report.fetched_bytes for report in reports),
+        "existed_bytes": sum(report.existed_bytes for report in reports),
     }

@@ -1,14 +1,12 @@
 """A run that fetches a single platform of an image, and unpacks the layers into a directory."""
 
-import time
-from dataclasses import replace
-
-from prefect_dist.mirror.fetch import FetchScopes, fetch_images
-from prefect_dist.mirror.report import RunError, RunReport, UnpackRow
+from prefect_dist.mirror.fetch import FetchScopes, count_images, walk_images
+from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport, UnpackRow
 from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.storage.unpack import Unpacked
 from prefect_dist.transfer import units
 from prefect_dist.transfer.events import Notify
+from prefect_dist.transfer.image_report import ImageReport
 from prefect_dist.transfer.pool import Failed, Pool, Unit
 
 
@@ -23,22 +21,19 @@ def run_pull(
     referrers: bool,
 ) -> RunReport:
     """Fetch a single platform of an image into the store. Unpack the root file system of a complete image into a directory."""
-    started = time.monotonic()
-    fetched = fetch_images([reference], pool, scopes, notify, platforms=(platform,), referrers=referrers, flow="pull")
-    report = replace(fetched, counts={**fetched.counts, "unpacked_layers": 0})
-    if fetched.status == "complete":
+    builder, rows = ReportBuilder("pull", pool), list[ImageReport | UnpackRow]()
+    images, errors = walk_images([reference], pool, scopes, notify, platforms=(platform,), referrers=referrers)
+    rows += images
+    counts = {**count_images(images), "unpacked_layers": 0}
+    if not errors and not counts["failed"]:
         result = pool.call(Unit(work=units.unpack, arguments=(str(reference), directory, platform)))
         if isinstance(result, Failed):
-            stopped = pool.session.cancel.error
-            report = replace(report, stopped=stopped).with_error(RunError(object=directory, error=result.error))
+            errors.append(RunError(object=directory, error=result.error))
         else:
             unpacked: Unpacked = result.value
-            report = replace(
-                report,
-                rows=(*report.rows, _row(unpacked)),
-                counts={**report.counts, "unpacked_layers": unpacked.layers},
-            )
-    return replace(report, tasks=pool.runs, seconds=time.monotonic() - started)
+            rows.append(_row(unpacked))
+            counts["unpacked_layers"] = unpacked.layers
+    return builder.build(rows, counts, errors=errors, is_stopped=False)
 
 
 def _row(unpacked: Unpacked) -> UnpackRow:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal, Self, TypeVar
+from typing import Literal, Protocol, Self, TypeVar
 
 from prefect_dist.mirror.plan import Change, Plan
 from prefect_dist.ocispec import Descriptor, Digest, Reference
@@ -233,7 +233,10 @@ class ReportBuilder:
         errors: Iterable[RunError] = (),
         is_vetoed: bool = False,
         is_stopped: bool = True,
-        **fields: Any,
+        notes: tuple[str, ...] = (),
+        configuration: str | None = None,
+        plan: Plan | None = None,
+        is_dry: bool = False,
     ) -> RunReport:
         """Return the report. `errors` are errors of no row.
 
@@ -256,7 +259,10 @@ class ReportBuilder:
             errors=failures,
             stopped=stopped,
             quotas=session.registries.quotas(),
-            **fields,
+            notes=notes,
+            configuration=configuration,
+            plan=plan,
+            is_dry=is_dry,
         )
 
 
@@ -282,22 +288,25 @@ def collect_errors(errors: Iterable[RunError], noun: str) -> tuple[RunError, ...
             distinct.setdefault((one.object, str(one.error)), one)
     for name in {one.object for one in distinct.values()}:
         unfinished.pop(name, None)
-    if not unfinished or any(one.error is stop.error.__cause__ for one in distinct.values() for stop in unfinished.values()):
+    last = next(iter(unfinished.values()), None)
+    if last is None or any(one.error is last.error.__cause__ for one in distinct.values()):
         return tuple(distinct.values())
-    last = next(iter(unfinished.values()))
     if len(unfinished) > 1:
         last = RunError(object=None, error=Stopped(f"{format_count(len(unfinished), noun)} not finished: {last.error}"))
     return (*distinct.values(), last)
 
 
-def count_outcomes(rows: Sequence[Any], outcomes: Iterable[str]) -> dict[str, int]:
+class RowWithOutcome(Protocol):
+    """A row whose outcome is counted."""
+
+    @property
+    def outcome(self) -> str:
+        """Return the outcome."""
+
+
+def count_outcomes(rows: Sequence[RowWithOutcome], outcomes: Iterable[str]) -> dict[str, int]:
     """Return the number of rows with each outcome."""
     return {outcome: sum(row.outcome == outcome for row in rows) for outcome in outcomes}
-
-
-def sum_fields(rows: Sequence[Any], *names: str) -> dict[str, int]:
-    """Return the sums of the named fields over the rows."""
-    return {name: sum(getattr(row, name) for row in rows) for name in names}
 
 
 def _status(errors: Sequence[RunError], stopped: Stopped | None) -> Status:

@@ -1,7 +1,7 @@
 """A run that hashes the blobs of a store again, checks that the images are complete, and repairs images on request."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from prefect_dist.mirror.report import BlobRow, NameRow, ReportBuilder, RunError, RunReport, count_outcomes
@@ -56,13 +56,14 @@ def run_verify(
     unreferenced = _count_unreferenced(session.store)
     repairs = [] if session.cancel.reason else _group_repairs(name for name in names if name.name in wanted)
     fetched = [fetch(group) for group in repairs]
+    pool.runs += sum(run.tasks for run in fetched)
     verified = _total(outcome.value for outcome in outcomes if isinstance(outcome, Ok))
     rows: list[BlobRow | NameRow] = [
         *(_blob_row(digest, has_damaged_name=bool(damaged), unreferenced=unreferenced) for digest in verified.corrupt),
         *_name_rows(damaged, fetched),
     ]
     failed = (outcome.error for outcome in outcomes if isinstance(outcome, Failed))
-    report = builder.build(
+    return builder.build(
         rows,
         {
             "ok": verified.sound,
@@ -76,7 +77,6 @@ def run_verify(
             *(error for run in fetched for error in run.errors),
         ],
     )
-    return replace(report, tasks=pool.runs + sum(run.tasks for run in fetched))
 
 
 def _blob_row(digest: Digest, *, has_damaged_name: bool, unreferenced: int | None) -> BlobRow:

@@ -36,7 +36,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 @pytest.fixture
 def applying(session: Session) -> Applying:
     prefect = PrefectPool(session, window=1, retries=0)
-    return Applying(prefect, MirrorParts("mirror", session.cancel), ignore_event, MirrorEvents(session.cancel))
+    return Applying(prefect, MirrorParts("mirror", prefect), ignore_event, MirrorEvents(session.cancel))
 
 
 @pytest.fixture
