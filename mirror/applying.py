@@ -12,9 +12,9 @@ from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer import units
 from prefect_dist.transfer.cancellation import Stopped
-from prefect_dist.transfer.confirming import confirm_referrers
 from prefect_dist.transfer.events import Notify, StepFailed
 from prefect_dist.transfer.pool import Failed, Pool, Unit
+from prefect_dist.transfer.pushing import confirm_referrers
 from prefect_dist.transfer.removal import Removed, UnwantedTag
 from prefect_dist.transfer.walk import Walk
 from prefect_dist.transfer.walk_state import ImageState

@@ -1,16 +1,18 @@
-"""A push: the walk over one image of the store. The walk uploads the blobs, and then publishes the image at the target."""
+"""A push: the walk over one image of the store. The walk uploads the blobs, and then publishes the image at the target.
+
+The module also has the last step of pushes and mirrors: `confirm_referrers`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.children import children_reader, without_foreign
-from prefect_dist.ocispec.errors import NotFound
+from prefect_dist.ocispec.errors import DistError, NotFound
 from prefect_dist.storage import Name, presence
 from prefect_dist.storage.presence import Presence
 from prefect_dist.transfer import units
 from prefect_dist.transfer.cancellation import Stopped
-from prefect_dist.transfer.confirming import confirm_referrers
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.delivery import Publication, Receipts, add_receipt, failed_receipts
 from prefect_dist.transfer.events import ContentFinished, Event, ImageEnded, ImageResolving, Notify, StepDone
@@ -31,6 +33,15 @@ class Delivered:
     receipts: tuple[tuple[Descriptor, Receipt], ...]
     failures: tuple[Failure, ...]
     waiting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unconfirmed:
+    """Referrers that a repository does not list, or that the run could not look up, with the error."""
+
+    repository: Reference
+    referrers: frozenset[Digest]
+    error: DistError
 
 
 class Push:
@@ -148,3 +159,22 @@ class Push:
 
     def record(self, *_: object, **_options: object) -> None:
         """Record nothing."""
+
+
+def confirm_referrers(pool: Pool) -> list[Unconfirmed]:
+    """Check the fallback tags of the run, and add entries that other clients overwrote. Return the referrers with an error.
+
+    Registries without a referrers API list referrers under fallback tags. A run without fallback tags runs no unit.
+    """
+    registries, found = pool.session.registries, list[Unconfirmed]()
+    for repository, outcome in pool.run(registries.with_fallback_referrers(), _confirmation):
+        if isinstance(outcome, Failed):
+            pushed = frozenset[Digest]().union(*registries.pusher(repository).fallback_referrers.values())
+            found.append(Unconfirmed(repository=repository, referrers=pushed, error=outcome.error))
+        else:
+            found += [Unconfirmed(repository=repository, referrers=one, error=error) for one, error in outcome.value.found]
+    return found
+
+
+def _confirmation(repository: Reference) -> Unit[units.Answer[units.UnlistedReferrers]]:
+    return Unit(work=units.confirm_referrers, arguments=(repository,), hosts=frozenset({repository.host}))
