@@ -137,7 +137,7 @@ def test_two_concurrent_mirrors_of_overlapping_images_fetch_each_digest_once(
         ended = [process.communicate(timeout=_ENDED_S) for process in processes]
 
         assert [process.returncode for process in processes] == [0, 0], [err.decode() for _, err in ended]
-        assert [len(json.loads(out)["images"]) for out, _ in ended] == [150, 150]
+        assert [len(json.loads(out)["targets"]) for out, _ in ended] == [150, 150]
         assert list_differences(target.host, fleet) == []
         assert count_blob_reads(source.requests()[before:]) == Counter(fleet.content.keys())
         assert find_faulty_files(tmp_path / "store") == []
