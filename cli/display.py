@@ -14,12 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_dist.cli.options import Output
-from prefect_dist.mirror.progress import describe_throttling
+from prefect_dist.mirror.progress import describe_hashing, describe_throttling
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.units import duration, format_count, size
 from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.events import (
+    BlobsHashed,
     ContentAdvanced,
     ContentFailed,
     ContentFinished,
@@ -125,6 +126,9 @@ class LiveDisplay:
             case Planned(count, total):
                 self._begin()
                 self._note = f"{count} of {format_count(total, 'image')} compared"
+            case BlobsHashed():
+                self._begin()
+                self._note = describe_hashing(event)
             case ImageResolving(name) | ImageResolved(name):
                 self._begin()
                 self._show_image(name, "resolving" if isinstance(event, ImageResolving) else "in progress")
@@ -183,6 +187,8 @@ class PlainLines:
                 self._print(text)
             case Planned(count, total):
                 self._print(f"{count} of {format_count(total, 'image')} compared")
+            case BlobsHashed():
+                self._print(describe_hashing(event))
             case StepDone(name, text):
                 self._done.setdefault(name, []).append(text)  # for the line of the image
             case Throttled(server, seconds):

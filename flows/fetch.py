@@ -1,6 +1,6 @@
 """The flow `fetch`: fetches images into the content store, each descriptor with one task."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 from prefect.runtime import flow_run
@@ -25,12 +25,11 @@ from prefect_dist.mirror.fetch import fetch_images
 from prefect_dist.mirror.hosts_file import CONCURRENCY
 from prefect_dist.mirror.report import RunReport
 from prefect_dist.ocispec import Platform, Reference
-from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.reference import expand
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.pool import Pool
-from prefect_dist.transfer.session import SessionSpec, open_session
+from prefect_dist.transfer.session import open_session
 from prefect_dist.transfer.walk_state import ImageState
 
 # The most images of one flow run. An image for many platforms has about a hundred descriptors.
@@ -57,19 +56,6 @@ def fetch(
     """Fetch images into the content store. One task fetches and verifies each descriptor of an image."""
     wanted = None if platforms == "all" else tuple(map(Platform.parse, platforms))
     spec = session_spec(store, store_options, network)
-    return fetch_into(spec, references, platforms=wanted, referrers=referrers, concurrency=concurrency, retries=retries)
-
-
-def fetch_into(
-    spec: SessionSpec,
-    references: Iterable[str],
-    *,
-    platforms: Platforms,
-    referrers: bool = False,
-    concurrency: int,
-    retries: int,
-) -> RunReport:
-    """Fetch images in the current flow run, see `mirror.fetch.fetch_images`."""
     named = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
     with (
         publish_run_progress() as notify,
@@ -77,7 +63,7 @@ def fetch_into(
         open_session(bounded, notify=notify) as session,
     ):
         pool = PrefectPool(session, window=concurrency, retries=retries)
-        return fetch_images(named, pool, FetchParts(pool), notify, platforms=platforms, referrers=referrers)
+        return fetch_images(named, pool, FetchParts(pool), notify, platforms=wanted, referrers=referrers)
 
 
 class FetchParts(Parts):

@@ -7,7 +7,7 @@ on the number of events. A run that ends within a second has the artifact, too.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
-from typing import Any, Protocol
+from typing import Any
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact
@@ -27,19 +27,6 @@ _NAME = "the progress of the run"
 _WHOLE, _MOST = 100.0, 99.9
 
 
-class ProgressSource(Protocol):
-    """The progress of a run. Another thread than the thread of the run calls the methods."""
-
-    def fraction(self) -> float:
-        """Return the fraction of the known work that has ended, 0 to 1."""
-
-    def words(self) -> str:
-        """Return the progress as text."""
-
-    def lacks(self) -> bool:
-        """Return true if some work failed and is not retried."""
-
-
 @contextmanager
 def publish_run_progress(*, planning: float = 0) -> Iterator[Notify]:
     """Publish the progress of the current flow run during this block. Yield the listener of the run for events.
@@ -53,10 +40,10 @@ def publish_run_progress(*, planning: float = 0) -> Iterator[Notify]:
 
 
 @contextmanager
-def publish_progress(source: ProgressSource) -> Iterator[None]:
-    """Publish the progress of a source during this block. The last update is 100 % if all work succeeded."""
+def publish_progress(counter: ProgressCounter) -> Iterator[None]:
+    """Publish the progress of a counter during this block. The last update is 100 % if all work succeeded."""
     over, done = Event(), False
-    artifact = _Artifact(source, client())
+    artifact = _Artifact(counter, client())
 
     def keep() -> None:
         while not over.wait(_EVERY_S):
@@ -66,7 +53,7 @@ def publish_progress(source: ProgressSource) -> Iterator[None]:
     submit(_NAME, keep)
     try:
         yield
-        done = current_token().reason is None and not source.lacks()
+        done = current_token().reason is None and not counter.lacks()
     finally:
         over.set()
 
@@ -74,15 +61,15 @@ def publish_progress(source: ProgressSource) -> Iterator[None]:
 class _Artifact:
     """The artifact of one run."""
 
-    def __init__(self, source: ProgressSource, client: SyncPrefectClient) -> None:
-        self._source, self._client = source, client
+    def __init__(self, counter: ProgressCounter, client: SyncPrefectClient) -> None:
+        self._counter, self._client = counter, client
         self._id: Any = None
         self._last: tuple[float, str] | None = None
 
     def show(self, *, done: bool = False) -> None:
         """Update the artifact if the progress has changed."""
-        percent = _WHOLE if done else min(round(_WHOLE * self._source.fraction(), 1), _MOST)
-        news = percent, self._source.words()
+        percent = _WHOLE if done else min(round(_WHOLE * self._counter.fraction(), 1), _MOST)
+        news = percent, self._counter.words()
         if news == self._last:
             return
         with best_effort(_NAME):

@@ -60,6 +60,13 @@ def walk_images(
     """Fetch images like `fetch_images`. Return the reports of the images, and the error of a failed update of the index."""
     related = EVERYTHING if referrers else NOTHING
     images = [ImageState(one, platforms=platforms, related=related) for one in references]
+    return walk_image_states(images, pool, scopes, notify)
+
+
+def walk_image_states(
+    images: Sequence[ImageState], pool: Pool, scopes: FetchScopes, notify: Notify
+) -> tuple[tuple[ImageReport, ...], list[RunError]]:
+    """Fetch images with platforms and referrers of their own. The result is that of `walk_images`."""
     with scopes:
         scopes.divide(images)
         reports = Walk(pool.session.recorder, FetchPolicy(scopes), pool, notify).run(images)

@@ -15,6 +15,7 @@ from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.units import duration, format_count, size
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.events import (
+    BlobsHashed,
     ContentAdvanced,
     ContentFailed,
     ContentFinished,
@@ -54,12 +55,10 @@ class LogWriter:
                 self._log.info("%s", text)
             case Planned(count, total):
                 self._log.info("compared %d of %s with their targets", count, format_count(total, "image"))
+            case BlobsHashed():
+                self._log.info("%s", describe_hashing(event))
             case ImageResolved(name, root):
                 self._log.info("%s resolves to %s", name, root)
-            case ContentFinished(descriptor, receipt):
-                self._log.info("%s %s", descriptor, _describe_receipt(descriptor, receipt))
-            case ContentFailed(descriptor, error):
-                self._log.error("%s failed: %s", descriptor, error)
             case StepDone(name, text):
                 self._log.info("%s %s", name, text)
             case StepFailed(message):
@@ -68,6 +67,15 @@ class LogWriter:
                 self._log.warning("%s", describe_throttling(server, seconds))
             case ImageEnded(image):
                 self._log_end(image)
+            case _:
+                self._write_content(event)
+
+    def _write_content(self, event: Event) -> None:
+        match event:
+            case ContentFinished(descriptor, receipt):
+                self._log.info("%s %s", descriptor, _describe_receipt(descriptor, receipt))
+            case ContentFailed(descriptor, error):
+                self._log.error("%s failed: %s", descriptor, error)
 
     def _log_end(self, image: ImageEnd) -> None:
         if image.failures:
@@ -101,6 +109,7 @@ class ProgressCounter:
         self._planned = 0, 0
         self._asked = 0
         self._has_failed_step = False
+        self._hashed: BlobsHashed | None = None
         self._unresolved: dict[str, str] = {}  # the kind of each unresolved object, by its name
         self._images: dict[str, State] = {}
         self._content: dict[object, _Piece] = {}
@@ -124,18 +133,21 @@ class ProgressCounter:
             things = [*self._images.values(), *(piece.state for piece in pieces)]
             unresolved = list(self._unresolved.values())
             asked = max(self._asked, unresolved.count("image")) + unresolved.count("list")
-        known = self._EACH_BYTES * len(things) + sum(piece.size for piece in pieces)
-        over = self._EACH_BYTES * things.count("over") + sum(piece.there for piece in pieces)
+            hashed, to_hash = (0, 0) if self._hashed is None else (self._hashed.size, self._hashed.total_size)
+        known = to_hash + self._EACH_BYTES * len(things) + sum(piece.size for piece in pieces)
+        over = hashed + self._EACH_BYTES * things.count("over") + sum(piece.there for piece in pieces)
         resolved = 1 - len(unresolved) / asked if unresolved else 1
         return resolved * (self._share * (count / total if total else 0) + (1 - self._share) * (over / known if known else 0))
 
     def words(self) -> str:
-        """Return the counts of images, descriptors and bytes as text."""
+        """Return the counts of hashed blobs, images, descriptors and bytes as text."""
         with self._guard:
+            hashed = self._hashed
             count, total = self._planned
             unresolved, images = len(self._unresolved), list(self._images.values())
             pieces = list(self._content.values())
-        parts = [f"{count} of {format_count(total, 'image')} compared"] if total else []
+        parts = [] if hashed is None else [describe_hashing(hashed)]
+        parts += [f"{count} of {format_count(total, 'image')} compared"] if total else []
         parts += [f"{unresolved} unresolved"] if unresolved else []
         parts += (
             [f"{images.count('over')} of {format_count(len(images), 'image')} finished{_failed_count(images)}"]
@@ -159,10 +171,23 @@ class ProgressCounter:
             case Planned(count, total):
                 self._planned = count, total
                 self._asked = max(self._asked, total)  # a later audit of repaired images has a lower total
+            case BlobsHashed():
+                self._hashed = event
             case Unresolved(name, kind):
                 self._unresolved[name] = kind
             case ImageResolving(name) | ImageResolved(name):
                 self._images.setdefault(name, "open")
+            case StepFailed():
+                self._has_failed_step = True
+            case ImageEnded(image):
+                # Several entries may mirror one image to different targets: the image has failed if one of them failed.
+                if self._images.get(image.name) != "failed":
+                    self._images[image.name] = "failed" if image.failures else "over"
+            case _:
+                self._count_content(event)
+
+    def _count_content(self, event: Event) -> None:
+        match event:
             case ContentFound(descriptor):
                 self._content.setdefault(descriptor.key, _Piece(descriptor.size))
             case ContentFinished(descriptor):
@@ -170,18 +195,19 @@ class ProgressCounter:
             case ContentFailed(descriptor):
                 # The bytes still count: a manifest can be fetched while the list of its referrers fails.
                 self._content.setdefault(descriptor.key, _Piece(descriptor.size)).state = "failed"
-            case StepFailed():
-                self._has_failed_step = True
-            case ImageEnded(image):
-                # Several entries may mirror one image to different targets: the image has failed if one of them failed.
-                if self._images.get(image.name) != "failed":
-                    self._images[image.name] = "failed" if image.failures else "over"
 
     def _advance(self, descriptor: Descriptor, offset: int) -> None:
         """Count transferred bytes. Content that is read for a plan, or uploaded after it was fetched, does not count."""
         piece = self._content.get(descriptor.key)
         if piece is not None and piece.state != "over" and offset < piece.size:  # the last byte counts when the content ends
             piece.there = offset
+
+
+def describe_hashing(event: BlobsHashed) -> str:
+    """Return the progress of hashing in blobs and bytes, as text."""
+    failed = f", {event.failed} failed" if event.failed else ""
+    blobs = format_count(event.total, "blob")
+    return f"{event.count} of {blobs} hashed{failed}, {size(event.size)} of {size(event.total_size)}"
 
 
 def describe_throttling(server: str, seconds: float) -> str:

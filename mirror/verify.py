@@ -1,66 +1,49 @@
 """A run that hashes the blobs of a store again, checks that the images are complete, and repairs images on request."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
-from prefect_dist.mirror.report import BlobRow, NameRow, ReportBuilder, RunError, RunReport, count_outcomes
-from prefect_dist.ocispec import Digest
+from prefect_dist.mirror.fetch import FetchScopes, walk_image_states
+from prefect_dist.mirror.report import BlobRow, NameRow, ReportBuilder, RunError, RunReport, count_outcomes, row_errors
+from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import Corrupt, DistError, NotFound
-from prefect_dist.ocispec.platform import Platforms
-from prefect_dist.ocispec.units import format_count, size
 from prefect_dist.storage import ContentStore, Info, Name, presence
 from prefect_dist.storage.presence import reachable_digests
 from prefect_dist.storage.verify import Verified
 from prefect_dist.transfer import units
 from prefect_dist.transfer.cancellation import Stopped
-from prefect_dist.transfer.events import CorruptContent, Notify
+from prefect_dist.transfer.events import BlobsHashed, CorruptContent, Notify, StepFailed
 from prefect_dist.transfer.image_report import ImageReport
 from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Unit
+from prefect_dist.transfer.related import EVERYTHING, NOTHING
+from prefect_dist.transfer.walk_state import ImageState
 
 # Bounds of a unit of work: enough blobs to be worth a task, and few enough bytes that a retry costs minutes, not hours.
 _MOST_BYTES = 1024**3
 _MOST_BLOBS = 500
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repair:
-    """Images for a common fetch: with the same platforms, and either with or without referrers."""
-
-    names: tuple[str, ...]
-    platforms: Platforms
-    referrers: bool
-
-
-def run_verify(
-    pool: Pool,
-    notify: Notify,
-    progress: "HashingProgress",
-    fetch: Callable[[Repair], RunReport],
-    *,
-    repair: Literal["all"] | Sequence[str],
-) -> RunReport:
+def run_verify(pool: Pool, scopes: FetchScopes, notify: Notify, *, repair: Literal["all"] | Sequence[str]) -> RunReport:
     """Hash every blob again, move corrupt blobs into quarantine, and check that each name is complete.
 
-    `repair` are the names to fetch again if incomplete. `fetch` fetches images, on a separate pool.
+    `repair` are the names to fetch again if incomplete. `scopes` are the flow runs of this fetch.
 
     Raises:
         NotFound: the store does not exist.
     """
     builder, session = ReportBuilder("verify", pool), pool.session
     session.store.require()
-    outcomes = _verify_all(pool, notify, progress)
+    outcomes = _verify_all(pool, notify)
     names, unreadable = session.store.names.read()
     damaged = dict(_find_damaged(session.store, names))
-    wanted = damaged if repair == "all" else damaged.keys() & set(repair)
     unreferenced = _count_unreferenced(session.store)
-    repairs = [] if session.cancel.reason else _group_repairs(name for name in names if name.name in wanted)
-    fetched = [fetch(group) for group in repairs]
-    pool.runs += sum(run.tasks for run in fetched)
+    chosen = [] if session.cancel.reason else select_repaired(names, repair)
+    repaired, errors = _repair([name for name in chosen if name.name in damaged], pool, scopes, notify)
     verified = _total(outcome.value for outcome in outcomes if isinstance(outcome, Ok))
     rows: list[BlobRow | NameRow] = [
         *(_blob_row(digest, has_damaged_name=bool(damaged), unreferenced=unreferenced) for digest in verified.corrupt),
-        *_name_rows(damaged, fetched),
+        *_name_rows(damaged, repaired),
     ]
     failed = (outcome.error for outcome in outcomes if isinstance(outcome, Failed))
     return builder.build(
@@ -71,12 +54,33 @@ def run_verify(
             **count_outcomes([row for row in rows if isinstance(row, NameRow)], ("damaged", "repaired")),
             **({} if unreferenced is None else {"unreferenced": unreferenced}),
             "hashed_bytes": verified.size,
+            "fetched_bytes": session.stats.received,
         },
-        errors=[
-            *(RunError(object=None, error=error) for error in (*failed, *unreadable)),
-            *(error for run in fetched for error in run.errors),
-        ],
+        errors=[*(RunError(object=None, error=error) for error in (*failed, *unreadable)), *errors],
     )
+
+
+def select_repaired(names: Iterable[Name], repair: Literal["all"] | Sequence[str]) -> list[Name]:
+    """Return the names that the parameter `repair` selects."""
+    return [name for name in names if repair == "all" or name.name in repair]
+
+
+def _repair(
+    names: Sequence[Name], pool: Pool, scopes: FetchScopes, notify: Notify
+) -> tuple[tuple[ImageReport, ...], list[RunError]]:
+    """Fetch the images of incomplete names. Return the reports of the images, and the errors."""
+    if not names:
+        return (), []
+    images = [
+        ImageState(
+            Reference.parse(name.name),
+            platforms=name.platforms,
+            related=EVERYTHING if name.referrers else NOTHING,
+        )
+        for name in names
+    ]
+    reports, errors = walk_image_states(images, pool, scopes, notify)
+    return reports, [*(error for report in reports for error in row_errors(report)), *errors]
 
 
 def _blob_row(digest: Digest, *, has_damaged_name: bool, unreferenced: int | None) -> BlobRow:
@@ -86,10 +90,9 @@ def _blob_row(digest: Digest, *, has_damaged_name: bool, unreferenced: int | Non
     return BlobRow(digest=digest, outcome="corrupt", errors=() if has_damaged_name else (error,))
 
 
-def _name_rows(damaged: Mapping[str, DistError], fetched: Sequence[RunReport]) -> Iterator[NameRow]:
-    """Yield the rows of incomplete names; `fetched` are the reports of the repairs."""
-    images = (row for run in fetched for row in run.select(ImageReport))
-    repaired = {row.name for row in images if not row.failures}
+def _name_rows(damaged: Mapping[str, DistError], fetched: Sequence[ImageReport]) -> Iterator[NameRow]:
+    """Yield the rows of incomplete names; `fetched` are the reports of the repaired images."""
+    repaired = {report.name for report in fetched if not report.failures}
     for name, error in damaged.items():
         if name in repaired:
             yield NameRow(name=name, outcome="repaired", note=str(error))
@@ -97,58 +100,30 @@ def _name_rows(damaged: Mapping[str, DistError], fetched: Sequence[RunReport]) -
             yield NameRow(name=name, outcome="damaged", errors=(error,))
 
 
-class HashingProgress:
-    """The progress of the verification of a store. Other threads read the numbers."""
-
-    def __init__(self) -> None:
-        self._blobs = self._over = self._failed = self._bytes = self._over_bytes = 0
-
-    def begin(self, chunk: tuple[Info, ...]) -> None:
-        """Count blobs before hashing."""
-        self._blobs += len(chunk)
-        self._bytes += sum(info.size for info in chunk)
-
-    def end(self, chunk: tuple[Info, ...]) -> None:
-        """Count hashed blobs."""
-        self._over += len(chunk)
-        self._over_bytes += sum(info.size for info in chunk)
-
-    def fail(self, chunk: tuple[Info, ...]) -> None:
-        """Count unreadable blobs."""
-        self._failed += len(chunk)
-
-    def fraction(self) -> float:
-        """Return the fraction of hashed bytes, 0 to 1."""
-        return self._over_bytes / self._bytes if self._bytes else 0
-
-    def words(self) -> str:
-        """Return the progress in blobs and bytes."""
-        failed = f", {self._failed} failed" if self._failed else ""
-        blobs, total = format_count(self._blobs, "blob"), size(self._bytes)
-        return f"{self._over} of {blobs} hashed{failed}, {size(self._over_bytes)} of {total}"
-
-    def lacks(self) -> bool:
-        """Return whether some blobs could not be read."""
-        return self._failed > 0
-
-
-def _verify_all(pool: Pool, notify: Notify, progress: HashingProgress) -> list[Outcome[Verified]]:
+def _verify_all(pool: Pool, notify: Notify) -> list[Outcome[Verified]]:
     """Verify the blobs of the store. Return the outcome of each chunk of blobs."""
     chunks, store = list(_chunks(pool.session.store.walk())), pool.session.store
-    for chunk in chunks:
-        progress.begin(chunk)
+    progress = BlobsHashed(count=0, total=sum(map(len, chunks)), failed=0, size=0, total_size=sum(map(_size_of, chunks)))
+    notify(progress)
     outcomes = []
     for chunk, outcome in pool.run(chunks, lambda blobs: Unit(work=units.verify, arguments=(blobs,))):
         outcomes.append(outcome)
-        if isinstance(outcome, Failed):
-            if not isinstance(outcome.error, Stopped):
-                progress.fail(chunk)
-        else:
-            progress.end(chunk)
+        if isinstance(outcome, Ok):
             for digest in outcome.value.corrupt:
                 message = f"blob {digest}: corrupt in {store.url}, now in quarantine"
                 notify(CorruptContent(digest, "store", store.url, message))
+            progress = replace(progress, count=progress.count + len(chunk), size=progress.size + _size_of(chunk))
+        elif isinstance(outcome.error, Stopped):
+            continue
+        else:
+            notify(StepFailed(str(outcome.error)))
+            progress = replace(progress, failed=progress.failed + len(chunk))
+        notify(progress)
     return outcomes
+
+
+def _size_of(chunk: tuple[Info, ...]) -> int:
+    return sum(info.size for info in chunk)
 
 
 def _chunks(blobs: Iterable[Info]) -> Iterator[tuple[Info, ...]]:
@@ -171,13 +146,6 @@ def _find_damaged(store: ContentStore, names: Iterable[Name]) -> Iterator[tuple[
         else:
             if not found.is_complete:
                 yield name.name, NotFound(found.shortage)
-
-
-def _group_repairs(names: Iterable[Name]) -> list[Repair]:
-    groups: dict[tuple[Platforms, bool], list[str]] = {}
-    for name in names:
-        groups.setdefault((name.platforms, bool(name.referrers)), []).append(name.name)
-    return [Repair(names=tuple(group), platforms=key[0], referrers=key[1]) for key, group in groups.items()]
 
 
 def _count_unreferenced(store: ContentStore) -> int | None:

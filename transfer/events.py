@@ -37,6 +37,20 @@ class Planned:
     total: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobsHashed:
+    """The run has hashed `count` of `total` blobs of the store, with `size` of `total_size` bytes.
+
+    `failed` blobs could not be read. Emitted by the run's thread, for the first time before any blob is hashed.
+    """
+
+    count: int
+    total: int
+    failed: int
+    size: int
+    total_size: int
+
+
 @dataclass(frozen=True, slots=True)
 class Unresolved:
     """An image, or the list of a repository or registry, could not be resolved, and no attempt is left.
@@ -147,6 +161,7 @@ class Recording:
 Event = (
     Note
     | Planned
+    | BlobsHashed
     | Unresolved
     | ImageResolving
     | ImageResolved

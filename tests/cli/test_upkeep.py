@@ -65,3 +65,15 @@ def test_gc_without_a_grace_period_needs_no_warning_on_a_disk_or_on_s3(s3: S3Ser
         assert (result.json["counts"]["kept"], result.json["names"]) == (len(IMAGE.descriptors), [])
     open_store(str(tmp_path)).prepare()
     assert dist("--store", tmp_path, "--output", "json", "gc", "--grace", "0").err == ""
+
+
+def test_verify_shows_its_progress(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    put(store, IMAGE, NAME)
+    count = len(IMAGE.descriptors)
+
+    result = dist("--store", store.url, "verify")
+
+    assert result.code == 0
+    hashed = [line for line in result.err.splitlines() if " hashed, " in line]
+    assert [line.partition(", ")[0] for line in hashed] == [f"0 of {count} blobs hashed", f"{count} of {count} blobs hashed"]

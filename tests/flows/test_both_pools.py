@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 
 from prefect_dist.mirror.gc import run_gc
+from prefect_dist.mirror.progress import ProgressCounter
 from prefect_dist.mirror.pull import run_pull
 from prefect_dist.mirror.push import run_push
 from prefect_dist.mirror.report import BlobRow, RunReport, UnpackRow
-from prefect_dist.mirror.verify import HashingProgress, Repair, run_verify
+from prefect_dist.mirror.verify import run_verify
 from prefect_dist.ocispec import Digest, Platform, Reference
 from prefect_dist.ocispec.errors import InvalidInput, NotFound
 from prefect_dist.storage import open_store
 from prefect_dist.transfer.cancellation import CancelToken, use_token
-from prefect_dist.transfer.events import ContentFinished, CorruptContent, Event, ImageEnded, ignore_event
+from prefect_dist.transfer.events import ContentFinished, CorruptContent, Event, ImageEnded, combine_listeners, ignore_event
 from prefect_dist.transfer.session import SessionSpec, open_session
 from prefect_dist.transfer.threads import ThreadPool
 from tests import images
@@ -159,15 +160,11 @@ def test_verify_has_the_same_result_on_both_pools(run: Run, tmp_path: Path, repa
             return outcome(report, registry, store), count_requests(registry.requests[before:])
 
     def run_directly(store: Path) -> RunReport:
-        def fetch(images: Repair) -> RunReport:
-            assert (images.platforms, images.referrers) == (None, False)
-            return fetch_directly(str(store), images.names)
-
-        events, progress = list[Event](), HashingProgress()
+        events, counter = list[Event](), ProgressCounter()
         with open_threads(store) as pool:
-            report = run_verify(pool, events.append, progress, fetch, repair=repair)
+            report = run_verify(pool, FetchScope(), combine_listeners(events.append, counter), repair=repair)
         assert [str(event.digest) for event in events if isinstance(event, CorruptContent)] == [LAYER]
-        assert progress.fraction() == 1
+        assert (counter.fraction(), counter.lacks()) == (1, False)
         return report
 
     assert with_store("threads", run_directly) == with_store("prefect", lambda store: run(verify, str(store), repair))

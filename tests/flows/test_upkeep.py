@@ -89,7 +89,9 @@ def test_verify_hashes_all_blobs_of_a_sound_store(prefect: PrefectServer, run: R
     assert name.startswith("verify 5 blobs, ")
 
 
-def test_verify_quarantines_reports_and_repairs_corrupt_blobs(run: Run, place: Place, store: ContentStore) -> None:
+def test_verify_quarantines_reports_and_repairs_corrupt_blobs(
+    prefect: PrefectServer, run: Run, place: Place, store: ContentStore
+) -> None:
     from prefect_dist.flows.fetch import fetch
     from prefect_dist.flows.verify import verify
 
@@ -108,8 +110,11 @@ def test_verify_quarantines_reports_and_repairs_corrupt_blobs(run: Run, place: P
         assert "missing in the store" in error_lines(found)[0]
         before = len(registry.requests)
 
-        repaired, _ = run(verify, store.url, "all")
+        repaired, flow_run = run(verify, store.url, "all")
 
+    shown = prefect.post("/artifacts/filter", {"flow_runs": {"id": {"any_": [flow_run]}}})
+    assert [one["data"] for one in shown if one["key"] == "progress"] == [100]
+    assert repaired.tasks == len(prefect.task_runs(flow_run, at_least=repaired.tasks))
     assert [(row.name, row.outcome) for row in repaired.select(NameRow)] == [(name, "repaired")]
     assert error_lines(repaired) == []
     asked = {request.path.rpartition("/")[2] for request in registry.requests[before:] if request.method == "GET"}
