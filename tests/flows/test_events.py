@@ -173,6 +173,17 @@ def test_an_event_of_corrupt_content_names_the_place(
     assert (found["payload"]["found"], found["payload"]["place"]) == ("in the store", open_store(place.url).url)
 
 
+def test_a_corrupt_manifest_in_the_plan_of_a_mirror_is_an_event_of_its_flow_run(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, events_of: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    images.load(source, "app", NEW, "v1")
+    source.inject(Fault(method="GET", path=f".*/manifests/{NEW.root.digest}", nth=1, action=Flip(3)))
+    mirrors.run(image(source, target, "app:v1"), dry_run=True)
+    (corrupt,) = [event for event in events_of(mirrors.flow_run) if event["event"] == "content.corrupt"]
+    assert_documented(corrupt)
+    assert (corrupt["payload"]["digest"], corrupt["payload"]["place"]) == (NEW.root.digest, f"{source.host}/app")
+
+
 def test_no_event_is_lost_among_thousands(prefect: PrefectServer) -> None:
     from prefect import flow
 
