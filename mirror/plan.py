@@ -138,7 +138,7 @@ class OrphanTag:
         more = f"; held back in this run by prune.most ({self.most})" if self.is_held else ""
         if self.is_due:
             more = "; stays if this registry deletes only whole manifests and another tag needs this one: decided at removal"
-        return f"no longer wanted since {self.since:%Y-%m-%d}{more}"
+        return f"orphaned since {self.since:%Y-%m-%d}{more}"
 
 
 @dataclass(frozen=True, kw_only=True)
