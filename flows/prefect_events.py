@@ -44,7 +44,7 @@ def emit_corruption(event: Event) -> None:
             "digest": str(event.digest),
             "found": _FOUND[event.kind],
             "place": event.place,
-            "error": event.message,
+            "error": str(event.error),
         },
     )
 

@@ -79,7 +79,7 @@ class Applying:
         unconfirmed = confirm_referrers(self._pool)
         for one in () if self._session.cancel.reason is not None else unconfirmed:
             for target in self._policy.fail_unconfirmed(one):
-                self._notify(StepFailed(f"{target}: {one.error}"))
+                self._notify(StepFailed(one.error, step=str(target)))
 
     def _without_fallback_referrers(self, results: MirrorResults) -> MirrorResults:
         """Return the results without the referrers under fallback tags."""
@@ -134,7 +134,7 @@ class Applying:
         if not isinstance(outcome, Failed):
             return outcome.value
         if not isinstance(outcome.error, Stopped):
-            self._notify(StepFailed(f"{target}: not removed: {outcome.error}"))
+            self._notify(StepFailed(outcome.error, step=f"{target}: not removed"))
         return outcome.error
 
 

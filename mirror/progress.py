@@ -61,8 +61,8 @@ class LogWriter:
                 self._log.info("%s resolves to %s", name, root)
             case StepDone(name, text):
                 self._log.info("%s %s", name, text)
-            case StepFailed(message):
-                self._log.error("%s", message)
+            case StepFailed(error, step):
+                self._log.error("%s%s", "" if step is None else f"{step}: ", error)
             case Throttled(server, seconds):
                 self._log.warning("%s", describe_throttling(server, seconds))
             case ImageEnded(image):

@@ -136,6 +136,6 @@ def _record(lock: Lock, plan: Plan, results: MirrorResults, before: Records, not
     try:
         lock.update(partial(record_results, plan, results, before))
     except DistError as exc:
-        notify(StepFailed(str(exc)))
+        notify(StepFailed(exc))
         return [RunError(object="results in the lock file", error=exc.with_traceback(None))]
     return []

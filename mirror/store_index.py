@@ -11,6 +11,6 @@ def update_index(session: Session, notify: Notify) -> list[RunError]:
     try:
         session.store.update_index()
     except DistError as exc:
-        notify(StepFailed(str(exc)))
+        notify(StepFailed(exc))
         return [RunError(object=f"index of {session.store.url}", error=exc.with_traceback(None))]
     return []

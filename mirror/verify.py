@@ -110,13 +110,13 @@ def _verify_all(pool: Pool, notify: Notify) -> list[Outcome[Verified]]:
         outcomes.append(outcome)
         if isinstance(outcome, Ok):
             for digest in outcome.value.corrupt:
-                message = f"blob {digest}: corrupt in {store.url}, now in quarantine"
-                notify(CorruptContent(digest, "store", store.url, message))
+                error = Corrupt(f"corrupt in {store.url}, now in quarantine", subject=f"blob {digest}")
+                notify(CorruptContent(digest, "store", store.url, error))
             progress = replace(progress, count=progress.count + len(chunk), size=progress.size + _size_of(chunk))
         elif isinstance(outcome.error, Stopped):
             continue
         else:
-            notify(StepFailed(str(outcome.error)))
+            notify(StepFailed(outcome.error))
             progress = replace(progress, failed=progress.failed + len(chunk))
         notify(progress)
     return outcomes

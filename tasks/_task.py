@@ -122,5 +122,5 @@ def _with_attempts(function: Callable[P, R]) -> Callable[P, Any]:
     return run
 
 
-def _first_of(errors: Sequence[str]) -> str:
-    return errors[0] + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")
+def _first_of(errors: Sequence[DistError | str]) -> str:
+    return f"{errors[0]} (and {len(errors) - 1} more)" if len(errors) > 1 else str(errors[0])

@@ -120,7 +120,7 @@ class CorruptContent:
     digest: Digest
     kind: Literal["repository", "store"]
     place: str
-    message: str
+    error: DistError
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +133,13 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """A step for the run as a whole failed, such as a record. Emitted by the run's thread."""
+    """A step for the run as a whole failed, such as a record. Emitted by the run's thread.
 
-    message: str
+    `step` names the step if the error does not.
+    """
+
+    error: DistError
+    step: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

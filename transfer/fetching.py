@@ -73,5 +73,5 @@ def report_corruption(session: Session, descriptor: Descriptor, place: Reference
     try:
         yield
     except Corrupt as exc:
-        session.notify(CorruptContent(descriptor.digest, "repository", place.locator, str(exc)))
+        session.notify(CorruptContent(descriptor.digest, "repository", place.locator, exc))
         raise

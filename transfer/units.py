@@ -53,10 +53,10 @@ class Answer(Generic[T]):
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Answers(Generic[T]):
-    """The results of a unit for several objects, in their order, with a line for each failed object."""
+    """The results of a unit for several objects, in their order, with the error or the first fault of each failed object."""
 
     found: tuple[T, ...]
-    errors: tuple[str, ...] = ()
+    errors: tuple[DistError | str, ...] = ()
 
 
 def resolve(session: Session, reference: Reference) -> Descriptor:
@@ -131,7 +131,7 @@ def audit(session: Session, expected: tuple[Expected, ...]) -> Answers[Finding |
     """Audit some tags of one repository: the digest of each tag, the content below it, and the referrers."""
     found = tuple(audit_tags(session, expected))
     _settle(session, "image", ((str(one.target), finding) for one, finding in zip(expected, found, strict=True)))
-    faults = (str(one) if isinstance(one, DistError) else next(iter(one.faults), "") for one in found)
+    faults = (one if isinstance(one, DistError) else next(iter(one.faults), "") for one in found)
     return Answers(found, tuple(filter(None, faults)))
 
 
@@ -187,8 +187,8 @@ def unpack(session: Session, name: str, directory: str, platform: Platform) -> U
     return unpack_image(session.store, root, Path(directory), platform=platform)
 
 
-def _settle(session: Session, kind: UnresolvedKind, answers: Iterable[tuple[str, object]]) -> tuple[str, ...]:
-    """Report the errors among some answers by the names of the objects. Return the errors as lines.
+def _settle(session: Session, kind: UnresolvedKind, answers: Iterable[tuple[str, object]]) -> tuple[DistError, ...]:
+    """Report the errors among some answers by the names of the objects. Return the errors.
 
     Raises:
         DistError: an error, if another attempt follows.
@@ -197,7 +197,7 @@ def _settle(session: Session, kind: UnresolvedKind, answers: Iterable[tuple[str,
     _raise_if_retried(error for _, error in errors)
     for name, _ in errors:
         session.notify(Unresolved(name, kind))
-    return tuple(str(error) for _, error in errors)
+    return tuple(error for _, error in errors)
 
 
 def _raise_if_retried(errors: Iterable[DistError]) -> None:

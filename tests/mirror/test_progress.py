@@ -11,7 +11,7 @@ from prefect_dist.cli.display import LiveDisplay
 from prefect_dist.mirror.progress import LogWriter, ProgressCounter, notify_also
 from prefect_dist.mirror.report import TargetRow
 from prefect_dist.ocispec import Descriptor, Digest
-from prefect_dist.ocispec.errors import NotFound
+from prefect_dist.ocispec.errors import Corrupt, NotFound, Unavailable
 from prefect_dist.transfer import threads
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.events import (
@@ -80,7 +80,7 @@ def test_each_attempt_that_gets_corrupt_content_is_an_event(tmp_path: Path, monk
     name, events = events_of_fetch(tmp_path, Fault(path=f".*/blobs/{LAYER}", nth=1, action=Flip(3)))
     (corrupt,) = [event for event in events if isinstance(event, CorruptContent)]
     assert (str(corrupt.digest), corrupt.kind, corrupt.place) == (LAYER, "repository", name.removesuffix(":v1"))
-    assert LAYER in corrupt.message
+    assert LAYER in str(corrupt.error)
     assert not [event for event in events if isinstance(event, ContentFailed)]
 
 
@@ -107,9 +107,9 @@ def test_each_event_has_at_most_one_line_in_the_log(caplog: pytest.LogCaptureFix
             ContentFinished(DESCRIPTOR, Receipt("fetched", 2048, seconds=2)),
             ContentFinished(DESCRIPTOR, Receipt("existed")),
             ContentFailed(DESCRIPTOR, NotFound("gone")),
-            CorruptContent(DESCRIPTOR.digest, "repository", "registry.example/app", "other bytes"),
+            CorruptContent(DESCRIPTOR.digest, "repository", "registry.example/app", Corrupt("other bytes")),
             StepDone(NAME, "published"),
-            StepFailed("no lock file"),
+            StepFailed(Unavailable("no lock file")),
             Recording(),
             ImageEnded(ImageReport(name=NAME, root=DESCRIPTOR, fetched=1)),
             ImageEnded(ImageReport(name=NAME, root=DESCRIPTOR, failures=(failure, failure))),
