@@ -179,7 +179,7 @@ def _link(to: Callable[[str], str]) -> Callable[[str], Action]:
 @pytest.mark.parametrize(
     ("link", "says"),
     [
-        (_link(lambda host: f"http://{host}{CATALOG}?last=app"), "at another server"),
+        (_link(lambda host: f"http://{host}{CATALOG}?last=app"), "on another server"),
         (_link(lambda _: f"{CATALOG}?n=1000"), "circle"),
         (_link(lambda _: f"{CATALOG}?x=1"), "only names of earlier pages"),
     ],

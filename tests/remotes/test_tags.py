@@ -215,7 +215,7 @@ def test_a_link_to_another_server_is_not_followed(other: FakeRegistry) -> None:
         fill(guarded)
         guarded.inject(Fault(nth=None, action=_link(f"http://{other.host}{LIST}?last=v1")))
         with Registries(SETTINGS, credentials=lambda *_: user("me", "secret")) as known:
-            assert "at another server" in refusal(known, guarded, Unsupported)
+            assert "on another server" in refusal(known, guarded, Unsupported)
     assert other.requests == []
 
 
