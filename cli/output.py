@@ -20,7 +20,7 @@ def print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_rows(rows: Sequence[Mapping[str, str | int]]) -> None:
-    """Print rows that have their cells by head, without columns that are empty in all rows."""
+    """Print rows as columns. Each row maps heads to cells. A column without any content is left out."""
     if heads := [head for head in (rows[0] if rows else ()) if any(row[head] != "" for row in rows)]:
         print_columns([head.upper() for head in heads], [[str(row[head]) for head in heads] for row in rows])
 

@@ -43,7 +43,7 @@ _BLOB_IN_FLIGHT = ("DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN")
 
 
 def _ignore_progress(_offset: int, _gained: int) -> None:
-    """Observer that does nothing."""
+    """Ignore the progress of an upload."""
 
 
 class Pusher:

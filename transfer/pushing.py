@@ -118,7 +118,7 @@ class Push:
             self._notify(ContentFinished(descriptor, receipt))
 
     def _result(self, content: dict[object, Descriptor]) -> Delivered:
-        """Return the result, with one failure for all units that a stop kept from running."""
+        """Return the result. All units that did not run because of a stop share one failure."""
         failures = [one for one in self._state.failures if not isinstance(one.error, Stopped)]
         failed = {one.descriptor.key for one in failures if one.descriptor is not None}
         waiting = len(content.keys() - self._receipts.keys() - failed)

@@ -142,7 +142,7 @@ def locate(session: Session, origin: Reference, expected: Expected, *, rewritten
 
 
 def confirm_referrers(session: Session, repository: Reference) -> Answer[UnlistedReferrers]:
-    """List referrers again that this run listed under fallback tags of a repository and that other clients overwrote.
+    """Restore the entries of this run in the fallback indexes of a repository, if other clients overwrote the entries.
 
     Return the referrers that are still unlisted, or that could not be looked up, with the errors.
     """
