@@ -12,14 +12,14 @@ _PROMPT = b": "
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class TerminalResult:
     """The exit code of a command, and the whole output of the terminal."""
 
     code: int
     shown: str
 
 
-def at_terminal(typed: str, *arguments: str) -> Ended:
+def at_terminal(typed: str, *arguments: str) -> TerminalResult:
     """Run `dist` with its three streams at a new terminal. Type `typed` at the first prompt."""
     ours, theirs = pty.openpty()
     # With setsid, the terminal becomes the controlling terminal, which turns keys such as Ctrl-C into signals.
@@ -34,7 +34,7 @@ def at_terminal(typed: str, *arguments: str) -> Ended:
             shown += piece
         os.close(ours)
         code = process.wait(_TIMEOUT_S)
-    return Ended(code, shown.decode())
+    return TerminalResult(code, shown.decode())
 
 
 def _read(terminal: int) -> bytes:

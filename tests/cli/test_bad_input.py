@@ -226,7 +226,7 @@ def test_a_manifest_over_4_mib_is_not_requested(fake: FakeRegistry, fetch: Calla
     fake.put_manifest("app", b" " * (4 * 1024 * 1024 + 1), images.OCI_MANIFEST, tag="huge")
 
     is_one_line(fetch(f"{fake.host}/app:huge"), code=1, says="at most 4194304 bytes, .*4194305")
-    assert not fake.asked("GET", ".*")
+    assert not fake.find_requests("GET", ".*")
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_a_full_store_keeps_its_blobs_and_the_next_run_resumes(
     assert holds(tmp_path) == set(big.descriptors) - {layer}
     again = dist(*arguments)
     assert again.code == 0, again.err
-    _, rest = fake.asked("GET", f"/v2/big/blobs/{layer}")
+    _, rest = fake.find_requests("GET", f"/v2/big/blobs/{layer}")
     assert int(rest.headers["range"].removeprefix("bytes=").partition("-")[0]) > 2_000_000
 
 

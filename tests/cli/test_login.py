@@ -94,19 +94,19 @@ def test_a_closed_standard_input_has_no_password() -> None:
 
 
 def test_a_terminal_does_not_echo_the_password(private: FakeRegistry) -> None:
-    ended = at_terminal(f"{SECRET}\n", "resolve", f"{private.host}/app:v1", "--username", "me", "--password-stdin")
-    assert ended.code == 0, ended.shown
-    assert ended.shown.startswith("password of me: ")
-    assert IMAGE.root.digest in ended.shown
-    assert SECRET not in ended.shown
+    result = at_terminal(f"{SECRET}\n", "resolve", f"{private.host}/app:v1", "--username", "me", "--password-stdin")
+    assert result.code == 0, result.shown
+    assert result.shown.startswith("password of me: ")
+    assert IMAGE.root.digest in result.shown
+    assert SECRET not in result.shown
 
 
 @pytest.mark.parametrize(
     ("typed", "code", "says"), [("\x04", 2, "expected a password, got nothing"), ("\x03", 130, "interrupted")]
 )
 def test_an_empty_password_at_a_terminal_is_refused(typed: str, code: int, says: str) -> None:
-    ended = at_terminal(typed, "resolve", "a.invalid/x", "--username", "me", "--password-stdin")
-    assert (ended.code, says in ended.shown, "Traceback" in ended.shown) == (code, True, False), ended.shown
+    result = at_terminal(typed, "resolve", "a.invalid/x", "--username", "me", "--password-stdin")
+    assert (result.code, says in result.shown, "Traceback" in result.shown) == (code, True, False), result.shown
 
 
 @pytest.mark.parametrize(

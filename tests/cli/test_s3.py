@@ -27,9 +27,9 @@ def test_all_commands_on_a_store_in_s3(s3: S3Server, prefect: PrefectServer) -> 
         images.load(registry, "app", index, "v1")
         name = f"{registry.host}/app:v1"
         first = run("fetch", name)
-        asked = len(registry.requests)
+        before = len(registry.requests)
         second = run("fetch", name)
-        again = registry.requests[asked:]
+        again = registry.requests[before:]
 
     assert (first.code, first.err, first.json["images"][0]["fetched"]) == (0, "", len(index.descriptors))
     assert (second.json["images"][0]["existed"], [request.method for request in again]) == (len(index.descriptors), ["HEAD"])

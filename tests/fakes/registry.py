@@ -157,14 +157,14 @@ class FakeRegistry:
         Exchanges in flight get a second to finish, so that a response that a client has read is included. Do not use this
         during a stall.
         """
-        return self._log.ended()
+        return self._log.wait_for_all()
 
     @property
     def connections(self) -> int:
         """Number of connections so far."""
         return self._server.accepted
 
-    def asked(self, method: str, path: str) -> list[Recorded]:
+    def find_requests(self, method: str, path: str) -> list[Recorded]:
         """Return the recorded exchanges of this method whose whole path matches the regex ``path``."""
         return [one for one in self.requests if one.method == method and re.fullmatch(path, one.path)]
 
@@ -413,19 +413,19 @@ def _unacceptable(request: Request, media_type: str) -> Response | None:
     return Response.refusal(404, "MANIFEST_UNKNOWN", f"manifest is {media_type}, which is not accepted")
 
 
-def _part(whole: Response, asked: str, *, open_ranges: bool) -> Response:
+def _part(whole: Response, wanted: str, *, open_ranges: bool) -> Response:
     """Cut the requested range out of the response ``whole``, or refuse it."""
     size = len(whole.body)
-    span = _RANGE.fullmatch(asked)
+    span = _RANGE.fullmatch(wanted)
     if span is None:
-        return Response.refusal(400, "UNSUPPORTED", f"cannot read the range {asked}")
+        return Response.refusal(400, "UNSUPPORTED", f"cannot read the range {wanted}")
     is_open = not span["last"]
     first, last = int(span["first"]), size - 1 if is_open else int(span["last"])
     if first >= size or (is_open and not open_ranges):
         unsatisfied = (("Content-Range", f"bytes */{size}"),)
-        return Response.refusal(416, "RANGE_INVALID", f"cannot satisfy {asked}", unsatisfied)
+        return Response.refusal(416, "RANGE_INVALID", f"cannot satisfy {wanted}", unsatisfied)
     if last < first or (first == 0 and last >= size - 1):
-        return Response.refusal(400, "UNSUPPORTED", f"{asked} is none or all of {size} bytes, so no range")
+        return Response.refusal(400, "UNSUPPORTED", f"{wanted} is none or all of {size} bytes, so no range")
     last = min(last, size - 1)
     content_range: Headers = (("Content-Range", f"bytes {first}-{last}/{size}"),)
     return replace(whole.with_body(whole.body[first : last + 1]).with_headers(content_range), status=206)

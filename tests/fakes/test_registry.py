@@ -53,7 +53,7 @@ UNKNOWN = "sha256:" + "0" * 64
 
 
 @dataclass(frozen=True)
-class Answered:
+class Reply:
     """What came back; ``headers`` have lower-case names."""
 
     status: int
@@ -73,17 +73,17 @@ def connect(registry: FakeRegistry, tls: ssl.SSLContext | None = None) -> http.c
     return http.client.HTTPConnection(registry.host, timeout=5)
 
 
-def ask(registry: FakeRegistry, path: str, method: str = "GET", **headers: str) -> Answered:
+def ask(registry: FakeRegistry, path: str, method: str = "GET", **headers: str) -> Reply:
     """Ask once, on a connection of its own."""
     with closing(connect(registry)) as connection:
         return ask_on(connection, path, method, **headers)
 
 
-def ask_on(connection: http.client.HTTPConnection, path: str, method: str = "GET", **headers: str) -> Answered:
+def ask_on(connection: http.client.HTTPConnection, path: str, method: str = "GET", **headers: str) -> Reply:
     """Ask and read the whole answer."""
     connection.request(method, path, headers=headers)
     response = connection.getresponse()
-    return Answered(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+    return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_accept_has_to_name_the_type(registry: FakeRegistry, media_type: str, ac
 
 
 @pytest.mark.parametrize(
-    ("asked", "headers", "status", "code"),
+    ("line", "headers", "status", "code"),
     [
         ("GET /v2", {}, 404, "UNSUPPORTED"),
         ("GET /v2/app/tags/first", {}, 404, "UNSUPPORTED"),
@@ -185,14 +185,14 @@ def test_accept_has_to_name_the_type(registry: FakeRegistry, media_type: str, ac
         (f"GET /v2/app/blobs/{UNKNOWN}", {}, 404, "BLOB_UNKNOWN"),
     ],
 )
-def test_refusals(registry: FakeRegistry, asked: str, headers: dict[str, str], status: int, code: str) -> None:
-    method, path = asked.split()
+def test_refusals(registry: FakeRegistry, line: str, headers: dict[str, str], status: int, code: str) -> None:
+    method, path = line.split()
     answered = ask(registry, path, method, **headers)
     assert (answered.status, answered.code) == (status, code)
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "content_range"),
+    ("wanted", "status", "content_range"),
     [
         ("bytes=1-3", 206, "bytes 1-3/256000"),
         ("bytes=0-0", 206, "bytes 0-0/256000"),
@@ -205,11 +205,11 @@ def test_refusals(registry: FakeRegistry, asked: str, headers: dict[str, str], s
         ("bytes=1-2,4-5", 400, None),
     ],
 )
-def test_ranges(registry: FakeRegistry, blob: str, asked: str, status: int, content_range: str | None) -> None:
-    answered = ask(registry, blob, range=asked)
+def test_ranges(registry: FakeRegistry, blob: str, wanted: str, status: int, content_range: str | None) -> None:
+    answered = ask(registry, blob, range=wanted)
     assert (answered.status, answered.headers.get("content-range")) == (status, content_range)
     if status == 206:
-        first, last = asked.removeprefix("bytes=").split("-")
+        first, last = wanted.removeprefix("bytes=").split("-")
         assert answered.body == BLOB[int(first) : int(last) + 1]
 
 
@@ -224,11 +224,11 @@ def test_open_ranges_are_an_option() -> None:
 def test_exchanges_are_recorded(registry: FakeRegistry, blob: str) -> None:
     ask(registry, blob + "?a=%20b", Range="bytes=0-9")
     ask(registry, "/v2/", "HEAD")
-    (recorded,) = registry.asked("GET", r"/v2/.*/blobs/.*")
+    (recorded,) = registry.find_requests("GET", r"/v2/.*/blobs/.*")
     assert (recorded.path, recorded.query, recorded.status, recorded.sent) == (blob, "a=%20b", 206, 10)
     assert recorded.headers["range"] == "bytes=0-9"
     assert [(one.method, one.sent) for one in registry.requests] == [("GET", 10), ("HEAD", 0)]
-    assert registry.asked("GET", r"/v2/") == []
+    assert registry.find_requests("GET", r"/v2/") == []
 
 
 @pytest.mark.parametrize(("action", "error"), [(Cut(70_000), http.client.IncompleteRead), (Reset(0), ConnectionResetError)])
@@ -311,7 +311,7 @@ def test_wrong_answer(registry: FakeRegistry, blob: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("action", "asked", "expected"),
+    ("action", "wanted", "expected"),
     [
         (IgnoreRange(), "bytes=10-19", (200, None, BLOB)),
         (IgnoreRange(), "bytes=10-", (200, None, BLOB)),
@@ -321,10 +321,10 @@ def test_wrong_answer(registry: FakeRegistry, blob: str) -> None:
     ],
 )
 def test_wrong_range(
-    registry: FakeRegistry, blob: str, action: Action, asked: str, expected: tuple[int, str | None, bytes]
+    registry: FakeRegistry, blob: str, action: Action, wanted: str, expected: tuple[int, str | None, bytes]
 ) -> None:
     registry.inject(Fault(action=action))
-    answered = ask(registry, blob, range=asked)
+    answered = ask(registry, blob, range=wanted)
     assert (answered.status, answered.headers.get("content-range"), answered.body) == expected
 
 
@@ -429,12 +429,12 @@ def test_tls(certificate: Path) -> None:
 CHUNK = {"Content-Type": "application/octet-stream"}
 
 
-def send(registry: FakeRegistry, method: str, path: str, body: bytes = b"", /, **headers: str) -> Answered:
+def send(registry: FakeRegistry, method: str, path: str, body: bytes = b"", /, **headers: str) -> Reply:
     """Send a body, on a connection of its own."""
     with closing(connect(registry)) as connection:
         connection.request(method, path, body, headers={name.replace("_", "-"): value for name, value in headers.items()})
         response = connection.getresponse()
-        return Answered(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+        return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
 
 
 def begin(registry: FakeRegistry) -> str:
@@ -444,7 +444,7 @@ def begin(registry: FakeRegistry) -> str:
     return answered.headers["location"]
 
 
-def patch(registry: FakeRegistry, location: str, first: int, end: int) -> Answered:
+def patch(registry: FakeRegistry, location: str, first: int, end: int) -> Reply:
     """Send a chunk of the blob."""
     return send(registry, "PATCH", location, BLOB[first:end], Content_Range=f"{first}-{end - 1}", **CHUNK)
 
@@ -495,10 +495,10 @@ def test_only_the_latest_location_takes_bytes(registry: FakeRegistry) -> None:
     first = begin(registry)
     second = patch(registry, first, 0, 100).headers["location"]
     assert patch(registry, first, 100, 200).code == "BLOB_UPLOAD_INVALID"
-    asked = ask(registry, first)  # whoever lost it may ask
-    assert (asked.status, asked.headers["range"]) == (204, "0-99")
+    state = ask(registry, first)  # a client that lost the location asks for the state
+    assert (state.status, state.headers["range"]) == (204, "0-99")
     assert patch(registry, second, 100, 200).code == "BLOB_UPLOAD_INVALID"
-    assert patch(registry, asked.headers["location"], 100, 200).status == 202
+    assert patch(registry, state.headers["location"], 100, 200).status == 202
 
 
 @pytest.mark.parametrize("digest", [f"sha256:{'0' * 64}", "sha256:abc", "", "md5:abc"])
@@ -604,7 +604,7 @@ def test_a_dropped_chunk_is_kept_as_far_as_it_came(registry: FakeRegistry, after
     with pytest.raises(OSError, match=r"reset|Broken|without response"):
         patch(registry, location, 0, 100_000)
     assert ask(registry, location).headers["range"] == f"0-{max(after - 1, 0)}"
-    dropped = registry.asked("PATCH", ".*")[0]
+    dropped = registry.find_requests("PATCH", ".*")[0]
     assert (dropped.status, dropped.received) == (0, after)
 
 
@@ -617,7 +617,7 @@ def test_a_chunk_whose_client_leaves_is_kept_as_far_as_it_came(registry: FakeReg
         connection.sock.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
             assert connection.sock.recv(1) == b""
-    assert registry.asked("PATCH", ".*")[0].received == 600
+    assert registry.find_requests("PATCH", ".*")[0].received == 600
     assert ask(registry, location).headers["range"] == "0-599"
 
 
@@ -626,7 +626,7 @@ def test_a_refusal_at_the_door_does_nothing(registry: FakeRegistry) -> None:
     registry.inject(Fault(method="PATCH", action=Refuse(503)))
     assert patch(registry, location, 0, 100).status == 503
     assert ask(registry, location).headers["range"] == "0-0"
-    assert registry.asked("PATCH", ".*")[0].received == 0
+    assert registry.find_requests("PATCH", ".*")[0].received == 0
 
 
 def test_tokens_to_push() -> None:
@@ -701,8 +701,8 @@ def test_tokens_for_these(method: str, path: str, scope: str) -> None:
         registry.put_manifest(REPOSITORY, MANIFEST, MANIFEST_TYPE, tag="v1")
         assert send(registry, method, path).headers["www-authenticate"].endswith(f',scope="{scope}"')
 
-        def status(asked: str) -> int:
-            token = json.loads(ask(registry, f"/token?service=fake&scope={asked}").body)["token"]
+        def status(scope: str) -> int:
+            token = json.loads(ask(registry, f"/token?service=fake&scope={scope}").body)["token"]
             return send(registry, method, path, Authorization=f"Bearer {token}").status
 
         assert status(f"repository:{REPOSITORY}:pull,push") == 401

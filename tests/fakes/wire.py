@@ -72,7 +72,7 @@ class Log:
             self._places[place] = recorded
             self._changed.notify_all()
 
-    def ended(self) -> list[Recorded]:
+    def wait_for_all(self) -> list[Recorded]:
         """Return the exchanges once all have ended; what does not end in time (a stall) is left out."""
         with self._changed:
             self._changed.wait_for(lambda: None not in self._places, _SETTLE_S)

@@ -13,8 +13,8 @@ from prefect_dist.transfer.image_report import ImageReport
 
 def result_of(state: Any) -> Any:
     """Return the report of a run that ended in this state, or the error that ended it before it had a report."""
-    ended = state.result(raise_on_failure=False)
-    return ended.report if isinstance(ended, RunFailed) else ended
+    result = state.result(raise_on_failure=False)
+    return result.report if isinstance(result, RunFailed) else result
 
 
 def error_lines(report: RunReport) -> list[str]:

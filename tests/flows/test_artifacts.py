@@ -320,10 +320,10 @@ def test_the_progress_artifact_is_updated_during_the_run(prefect: PrefectServer)
     from prefect_dist.mirror.report import RunReport
 
     layers = [Descriptor(media_type=images.OCI_LAYER, digest=Digest.of(bytes([n])), size=1024**2) for n in range(4)]
-    seen, asked = list[float](), list[str]()
+    seen, runs = list[float](), list[str]()
 
     def progress() -> list[dict[str, Any]]:
-        run = {"flow_runs": {"id": {"any_": asked}}, "artifacts": {"key": {"any_": ["progress"]}}}
+        run = {"flow_runs": {"id": {"any_": runs}}, "artifacts": {"key": {"any_": ["progress"]}}}
         return list(prefect.post("/artifacts/filter", run))
 
     def stands_at(percent: int) -> bool:
@@ -335,7 +335,7 @@ def test_the_progress_artifact_is_updated_during_the_run(prefect: PrefectServer)
         from prefect.runtime import flow_run
 
         counter = ProgressCounter()
-        asked.append(str(flow_run.id))
+        runs.append(str(flow_run.id))
         with publish_progress(counter):
             for layer in layers:
                 counter(ContentFound(layer))

@@ -110,11 +110,11 @@ def test_each_damage_is_repaired_from_the_store_and_checked_again(mirrors: Mirro
         assert report.status == "complete", error_lines(report)
         assert Counter(row["outcome"] for row in table(report)) == {"repaired": len(DAMAGE)}
         assert {damage: find_lost(target) for damage, target in targets.items()} == {damage: [] for damage in DAMAGE}
-        asked = {damage: mirrors.take_requests(target) for damage, target in targets.items()}
-        assert {damage: set(count_uploads(one)) for damage, one in asked.items()} == {
+        by_damage = {damage: mirrors.take_requests(target) for damage, target in targets.items()}
+        assert {damage: set(count_uploads(one)) for damage, one in by_damage.items()} == {
             name: resent for name, (_, resent) in DAMAGE.items()
         }
-        for requests in asked.values():
+        for requests in by_damage.values():
             *_, last = [number for number, one in enumerate(requests) if one.method == "PUT"]
             looked = {one.path for one in requests[last:] if one.method == "HEAD"}
             assert looked >= {f"/v2/app/blobs/{digest}" for digest in INDEX.blobs}
@@ -172,13 +172,13 @@ def test_shared_content_of_targets_is_requested_once_in_each_repository(
 
     assert (report.status, report.counts["ok"], report.tasks) == ("complete", 6, 2)
     for place in (target, other):
-        asked = mirrors.take_requests(place)
-        assert count_requests(asked) == {
+        requests = mirrors.take_requests(place)
+        assert count_requests(requests) == {
             "HEAD manifests": 3,
             "GET manifests": len(INDEX.manifests) + 1,
             "HEAD blobs": len(INDEX.blobs),
         }
-        assert max(count_reads(asked).values()) == 1
+        assert max(count_reads(requests).values()) == 1
     assert mirrors.take_requests(source) == []
 
 
@@ -215,9 +215,9 @@ def test_content_that_the_store_lacks_is_repaired_from_the_source_by_digest(
 
     assert report.status == "complete", error_lines(report)
     assert find_lost(target) == []
-    asked = mirrors.take_requests(source)
-    assert not [one.path for one in asked if one.path.endswith("/v1") or "/referrers/" in one.path]
-    assert count_reads(asked) == Counter({*INDEX.descriptors, *BILL.descriptors, *SIGNATURE.descriptors})
+    requests = mirrors.take_requests(source)
+    assert not [one.path for one in requests if one.path.endswith("/v1") or "/referrers/" in one.path]
+    assert count_reads(requests) == Counter({*INDEX.descriptors, *BILL.descriptors, *SIGNATURE.descriptors})
     assert count_uploads(mirrors.take_requests(target)) == {LAYER: 1}
 
 

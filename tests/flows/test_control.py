@@ -114,7 +114,7 @@ def test_two_runs_share_the_concurrency_limit_of_a_registry_tag(
     places = [str(tmp_path / name) for name in ("one", "other")]
     runs = [server.start("fetch", {"references": [f"{source.host}/app:v1"], "store": place}) for place in places]
 
-    assert [server.ended(run)["type"] for run in runs] == ["COMPLETED", "COMPLETED"]
+    assert [server.wait_for_end(run)["type"] for run in runs] == ["COMPLETED", "COMPLETED"]
     assert gauge.most == 1
     ends = [server.get(f"/flow_runs/{run}") for run in runs]
     assert max(run["start_time"] for run in ends) < min(run["end_time"] for run in ends)  # the runs overlapped
@@ -145,7 +145,7 @@ def test_runs_share_the_slots_of_a_global_limit(
     places = [str(tmp_path / name) for name in ("one", "other")]
     runs = [server.start("fetch", {"references": [f"{source.host}/app:v1"], "store": place}) for place in places]
 
-    assert [server.ended(run)["type"] for run in runs] == ["COMPLETED", "COMPLETED"]
+    assert [server.wait_for_end(run)["type"] for run in runs] == ["COMPLETED", "COMPLETED"]
     assert gauge.most == 3
     assert Counter(requested_blobs(source)) == dict.fromkeys(MANY.blobs, 2)
     assert server.get(f"/v2/concurrency_limits/{slots}")["active_slots"] == 0
@@ -169,7 +169,7 @@ def test_a_suspended_run_sends_no_requests_and_continues_after_resume(
     assert len(before) < len(built.blobs)
     server.post(f"/flow_runs/{run}/resume", {})
 
-    assert server.ended(run)["type"] == "COMPLETED"
+    assert server.wait_for_end(run)["type"] == "COMPLETED"
     assert str(open_store(str(store)).names.get(f"{source.host}/app:v1").descriptor.digest) == built.root.digest
     assert set(requested_blobs(source)) == built.blobs.keys()
     repeated = {digest for digest, times in Counter(requested_blobs(source)).items() if times > 1}
@@ -198,10 +198,10 @@ def test_a_run_that_takes_too_long_is_cancelled_and_the_next_run_resumes(
     wanted = {"references": [f"{source.host}/app:v1"], "store": str(tmp_path / "store")}
 
     first = server.start("fetch", wanted)
-    assert server.ended(first)["type"] == "CANCELLED"
+    assert server.wait_for_end(first)["type"] == "CANCELLED"
     before = requested_blobs(source)
     second = server.start("fetch", wanted)
-    assert server.ended(second)["type"] == "COMPLETED"
+    assert server.wait_for_end(second)["type"] == "COMPLETED"
 
     assert progress(server, first)[0] < 100
     assert progress(server, first)[1].startswith("0 of 1 image finished, 1 failed, 5 of 6 descriptors, 1 failed, ")
@@ -250,7 +250,7 @@ def test_a_run_whose_process_is_killed_is_marked_as_crashed(
     process.kill()
     process.wait()
 
-    state = prefect.ended(run["id"])
+    state = prefect.wait_for_end(run["id"])
     assert (state["type"], state["message"].partition(";")[0]) == ("CRASHED", "No heartbeat for ten minutes")
 
 

@@ -107,7 +107,7 @@ def test_a_deployment_runs_from_the_api_with_the_configuration_as_a_parameter(
 
     run = server.start("mirror", {"config": text})
 
-    state = server.ended(run)
+    state = server.wait_for_end(run)
     assert state["type"] == "COMPLETED", state
     assert state["message"].startswith("mirror configuration complete: 1 added")
     assert inspect(f"docker://{target.host}/api:v1")["Digest"] == built.root.digest
@@ -166,9 +166,9 @@ def test_a_cancelled_run_ends_as_stopped_and_the_next_run_resumes(
         assert poll_until(lambda: _has_stalled(tmp_path), timeout_s=_START_S)
 
         other = server.start("mirror", {"config": text})
-        overlapping = server.ended(other)
+        overlapping = server.wait_for_end(other)
         server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
-        state = server.ended(run)
+        state = server.wait_for_end(run)
 
         assert overlapping["type"] == "CANCELLED"
         assert f"({run}) of this configuration is already active" in overlapping["message"]
@@ -183,10 +183,10 @@ def test_a_cancelled_run_ends_as_stopped_and_the_next_run_resumes(
 
         again = server.start("mirror", {"config": text})
 
-        assert server.ended(again)["type"] == "COMPLETED"
+        assert server.wait_for_end(again)["type"] == "COMPLETED"
         assert not find_missing(target, "app", built, "v1")
-    asked = [one for one in source.requests if one.method == "GET" and one.path.endswith(layer)]
-    assert [one.headers.get("range") for one in asked] == [None, f"bytes=1500000-{len(built.blobs[layer]) - 1}"]
+    requests = [one for one in source.requests if one.method == "GET" and one.path.endswith(layer)]
+    assert [one.headers.get("range") for one in requests] == [None, f"bytes=1500000-{len(built.blobs[layer]) - 1}"]
 
 
 def test_a_concurrent_run_of_another_configuration_is_not_cancelled(
@@ -198,10 +198,10 @@ def test_a_concurrent_run_of_another_configuration_is_not_cancelled(
         assert poll_until(lambda: _has_stalled(tmp_path), timeout_s=_START_S)
 
         text = configuration(f"{source.host}/none:v1", f"{target.host}/none:v1", tmp_path)
-        other = server.ended(server.start("mirror", {"config": text}))
+        other = server.wait_for_end(server.start("mirror", {"config": text}))
 
         server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
-        assert server.ended(run)["type"] == "CANCELLED"
+        assert server.wait_for_end(run)["type"] == "CANCELLED"
     assert other["type"] == "FAILED"
     assert f"{source.host}/none:v1" in other["message"]  # the run started, and did not find the image
 
@@ -210,7 +210,7 @@ def test_the_state_of_a_failed_run_has_its_cause_in_one_line(server: PrefectServ
     with FakeRegistry() as source:
         text = configuration(f"{source.host}/none:v1", "127.0.0.1:9/none:v1", tmp_path)
         run = server.start("mirror", {"config": text})
-        state = server.ended(run)
+        state = server.wait_for_end(run)
     assert state["type"] == "FAILED"
     assert state["message"].startswith("mirror configuration failed: ")
     assert f"{source.host}/none:v1" in state["message"]
@@ -219,7 +219,7 @@ def test_the_state_of_a_failed_run_has_its_cause_in_one_line(server: PrefectServ
 
 def test_the_state_of_a_run_with_an_invalid_configuration_has_the_error_in_one_line(server: PrefectServer) -> None:
     run = server.start("mirror", {"config": "name: nightly\nsynch: []\n"})
-    state = server.ended(run)
+    state = server.wait_for_end(run)
     assert (state["type"], state["message"]) == ("FAILED", "configuration:2: synch: unknown key; did you mean sync")
     assert server.get(f"/flow_runs/{run}")["name"] == "mirror nightly"
     assert not [line for line in server.logs(run) if "Traceback" in line]

@@ -267,7 +267,7 @@ def test_the_automation_for_a_changed_image_calls_a_webhook(
 
     mirrors.run(image(source, target, "app:new"), image(source, target, "app:v1"))
 
-    (call,) = listener.told(at_least=1)
+    (call,) = listener.wait_for_requests(at_least=1)
     assert (call.path, call.headers["Authorization"]) == ("/changed", "Bearer hook")
     body = json.loads(call.body)
     assert body.pop("occurred").startswith("20")
@@ -297,7 +297,7 @@ def test_the_automation_for_failures_sends_notifications(
     with tags("dist"):
         report = mirrors.run(image(source, target, "app:none"))
 
-    calls = [json.loads(call.body) for call in listener.told(at_least=2)]
+    calls = [json.loads(call.body) for call in listener.wait_for_requests(at_least=2)]
     by_subject = {call["subject"]: call["body"] for call in calls}
     assert by_subject[f"{target.host}/app:none failed"] == str(report.errors[0].error)
     run = by_subject["mirror mirror: Failed"]

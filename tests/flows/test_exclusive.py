@@ -70,7 +70,7 @@ class DeploymentRuns:
     def cancel(self, run: str) -> None:
         """Cancel a run, and wait until it has ended."""
         self.server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
-        assert self.server.ended(run)["type"] == "CANCELLED"
+        assert self.server.wait_for_end(run)["type"] == "CANCELLED"
 
     def limit(self, run: str) -> str:
         """Return the name of the limit of a run, which is a tag of the run."""
@@ -109,7 +109,7 @@ def test_only_a_second_run_of_the_same_configuration_is_cancelled(runs: Deployme
     server, run = runs.server, runs.start_and_wait()
 
     second, other = runs.start(), runs.start("none")
-    cancelled, ran = server.ended(second), server.ended(other)
+    cancelled, ran = server.wait_for_end(second), server.wait_for_end(other)
 
     assert cancelled["type"] == "CANCELLED"
     assert f"({run}) of this configuration is already active" in cancelled["message"]
@@ -123,7 +123,7 @@ def test_only_a_second_run_of_the_same_configuration_is_cancelled(runs: Deployme
 def test_a_run_takes_the_slot_of_a_crashed_run_and_keeps_it_after_the_lease_expires(runs: DeploymentRuns) -> None:
     server, crashed = runs.server, runs.start_and_wait()
     runs.kill(crashed)
-    assert server.ended(crashed)["type"] == "CRASHED"
+    assert server.wait_for_end(crashed)["type"] == "CRASHED"
     limit = f"/v2/concurrency_limits/{runs.limit(crashed)}"
     # A lease of the same kind as the crashed run has, but with a known id, so that the test can end it at a known time.
     server.patch(limit, {"limit": 2})
@@ -133,7 +133,7 @@ def test_a_run_takes_the_slot_of_a_crashed_run_and_keeps_it_after_the_lease_expi
 
     run = runs.start_and_wait()
     server.post("/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease})  # as the server does when it expires
-    third = server.ended(runs.start())
+    third = server.wait_for_end(runs.start())
 
     assert third["type"] == "CANCELLED"
     assert f"({run}) of this configuration is already active" in third["message"]
@@ -147,12 +147,12 @@ def test_a_dead_run_in_state_running_holds_its_slot_only_until_its_lease_expires
     slots = f"/v2/concurrency_limits/{runs.limit(died)}"
     runs.kill(died)
     held = server.get(slots)["active_slots"]
-    assert server.ended(died)["type"] == "CRASHED"
+    assert server.wait_for_end(died)["type"] == "CRASHED"
     # Without a worker that reports the crash, the run would remain in the state Running for ever.
     answer = server.post(f"/flow_runs/{died}/set_state", {"state": {"type": "RUNNING"}, "force": True})
 
     assert (held, answer["status"]) == (1, "ACCEPT")
     assert poll_until(lambda: server.get(slots)["active_slots"] == 0, timeout_s=_EXPIRES_S)
-    late = server.ended(runs.start())
+    late = server.wait_for_end(runs.start())
     assert late["type"] == "COMPLETED", late
     assert runs.target.manifest("app", "v1") is not None

@@ -238,7 +238,7 @@ def test_shared_content_of_several_images_is_fetched_once(fetch: Fetch) -> None:
 
         report, _ = fetch(*(f"{registry.host}/app:{tag}" for tag in ("all", "one", "other")))
 
-        paths = [request.path for request in registry.asked("GET", ".*")]
+        paths = [request.path for request in registry.find_requests("GET", ".*")]
     assert len(paths) == len(set(paths)) == len(index.descriptors)
     assert sum(image.fetched for image in images_of(report)) == len(index.descriptors)
     assert [image.descriptors for image in images_of(report)] == [len(i.descriptors) for i in (index, one, other)]
@@ -260,7 +260,7 @@ def test_a_layer_that_a_manifest_names_twice_is_fetched_once(fetch: Fetch, store
 
         report, _ = fetch(f"{registry.host}/app:v1")
 
-        paths = [request.path for request in registry.asked("GET", ".*")]
+        paths = [request.path for request in registry.find_requests("GET", ".*")]
     assert (len(report.errors), images_of(report)[0].fetched) == (0, len(image.descriptors))
     assert report.tasks == 1 + len(image.descriptors)
     assert len(paths) == len(set(paths)) == len(image.descriptors)
@@ -327,7 +327,7 @@ def test_prefect_retries_the_task_of_a_request_that_failed(prefect: PrefectServe
 
         report, run = fetch(f"{registry.host}/app:v1", retries=1)
 
-        assert [r.status for r in registry.asked("GET", f"/v2/app/blobs/{layer}")] == [503, 200]
+        assert [r.status for r in registry.find_requests("GET", f"/v2/app/blobs/{layer}")] == [503, 200]
     assert not report.errors
     retried = [task for task in prefect.task_runs(run, at_least=4) if task["run_count"] > 1]
     assert [task["name"] for task in retried] == [task_name("layer", layer)]
@@ -345,7 +345,7 @@ def test_many_images_are_fetched_in_flow_runs_of_their_own(prefect: PrefectServe
         report, run = fetch(*(f"{registry.host}/app:{tag}" for tag in tags))
 
         for blob in image.blobs:
-            assert len(registry.asked("GET", f"/v2/app/blobs/{blob}")) == 1
+            assert len(registry.find_requests("GET", f"/v2/app/blobs/{blob}")) == 1
     assert [one.name.rpartition(":")[2] for one in images_of(report)] == tags
     assert len(list(store.names)) == len(tags)
     parts = prefect.post("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}})
@@ -371,7 +371,7 @@ def test_a_long_retry_after_is_one_scheduled_state_of_the_task(prefect: PrefectS
         report, run = fetch(f"{registry.host}/app:v1", retries=0)
         assert time.monotonic() - began > 12
 
-        assert [r.status for r in registry.asked("GET", f"/v2/app/blobs/{layer}")] == [429, 200]
+        assert [r.status for r in registry.find_requests("GET", f"/v2/app/blobs/{layer}")] == [429, 200]
     assert not report.errors
     (task,) = [task for task in prefect.task_runs(run, at_least=4) if task["name"] == task_name("layer", layer)]
     assert prefect.states(task["id"]) == ["PENDING", "RUNNING", "SCHEDULED", "RUNNING", "COMPLETED"]
@@ -386,7 +386,7 @@ def test_corrupt_content_is_fetched_again_once_and_never_stored(fetch: Fetch, st
 
         report, _ = fetch(f"{registry.host}/app:v1", retries=3)
 
-        assert len(registry.asked("GET", f"/v2/app/blobs/{layer}")) == 2
+        assert len(registry.find_requests("GET", f"/v2/app/blobs/{layer}")) == 2
     assert f"expected {layer}, got sha256:" in error_lines(report)[0]
     assert stored_digests(store) == set(image.descriptors) - {layer}
     assert not list(store.names)
@@ -401,8 +401,8 @@ def test_an_interrupted_download_resumes_within_one_attempt(prefect: PrefectServ
 
         report, run = fetch(f"{registry.host}/app:v1", retries=0)
 
-        asked = registry.asked("GET", f"/v2/app/blobs/{layer}")
-    assert [r.headers.get("range", "").partition("-")[0] for r in asked] == ["", "bytes=100000", "bytes=200000"]
+        requests = registry.find_requests("GET", f"/v2/app/blobs/{layer}")
+    assert [r.headers.get("range", "").partition("-")[0] for r in requests] == ["", "bytes=100000", "bytes=200000"]
     assert not report.errors
     assert {task["run_count"] for task in prefect.task_runs(run, at_least=4)} == {1}
     assert store.info(Digest.parse(layer)).size == len(image.blobs[layer])

@@ -104,13 +104,13 @@ def test_each_blob_is_fetched_once_and_sent_once_to_each_registry(
     assert count_reads(one for one in mirrors.take_requests(source) if "_catalog" not in one.path) == Counter(everything)
     blobs = Counter({*INDEX.blobs, *TWIN.blobs})
     for place, prefix in ((target, "x"), (other, "y")):
-        asked = mirrors.take_requests(place)
-        assert count_uploads(asked) == blobs
-        mounted = [one for one in asked if one.method == "POST" and one.status == 201]
+        requests = mirrors.take_requests(place)
+        assert count_uploads(requests) == blobs
+        mounted = [one for one in requests if one.method == "POST" and one.status == 201]
         assert len(mounted) == len(TWIN.blobs) - 1 + len(ONE.blobs)
         for name, built in (("a", INDEX), ("b", TWIN), ("c", ONE)):
             assert not find_missing(place, f"{prefix}/{name}", built, "v1")
-            writes = [one for one in asked if one.method in ("PUT", "POST") and f"/{prefix}/{name}/" in one.path]
+            writes = [one for one in requests if one.method in ("PUT", "POST") and f"/{prefix}/{name}/" in one.path]
             assert writes[-1].path == f"/v2/{prefix}/{name}/manifests/v1"
     counts = report.counts
     assert (counts["mounted"], counts["existed"]) == (2 * (len(TWIN.blobs) - 1 + len(ONE.blobs)), 0)

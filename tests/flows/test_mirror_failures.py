@@ -124,7 +124,7 @@ def test_a_target_without_space_does_not_affect_other_targets(
     assert not [digest for tag, built in BUILT.items() for digest in find_missing(target, "copy", built, tag)]
     assert all(f"to {other.host}/copy:" in error and str(status) in error for error in error_lines(report))
     assert len(error_lines(report)) == 3
-    assert other.asked("PUT", ".*/manifests/.*") == []
+    assert other.find_requests("PUT", ".*/manifests/.*") == []
 
 
 def test_an_unavailable_registry_is_not_retried_for_each_blob(
@@ -136,7 +136,7 @@ def test_an_unavailable_registry_is_not_retried_for_each_blob(
     assert not [digest for tag, built in BUILT.items() for digest in find_missing(target, "copy", built, tag)]
     blobs = sum(len(built.blobs) for built in BUILT.values())
     attempts = 2
-    assert len(other.asked("POST", ".*")) == attempts + (blobs - 1) + attempts * len(
+    assert len(other.find_requests("POST", ".*")) == attempts + (blobs - 1) + attempts * len(
         BUILT
     )  # each publication also tries an upload
 
@@ -189,7 +189,7 @@ def test_a_manifest_that_is_refused_for_an_unreadable_blob_is_pushed_again(
     target.inject(Fault(method="PUT", path=".*/manifests/v2", action=answer))
     report = mirrors.run(repository(source, target), retries=1)
     assert report.status == "complete", error_lines(report)
-    assert len(target.asked("PUT", ".*/manifests/v2")) == 2
+    assert len(target.find_requests("PUT", ".*/manifests/v2")) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"version": 7, "images": {}}', b'{"version": 1, "images": {"a/b:c": 5}}'])

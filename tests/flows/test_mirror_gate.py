@@ -92,12 +92,12 @@ def test_a_gate_does_not_run_for_an_unchanged_image(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
 ) -> None:
     load(source)
-    asked = tmp_path / "asked"
-    entry = repository(source, target, gate=program(f"echo $DIST_PINNED >> {asked}"))
+    log = tmp_path / "log"
+    entry = repository(source, target, gate=program(f"echo $DIST_PINNED >> {log}"))
     mirrors.run(entry)
     mirrors.run(entry)
     names = sorted(f"{source.host}/app@{built.root.digest}" for built in (GOOD, BAD))
-    assert sorted(asked.read_text().split()) == names
+    assert sorted(log.read_text().split()) == names
 
 
 def test_a_gate_that_is_added_later_runs_for_mirrored_images_with_the_key_existing(

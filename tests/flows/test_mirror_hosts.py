@@ -83,7 +83,7 @@ def test_images_are_published_while_another_registry_is_rate_limited(  # noqa: P
     assert not find_missing(target, "copy", TWO, "v2")
     assert mirrors.read_lock()[f"{target.host}/copy:v1"]["mirrored"]
     assert report.seconds < LONG_S
-    assert [one.status for one in busy.asked(method, path)] == [429]
+    assert [one.status for one in busy.find_requests(method, path)] == [429]
 
 
 @pytest.mark.parametrize("is_target", [False, True], ids=["source", "target"])
@@ -108,7 +108,7 @@ def test_blobs_that_wait_for_one_registry_do_not_delay_images_of_another(
     assert sorted(published) == [f"{source.host}/app:v1", f"{source.host}/app:v2"]
     assert report.status == "stopped"
     assert not find_missing(target, "copy", ONE, "v1")
-    assert {one.status for one in busy.asked(method, path)} == {429}
+    assert {one.status for one in busy.find_requests(method, path)} == {429}
 
 
 def test_the_plan_contains_the_images_of_all_registries_in_order(
@@ -122,7 +122,7 @@ def test_the_plan_contains_the_images_of_all_registries_in_order(
         "app:v2",
         "more:none",
     ]
-    assert target.asked("PUT", ".*") == []
+    assert target.find_requests("PUT", ".*") == []
     report = mirrors.run(*entries)
     assert results(report) == {"more:v1": "added", "copy:v1": "added", "copy:v2": "added", "more:none": "failed"}
     again = mirrors.run(*entries[:2])

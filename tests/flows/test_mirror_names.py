@@ -41,7 +41,7 @@ def test_two_sources_for_one_target_fail_and_other_images_are_mirrored(
     assert sorted(error_lines(report)) == sorted(
         f"{source.host}/{name} to {target.host}/copy:v2: {claims}" for name in ("app:v2", "more:v2")
     )
-    assert target.asked("HEAD", ".*/manifests/v2") == []
+    assert target.find_requests("HEAD", ".*/manifests/v2") == []
     assert mirrors.read_lock().keys() == {f"{target.host}/copy:v1"}
     assert report.counts["failed"] == 2
 

@@ -99,9 +99,9 @@ def test_200_images_are_mirrored_unchanged_and_each_digest_is_transferred_once(
         assert count_blob_reads(source.requests()[before:]) == Counter(fleet.content.keys())
         assert report.counts["fetched_bytes"] == sum(map(len, fleet.content.values()))
         for place in (target, closed):
-            asked = place.requests()
-            assert count_uploads(asked) == Counter(fleet.blobs.keys())
-            puts = [one.path for one in asked if one.method == "PUT" and "/manifests/" in one.path and one.status == 201]
+            requests = place.requests()
+            assert count_uploads(requests) == Counter(fleet.blobs.keys())
+            puts = [one.path for one in requests if one.method == "PUT" and "/manifests/" in one.path and one.status == 201]
             assert not [path for path, times in Counter(puts).items() if times > 1 and ":" in path]
             assert list_differences(place.host, fleet) == []
         login = tmp_path / "auth.json"
@@ -134,10 +134,10 @@ def test_two_concurrent_mirrors_of_overlapping_images_fetch_each_digest_once(
             (tmp_path / f"{name}.yaml").write_text(json.dumps(settings))
             arguments = command("--output", "json", "mirror", tmp_path / f"{name}.yaml")
             processes.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-        ended = [process.communicate(timeout=_ENDED_S) for process in processes]
+        outputs = [process.communicate(timeout=_ENDED_S) for process in processes]
 
-        assert [process.returncode for process in processes] == [0, 0], [err.decode() for _, err in ended]
-        assert [len(json.loads(out)["targets"]) for out, _ in ended] == [150, 150]
+        assert [process.returncode for process in processes] == [0, 0], [err.decode() for _, err in outputs]
+        assert [len(json.loads(out)["targets"]) for out, _ in outputs] == [150, 150]
         assert list_differences(target.host, fleet) == []
         assert count_blob_reads(source.requests()[before:]) == Counter(fleet.content.keys())
         assert find_faulty_files(tmp_path / "store") == []

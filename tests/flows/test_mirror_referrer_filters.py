@@ -81,7 +81,7 @@ def test_only_listed_referrers_that_match_a_filter_and_all_digest_tags_are_mirro
         assert recorded_referrers(mirrors, target) == {one.root.digest for one in (*WANTED, SIGNATURE)}
         read = {one.path.rpartition("/")[2] for one in source.requests if "/referrers/" not in one.path}
         assert not read & {one.root.digest for one in OTHERS}
-        subjects = {one.path.rpartition("/")[2] for one in source.asked("GET", ".*/referrers/.*")}
+        subjects = {one.path.rpartition("/")[2] for one in source.find_requests("GET", ".*/referrers/.*")}
         assert not subjects & {one.root.digest for one in OTHERS}
 
 

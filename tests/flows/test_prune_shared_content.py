@@ -177,12 +177,12 @@ def test_an_orphaned_index_is_deleted_before_its_manifests_and_each_manifest_is_
 
         report = mirrors.run(deny(entry, "[abc]-.*"))
 
-        asked = mirrors.take_requests(target)
+        requests = mirrors.take_requests(target)
         assert [one.outcome for one in removals(report)] == ["removed"] * 3
-        gone = [one.path.rpartition("/")[2] for one in asked if one.method == "DELETE" and one.status == 202]
+        gone = [one.path.rpartition("/")[2] for one in requests if one.method == "DELETE" and one.status == 202]
         assert gone == [INDEX.root.digest, AMD.root.digest, ARM.root.digest]
-        assert sum(one.path.endswith("/tags/list") for one in asked) == 1
-        read = [one.path.rpartition("/")[2] for one in asked if one.method == "GET" and "/manifests/sha256:" in one.path]
+        assert sum(one.path.endswith("/tags/list") for one in requests) == 1
+        read = [one.path.rpartition("/")[2] for one in requests if one.method == "GET" and "/manifests/sha256:" in one.path]
         assert sorted(read) == sorted({m.digest for built in theirs for m in built.manifests})
 
 

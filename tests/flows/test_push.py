@@ -130,8 +130,8 @@ def test_blobs_are_mounted_from_another_repository_of_the_registry(
     before = len(registry.requests())
     report, _ = push("from there", f"{registry.host}/push/second:v1")
     assert pushed_row(report).describe_counts() == f"1 pushed, {len(ONE.blobs)} mounted"
-    asked = registry.requests(at_least=before + 2 * len(ONE.blobs) + 1)[before:]
-    assert not [one for one in asked if one.method in ("PATCH", "PUT") and "/blobs/" in one.path]
+    requests = registry.requests(at_least=before + 2 * len(ONE.blobs) + 1)[before:]
+    assert not [one for one in requests if one.method in ("PATCH", "PUT") and "/blobs/" in one.path]
 
 
 @pytest.mark.parametrize("at", [":v1", f"@{INDEX.root.digest}"])
@@ -140,8 +140,8 @@ def test_a_push_of_an_unchanged_image_sends_one_request(push: Push, at: str) -> 
         push("index", f"{fake.host}/app{at}")
         before = len(fake.requests)
         report, _ = push("index", f"{fake.host}/app{at}")
-        (asked,) = fake.requests[before:]
-    assert (asked.method, asked.path) == ("HEAD", f"/v2/app/manifests/{at[1:]}")
+        (request,) = fake.requests[before:]
+    assert (request.method, request.path) == ("HEAD", f"/v2/app/manifests/{at[1:]}")
     assert (pushed_row(report).describe_counts(), report.counts["sent_bytes"]) == (
         f"0 pushed, {len(INDEX.descriptors)} existed",
         0,
@@ -162,7 +162,7 @@ def test_a_tag_of_another_or_unknown_image_is_overwritten(
         fake.inject(Fault(method="HEAD", path=".*/manifests/v1", nth=None, action=WithoutHeaders(without)))
         report, _ = push("index", f"{fake.host}/app:v1")
         assert pushed_row(report).describe_counts() == f"{pushed} pushed, {len(INDEX.descriptors) - pushed} existed"
-        assert len(fake.asked("PUT", "/v2/app/manifests/v1")) == 1
+        assert len(fake.find_requests("PUT", "/v2/app/manifests/v1")) == 1
         assert fake.manifest("app", "v1") == (images.OCI_INDEX, INDEX.manifests[-1].raw)
 
 

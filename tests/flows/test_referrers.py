@@ -173,8 +173,8 @@ def test_the_graph_of_tasks_shows_the_subject_of_each_referrer(fetch: Run, prefe
     def task_name(verb: str, image: BuiltImage, kind: str = "manifest") -> str:
         return f"{verb} {kind} {image.root.digest[:19]}"
 
-    asked = {a for a, _ in edges if a.startswith("referrers of")} | {b for _, b in edges if b.startswith("referrers of")}
-    assert len(asked) == 7  # each manifest once
+    manifests = {a for a, _ in edges if a.startswith("referrers of")} | {b for _, b in edges if b.startswith("referrers of")}
+    assert len(manifests) == 7  # each manifest once
     for arrow in (
         (task_name("fetch", INDEX, "index"), task_name("referrers of", INDEX, "index")),
         (task_name("fetch", ONE), task_name("referrers of", ONE)),
@@ -193,12 +193,12 @@ def test_a_run_with_nothing_to_do_lists_the_referrers_of_each_manifest_once(fetc
         fetch(name)
         before, known = len(registry.requests), store.names.get(name)
         report, _ = fetch(name)
-        asked = registry.requests[before:]
+        requests = registry.requests[before:]
     assert report.tasks == 1 + 7
     assert (images_of(report)[0].fetched, images_of(report)[0].existed) == (0, len(all_digests()))
-    others = sorted(f"{one.method} {one.path}" for one in asked if "/referrers/" not in one.path)
+    others = sorted(f"{one.method} {one.path}" for one in requests if "/referrers/" not in one.path)
     assert others == ["GET /v2/app/tags/list", f"HEAD /v2/app/manifests/{SIGNATURE_TAG}", "HEAD /v2/app/manifests/v1"]
-    assert sum("/referrers/" in one.path for one in asked) == 7
+    assert sum("/referrers/" in one.path for one in requests) == 7
     assert store.names.get(name) == known
 
 
@@ -383,10 +383,10 @@ def test_a_push_with_nothing_to_do_sends_no_content(fetch: Run, push: Run) -> No
         push(f"{source.host}/app:v1", f"{target.host}/copy:v1")
         before = len(target.requests)
         report, _ = push(f"{source.host}/app:v1", f"{target.host}/copy:v1")
-        asked = target.requests[before:]
+        requests = target.requests[before:]
     assert pushed_row(report).describe_counts() == f"0 pushed, {len(all_digests())} existed"
-    assert not [one for one in asked if one.method in ("POST", "PATCH")]
-    assert not [one for one in asked if any(digest in one.path for digest in ONE.descriptors)]
+    assert not [one for one in requests if one.method in ("POST", "PATCH")]
+    assert not [one for one in requests if any(digest in one.path for digest in ONE.descriptors)]
 
 
 def test_a_record_without_referrers_is_readable_and_referrers_are_recorded(store: ContentStore) -> None:

@@ -50,9 +50,9 @@ def test_each_image_is_published_at_each_target_under_its_own_name(
     assert report.status == "complete", error_lines(report)
     assert find_lost(target) + find_lost(other) == []
     content = {digest for built in BUILT.values() for digest in built.descriptors}
-    asked = mirrors.take_requests(source)
-    assert count_reads(asked) == dict.fromkeys(content, 1)
-    assert not [one for one in asked if "/referrers/" in one.path or ".sig" in one.path]
+    requests = mirrors.take_requests(source)
+    assert count_reads(requests) == dict.fromkeys(content, 1)
+    assert not [one for one in requests if "/referrers/" in one.path or ".sig" in one.path]
     blobs = dict.fromkeys({digest for built in BUILT.values() for digest in built.blobs}, 1)
     assert count_uploads(mirrors.take_requests(target)) == count_uploads(mirrors.take_requests(other)) == blobs
     assert list(mirrors.directory.glob("*.lock.json")) == []

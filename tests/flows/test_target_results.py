@@ -44,7 +44,7 @@ def test_a_target_has_only_the_errors_of_its_own_publication(
         report = mirrors.run(repository(source, target, other, accepting))
 
         assert accepting.manifest("copy", "v1") is not None
-    assert all(len(one.asked("PUT", ".*/manifests/v1")) == 1 for one in (target, other, accepting))
+    assert all(len(one.find_requests("PUT", ".*/manifests/v1")) == 1 for one in (target, other, accepting))
     errors = row_errors(report)
     assert {name: len(found) for name, found in errors.items()} == {
         f"{target.host}/copy:v1": 1,
@@ -68,7 +68,7 @@ def test_each_target_has_the_error_of_missing_content(
     assert [len(found) for found in errors.values()] == [1, 1]
     assert all(source.host in text for found in errors.values() for text in found)
     assert dict(observed.seen) == errors
-    assert target.asked("PUT", ".*/manifests/v1") + other.asked("PUT", ".*/manifests/v1") == []
+    assert target.find_requests("PUT", ".*/manifests/v1") + other.find_requests("PUT", ".*/manifests/v1") == []
 
 
 def test_an_unchanged_target_does_not_get_the_error_of_a_publication_at_another_target(

@@ -42,8 +42,8 @@ def start_from_form(page: Page, server: PrefectServer, configuration: str) -> st
 
 def manual_runs(server: PrefectServer, deployment: str) -> set[str]:
     """Return the runs of a deployment that no schedule started."""
-    asked = {"flow_runs": {"deployment_id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
-    return {run["id"] for run in server.post("/flow_runs/filter", asked) if not run["auto_scheduled"]}
+    wanted = {"flow_runs": {"deployment_id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    return {run["id"] for run in server.post("/flow_runs/filter", wanted) if not run["auto_scheduled"]}
 
 
 def test_a_user_starts_a_run_from_the_form_and_sees_its_tasks_artifacts_and_parameters(
@@ -63,7 +63,7 @@ sync:
   - {{type: image, source: {registry.host}/ui/app:v1, target: {target.host}/copy:v1}}
 """
         run = start_from_form(page, server, configuration)
-        assert server.ended(run)["type"] == "COMPLETED"
+        assert server.wait_for_end(run)["type"] == "COMPLETED"
 
         assert inspect(f"docker://{target.host}/copy:v1", raw=True)["manifests"]
         # A survey, a task for each descriptor, and a publication. A page shows the tasks only if they were recorded before.

@@ -117,8 +117,8 @@ def test_verify_quarantines_reports_and_repairs_corrupt_blobs(
     assert repaired.tasks == len(prefect.task_runs(flow_run, at_least=repaired.tasks))
     assert [(row.name, row.outcome) for row in repaired.select(NameRow)] == [(name, "repaired")]
     assert error_lines(repaired) == []
-    asked = {request.path.rpartition("/")[2] for request in registry.requests[before:] if request.method == "GET"}
-    assert asked == {layer, index.manifests[0].digest}
+    requested = {request.path.rpartition("/")[2] for request in registry.requests[before:] if request.method == "GET"}
+    assert requested == {layer, index.manifests[0].digest}
     assert {str(info.digest) for info in store.walk()} == set(index.descriptors)
 
 

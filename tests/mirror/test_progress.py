@@ -70,9 +70,9 @@ def test_each_object_of_a_fetch_has_its_events_in_order(tmp_path: Path) -> None:
         assert isinstance(last, ContentFinished)
         assert last.receipt.status == "fetched"
     assert events[:3] == [ImageResolving(name), ImageResolved(name, found[0]), ContentFound(found[0])]
-    ended = events[-1]
-    assert isinstance(ended, ImageEnded)
-    assert (ended.report.name, ended.report.failures) == (name, ())
+    last = events[-1]
+    assert isinstance(last, ImageEnded)
+    assert (last.report.name, last.report.failures) == (name, ())
 
 
 def test_each_attempt_that_gets_corrupt_content_is_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,10 +85,10 @@ def fill(place: Place, registry: FakeRegistry) -> tuple[str, str]:
 def test_each_listener_shows_the_hashed_blobs(place: Place) -> None:
     with FakeRegistry() as registry:
         fill(place, registry)
-        asked = len(registry.requests)
+        before = len(registry.requests)
         watched = Watched()
         report = watched.verify(place)
-        assert len(registry.requests) == asked
+        assert len(registry.requests) == before
     assert (report.status, report.counts["ok"], report.counts["fetched_bytes"]) == ("complete", COUNT, 0)
     assert watched.hashed == [
         BlobsHashed(count=0, total=COUNT, failed=0, size=0, total_size=SIZE),
@@ -116,12 +116,12 @@ def test_a_stopped_verification_hashes_and_repairs_nothing(place: Place) -> None
     with FakeRegistry() as registry:
         fill(place, registry)
         place.remove(blob_path(Digest.parse(LAYER)))
-        asked = len(registry.requests)
+        before = len(registry.requests)
         cancel, watched = CancelToken(), Watched()
         cancel.set("Ctrl-C")
         with use_token(cancel):
             report = watched.verify(place, "all")
-        assert len(registry.requests) == asked
+        assert len(registry.requests) == before
     assert report.status == "stopped"
     assert watched.counter.words().startswith(f"0 of {COUNT - 1} blobs hashed, 0 B of ")
 
@@ -139,11 +139,11 @@ def test_a_repair_runs_in_the_session_of_the_verification(place: Place) -> None:
 
         report = watched.verify(place, "all")
 
-        asked = [f"{one.method} {one.path}" for one in registry.requests[before:] if "/blobs/" in one.path]
+        requests = [f"{one.method} {one.path}" for one in registry.requests[before:] if "/blobs/" in one.path]
         host = registry.host
     assert [(row.name, row.outcome) for row in report.select(NameRow)] == [(name, "repaired") for name in names]
     layers = {f"GET /v2/{name}/blobs/{list(image.blobs)[-1]}" for name, image in (("one", ONE), ("other", OTHER))}
-    assert sorted(asked) == sorted(layers)
+    assert sorted(requests) == sorted(layers)
     assert report.counts["fetched_bytes"] == len(ONE.blobs[LAYER]) + len(OTHER.blobs[list(OTHER.blobs)[-1]])
     assert report.quotas == {host: Quota(limit=100, remaining=42, window_s=21600)}
     assert {one["digest"] for one in json.loads(place.files()["index.json"])["manifests"]} == {

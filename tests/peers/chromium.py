@@ -74,7 +74,7 @@ class Page:
 
     def open(self, url: str) -> None:
         """Open a URL."""
-        self.tell("Page.navigate", url=url)
+        self.send("Page.navigate", url=url)
 
     def wait_for(self, text: str, selector: str = "body") -> None:
         """Wait until the page shows a text.
@@ -91,7 +91,7 @@ class Page:
         """Click on the smallest element with a text, like a mouse: an element above it gets the click."""
         x, y = self._found(text, selector)
         for kind in ("mousePressed", "mouseReleased"):
-            self.tell("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def type(self, text: str, title: str) -> None:
         """Replace what is in the field below a title by what a keyboard would write.
@@ -106,7 +106,7 @@ class Page:
                 return False
             if not self.evaluate(f"document.activeElement === {field}"):  # a page that still loads gives others the focus
                 return False
-            self.tell("Input.insertText", text=text)
+            self.send("Input.insertText", text=text)
             return bool(self.evaluate(f"{field}.value") == text)
 
         if not poll_until(typed, timeout_s=_APPEARS_S):
@@ -116,12 +116,12 @@ class Page:
         """Write the top of the page as PNG."""
         self.resize(width, height)
         self.evaluate("document.querySelectorAll('*').forEach((one) => { one.scrollTop = 0; })")
-        shot = self.tell("Page.captureScreenshot", format="png")
+        shot = self.send("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def resize(self, width: int, height: int) -> None:
         """Resize the window."""
-        self.tell("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def colours(self, selector: str) -> int:
         """Number of different colours in an element; an empty canvas has one."""
@@ -129,7 +129,7 @@ class Page:
         self.evaluate(f"{one}?.scrollIntoView()")
         box = self.evaluate(f"({one}?.getBoundingClientRect() ?? new DOMRect()).toJSON()")
         clip = {**{key: box[key] for key in ("x", "y", "width", "height")}, "scale": 1}
-        shot = self.tell("Page.captureScreenshot", format="png", clip=clip)["data"] if box["width"] else None
+        shot = self.send("Page.captureScreenshot", format="png", clip=clip)["data"] if box["width"] else None
         return int(self.evaluate(f"({_COLOURS})({json.dumps(shot)})")) if shot else 0
 
     def wait_for_drawing(self, selector: str) -> None:
@@ -147,12 +147,12 @@ class Page:
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression."""
-        told = self.tell("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        if "exceptionDetails" in told:
-            raise RuntimeError(f"{expression}: {told['exceptionDetails']}")
-        return told["result"].get("value")
+        response = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in response:
+            raise RuntimeError(f"{expression}: {response['exceptionDetails']}")
+        return response["result"].get("value")
 
-    def tell(self, method: str, **parameters: Any) -> dict[str, Any]:
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send a command of the DevTools protocol, and return the response."""
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
@@ -200,7 +200,7 @@ class Chromium:
     def page(self) -> Page:
         """Open a new, empty page."""
         browser = self._connected(f"{self._address}{self._path}")
-        target = Page(browser).tell("Target.createTarget", url="about:blank")["targetId"]
+        target = Page(browser).send("Target.createTarget", url="about:blank")["targetId"]
         page = Page(self._connected(f"{self._address}/devtools/page/{target}"))
         page.resize(1280, 900)
         return page

@@ -20,7 +20,7 @@ pid {directory}/nginx.pid;
 error_log {directory}/error.log;
 events {{ worker_connections 256; }}
 http {{
-    log_format asked "$request_method $uri $status";
+    log_format requests "$request_method $uri $status";
     access_log {log};
     sendfile on;
     keepalive_requests 100000;
@@ -104,7 +104,7 @@ def static_registry(
         _CONFIG.format(
             directory=directory.absolute(),
             address=f"{LOOPBACK}:{port}",
-            log=f"{log} asked" if limits else "off",
+            log=f"{log} requests" if limits else "off",
             per_second=per_second or 1,
             limits=" ".join(limits),
         )

@@ -43,29 +43,29 @@ class PrefectServer:
 
     def post(self, path: str, body: object) -> Any:
         """JSON response to a POST."""
-        return self._asked("POST", path, json.dumps(body).encode())
+        return self._request("POST", path, json.dumps(body).encode())
 
     def get(self, path: str) -> Any:
         """JSON response to a GET."""
-        return self._asked("GET", path)
+        return self._request("GET", path)
 
     def patch(self, path: str, body: object) -> None:
         """Change the object at a path."""
-        self._asked("PATCH", path, json.dumps(body).encode())
+        self._request("PATCH", path, json.dumps(body).encode())
 
     def delete(self, path: str) -> None:
         """Delete the object at a path; retried while the database is busy, as by Prefect's own clients."""
 
-        def deleted() -> bool:
+        def try_to_delete() -> bool:
             try:
-                self._asked("DELETE", path)
+                self._request("DELETE", path)
             except urllib.error.HTTPError as exc:
                 if exc.code != HTTPStatus.SERVICE_UNAVAILABLE:
                     raise
                 return False
             return True
 
-        if not poll_until(deleted, timeout_s=_RECORDED_S):
+        if not poll_until(try_to_delete, timeout_s=_RECORDED_S):
             raise TimeoutError(f"{path} is still there")
 
     def task_runs(self, flow_run_id: str, *, at_least: int = 0) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ class PrefectServer:
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         return str(self.post(f"/deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"])
 
-    def ended(self, flow_run_id: str) -> dict[str, Any]:
+    def wait_for_end(self, flow_run_id: str) -> dict[str, Any]:
         """The state in which a flow run ended; waits for it.
 
         Raises:
@@ -125,25 +125,25 @@ class PrefectServer:
         state: dict[str, Any] = self.get(f"/flow_runs/{flow_run_id}")["state"]
         return state
 
-    def _asked(self, method: str, path: str, body: bytes | None = None) -> Any:
+    def _request(self, method: str, path: str, body: bytes | None = None) -> Any:
         headers = {"Content-Type": "application/json"} if body is not None else {}
         if self.auth is not None:
             headers["Authorization"] = f"Basic {base64.b64encode(self.auth.encode()).decode()}"
         request = urllib.request.Request(self.url + path, data=body, headers=headers, method=method)
-        said: list[bytes] = []
+        bodies: list[bytes] = []
 
-        def answered() -> bool:
+        def send() -> bool:
             """Ask again while the database is locked, as Prefect's own client does."""
             try:
                 with urllib.request.urlopen(request, timeout=30) as answer:
-                    said.append(answer.read())
+                    bodies.append(answer.read())
             except urllib.error.HTTPError as exc:
                 if exc.code != HTTPStatus.SERVICE_UNAVAILABLE:
                     raise
-            return bool(said)
+            return bool(bodies)
 
-        assert poll_until(answered, timeout_s=_BUSY_S), f"{method} {path}: still busy"
-        return json.loads(said[0]) if said[0] else None
+        assert poll_until(send, timeout_s=_BUSY_S), f"{method} {path}: still busy"
+        return json.loads(bodies[0]) if bodies[0] else None
 
     def _task_runs(self, flow_run_id: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

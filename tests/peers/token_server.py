@@ -34,7 +34,7 @@ Fields = dict[str, list[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class TokenRequest:
     """A request for a token: the parameters of its query or form, and the user, None if anonymous or refused."""
 
     method: str
@@ -71,7 +71,7 @@ class TokenServer:
         self.declared_s = self.signed_s = 300
         self.gives_refresh = False
         self.refresh_tokens = {IDENTITY_TOKEN}
-        self.requests: list[Asked] = []
+        self.requests: list[TokenRequest] = []
         self.issued: list[str] = []
         self._server = _Server(self)
         self.realm = f"http://{LOOPBACK}:{self._server.server_port}/token"
@@ -105,7 +105,7 @@ class TokenServer:
             status, document = 200, self._answer(method, fields, authorization)
         except _RefusedError as exc:
             status, document = exc.status, {"error": str(exc)}
-        self.requests.append(Asked(method=method, fields=fields, authorization=authorization, status=status))
+        self.requests.append(TokenRequest(method=method, fields=fields, authorization=authorization, status=status))
         return status, document
 
     def _answer(self, method: str, fields: Fields, authorization: str | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ _TOLD_S = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class WebhookRequest:
     """One request."""
 
     method: str
@@ -27,10 +27,10 @@ class Webhook:
     """Requests to `url`, in order; `status` is the status of the responses."""
 
     url: str
-    requests: list[Told] = field(default_factory=list)
+    requests: list[WebhookRequest] = field(default_factory=list)
     status: int = 200
 
-    def told(self, *, at_least: int) -> list[Told]:
+    def wait_for_requests(self, *, at_least: int) -> list[WebhookRequest]:
         """Wait until so many requests came.
 
         Raises:
@@ -49,7 +49,7 @@ def webhook() -> Iterator[Webhook]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            kept.requests.append(Told(self.command, self.path, dict(self.headers), body))
+            kept.requests.append(WebhookRequest(self.command, self.path, dict(self.headers), body))
             self.send_response(kept.status)
             self.send_header("Content-Length", "0")
             self.end_headers()

@@ -63,7 +63,7 @@ def read_until_error(source: Source, wanted: Descriptor, *, offset: int = 0) -> 
     return arrived, None
 
 
-def asked(registry: FakeRegistry) -> list[str]:
+def list_requests(registry: FakeRegistry) -> list[str]:
     """Every request as "METHOD path"."""
     return [f"{one.method} {one.path}" for one in registry.requests]
 

@@ -38,4 +38,4 @@ def shape(registry: FakeRegistry) -> list[str]:
 
 def sent_ranges(registry: FakeRegistry) -> list[str]:
     """Content-Range of each chunk."""
-    return [one.headers["content-range"] for one in registry.asked("PATCH", f"/v2/{REPOSITORY}/blobs/uploads/.*")]
+    return [one.headers["content-range"] for one in registry.find_requests("PATCH", f"/v2/{REPOSITORY}/blobs/uploads/.*")]

@@ -27,10 +27,10 @@ from tests.remotes.asking import (
     SETTINGS,
     Clock,
     anonymous,
-    asked,
     check_message,
     descriptor,
     fetcher,
+    list_requests,
     read,
     read_until_error,
     user,
@@ -75,7 +75,7 @@ def test_an_anonymous_token_is_fetched_for_a_bearer_challenge(registries: Regist
     with serve(Bearer()) as registry:
         for _ in range(3):
             assert read(fetcher(registries, registry), WANTED) == BLOB
-        assert asked(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET, BLOB_GET, BLOB_GET]
+        assert list_requests(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET, BLOB_GET, BLOB_GET]
         token = registry.requests[1]
         assert "authorization" not in token.headers
         assert dict(httpx.QueryParams(token.query)) == {"scope": SCOPE, "service": "fake"}
@@ -94,7 +94,7 @@ def test_credentials_are_sent_to_the_token_server() -> None:
         open_registries("me", SECRET) as registries,
     ):
         assert read(fetcher(registries, registry), WANTED) == BLOB
-        assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET, BLOB_GET]  # the server accepts only GET
+        assert list_requests(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET, BLOB_GET]  # the server accepts only GET
         first, post, token, second = (one.headers.get("authorization", "") for one in registry.requests)
         assert (first, post, token) == ("", "", user("me", SECRET).basic())
         assert second.startswith("Bearer ")
@@ -118,7 +118,7 @@ def test_each_repository_gets_its_own_token(registries: Registries) -> None:
         registry.put_blob("other/app", BLOB)
         other = registries.fetcher(Reference.parse(f"{registry.host}/other/app"))
         assert read(fetcher(registries, registry), WANTED) == read(other, WANTED) == BLOB
-        scopes = [httpx.QueryParams(one.query)["scope"] for one in registry.asked("GET", "/token")]
+        scopes = [httpx.QueryParams(one.query)["scope"] for one in registry.find_requests("GET", "/token")]
         assert scopes == [SCOPE, "repository:other/app:pull"]
 
 
@@ -128,7 +128,7 @@ def test_each_repository_gets_its_own_token(registries: Registries) -> None:
 def test_one_token_for_all_threads(registries: Registries) -> None:
     with serve(Bearer()) as registry:
         read_by_all(fetcher(registries, registry))
-        counts = Counter(asked(registry))
+        counts = Counter(list_requests(registry))
         assert counts[TOKEN_GET] == 1
         assert THREADS <= counts[BLOB_GET] <= 2 * THREADS
 
@@ -139,7 +139,7 @@ def test_one_new_token_for_all_threads(registries: Registries) -> None:
         read(source, WANTED)
         registry.revoke_tokens()
         read_by_all(source)
-        assert Counter(asked(registry))[TOKEN_GET] == 2
+        assert Counter(list_requests(registry))[TOKEN_GET] == 2
 
 
 def test_a_failed_token_request_does_not_block_other_threads(registries: Registries) -> None:
@@ -151,7 +151,7 @@ def test_a_failed_token_request_does_not_block_other_threads(registries: Registr
         errors = [error for _, error in answers if error is not None]
         assert len(errors) == THREADS - 1
         assert all(isinstance(error, Unavailable) for error in errors)
-        assert Counter(asked(registry))[TOKEN_GET] == THREADS
+        assert Counter(list_requests(registry))[TOKEN_GET] == THREADS
 
 
 def test_an_unreachable_token_server_does_not_block_other_threads(registries: Registries) -> None:
@@ -182,7 +182,7 @@ def test_a_token_is_used_until_shortly_before_it_expires(clock: Clock) -> None:
             for now, tokens in ((0, 1), (54, 1), (55, 2), (109, 2), (110, 3)):
                 clock.now = 1000.0 + now
                 assert asking.get(f"http://{registry.host}{BLOB_PATH}").content == BLOB
-                assert len(registry.asked("GET", "/token")) == tokens
+                assert len(registry.find_requests("GET", "/token")) == tokens
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_revoked_token_is_replaced(registries: Registries) -> None:
         read(source, WANTED)
         registry.revoke_tokens()
         assert read(source, WANTED) == BLOB
-        assert asked(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET] * 2
+        assert list_requests(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET] * 2
 
 
 def test_a_token_that_the_registry_rejects_is_not_requested_again(registries: Registries) -> None:
@@ -228,7 +228,7 @@ def test_a_token_that_the_registry_rejects_is_not_requested_again(registries: Re
         challenge = f'Bearer realm="http://{registry.host}/token",service="fake",error="insufficient_scope"'
         registry.inject(Fault(path=BLOB_PATH, nth=None, action=Answer(401, (("WWW-Authenticate", challenge),))))
         assert isinstance(refusal(registries, registry), Denied)
-        assert asked(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET]
+        assert list_requests(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET]
 
 
 # Rejected credentials.
@@ -245,9 +245,9 @@ def test_a_token_server_rejects_a_wrong_password() -> None:
         check_message(
             error, registry.host, "the password of user 'me' (from the caller) was rejected; use other credentials (GET http://"
         )
-        assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET]
+        assert list_requests(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET]
         assert str(refusal(registries, registry)) == str(error)  # no second request: the registry may lock the account
-        assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET, BLOB_GET]
+        assert list_requests(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET, BLOB_GET]
 
 
 def test_a_wrong_password_is_tried_once_for_all_threads() -> None:
@@ -260,7 +260,7 @@ def test_a_wrong_password_is_tried_once_for_all_threads() -> None:
             errors = [error for _, error in threads.map(lambda _: read_until_error(source, WANTED), range(THREADS))]
         assert len({id(error) for error in errors}) == THREADS
         assert all(isinstance(error, Denied) for error in errors)
-        counts = Counter(asked(registry))
+        counts = Counter(list_requests(registry))
         assert (counts[TOKEN_POST], counts[TOKEN_GET]) == (1, 1)
 
 
@@ -272,9 +272,9 @@ def test_a_wrong_password_is_reported_with_its_source() -> None:
             f"{registry.host}: the password of user 'me' (from the caller) was rejected; use other credentials "
             "(401 UNAUTHORIZED: authentication required)"
         )
-        assert asked(registry) == [BLOB_GET] * 2
+        assert list_requests(registry) == [BLOB_GET] * 2
         assert str(refusal(registries, registry)) == str(error)
-        assert asked(registry) == [BLOB_GET] * 3
+        assert list_requests(registry) == [BLOB_GET] * 3
 
 
 @pytest.mark.parametrize("auth", [Basic("me", "right"), Bearer(user="me", password="right", refuse_anonymous=True)])
@@ -283,8 +283,8 @@ def test_all_requests_get_the_same_error_for_a_wrong_password(auth: Basic | Bear
     with serve(auth) as registry, Registries(SETTINGS, credentials=lambda *_: wrong) as registries:
         source = fetcher(registries, registry)
         with ThreadPoolExecutor(THREADS) as threads:
-            told = {str(error) for _, error in threads.map(lambda _: read_until_error(source, WANTED), range(THREADS))}
-        (one,) = told
+            messages = {str(error) for _, error in threads.map(lambda _: read_until_error(source, WANTED), range(THREADS))}
+        (one,) = messages
         assert one.startswith(
             f"{registry.host}: the password of user 'me' (from mirror.yaml:3: registries.a) was rejected; "
             "correct user and pass there ("
@@ -311,22 +311,22 @@ def test_a_403_names_the_user_and_the_source_of_the_credentials() -> None:
 def test_a_401_without_credentials_names_the_ways_to_log_in(auth: Basic | Bearer) -> None:
     with serve(auth) as registry:
         command = f"log in with 'docker login {registry.host}' or 'podman login {registry.host}' (GET "
-        for ways, told in ((), f"; {command}"), (("say it", "ring"), f"; say it, ring, or {command}"):
+        for ways, remedy in ((), f"; {command}"), (("say it", "ring"), f"; say it, ring, or {command}"):
             with Registries(SETTINGS, credentials=anonymous, ways=ways) as registries:
-                assert told in str(refusal(registries, registry))
+                assert remedy in str(refusal(registries, registry))
 
 
 def test_a_401_without_credentials_is_denied(registries: Registries) -> None:
     with serve(Basic("me", "right")) as registry:
         assert isinstance(refusal(registries, registry), Denied)
-        assert asked(registry) == [BLOB_GET]
+        assert list_requests(registry) == [BLOB_GET]
 
 
 @pytest.mark.parametrize("challenge", ["", "@@@", "Negotiate", "Digest realm=a", 'Bearer realm="', "Basic"])
 def test_a_challenge_with_an_unknown_scheme_is_denied(registries: Registries, registry: FakeRegistry, challenge: str) -> None:
     registry.inject(Fault(nth=None, action=Answer(401, (("WWW-Authenticate", challenge),))))
     assert isinstance(refusal(registries, registry), Denied | InvalidInput)
-    assert asked(registry) == [BLOB_GET]
+    assert list_requests(registry) == [BLOB_GET]
 
 
 def test_credentials_do_not_follow_a_redirect_of_the_token_server(other: FakeRegistry) -> None:
@@ -379,14 +379,14 @@ def test_a_response_without_a_valid_token_is_an_error(registries: Registries, bo
         registry.inject(Fault(path="/token", nth=None, action=Answer(200, (), body)))
         error = refusal(registries, registry)
         assert isinstance(error, Unavailable | InvalidInput)
-        assert asked(registry) == [BLOB_GET, TOKEN_GET]
+        assert list_requests(registry) == [BLOB_GET, TOKEN_GET]
 
 
 def test_a_token_with_a_string_in_expires_in_is_used(registries: Registries) -> None:
     with serve(Bearer(expires_in="3600")) as registry:  # type: ignore[arg-type]
         for _ in range(2):
             assert read(fetcher(registries, registry), WANTED) == BLOB
-        assert asked(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET, BLOB_GET]
+        assert list_requests(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET, BLOB_GET]
 
 
 def test_a_single_403_of_a_token_server_is_not_remembered(registries: Registries) -> None:
@@ -395,7 +395,7 @@ def test_a_single_403_of_a_token_server_is_not_remembered(registries: Registries
         for _ in range(2):
             assert isinstance(refusal(registries, registry), Denied)
         assert read(fetcher(registries, registry), WANTED) == BLOB
-        assert asked(registry).count(TOKEN_GET) == 3
+        assert list_requests(registry).count(TOKEN_GET) == 3
 
 
 def test_occasional_403_of_a_token_server_are_not_remembered(registries: Registries) -> None:
@@ -412,7 +412,7 @@ def test_three_403_in_a_row_of_a_token_server_are_remembered(registries: Registr
         registry.inject(Fault(path="/token", nth=None, action=Answer(403)))
         errors = {str(refusal(registries, registry)) for _ in range(6)}
         assert len(errors) == 1
-        assert asked(registry).count(TOKEN_GET) == 3
+        assert list_requests(registry).count(TOKEN_GET) == 3
 
 
 def test_access_token_is_preferred_to_token(registries: Registries) -> None:

@@ -15,7 +15,7 @@ from tests.fakes.faults import Action, Answer, Fault, Replace, WithHeaders, With
 from tests.fakes.registry import FakeRegistry
 from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.peers.token_server import PASSWORD, USER, TokenServer
-from tests.remotes.asking import SETTINGS, anonymous, asked, check_message, fetcher, user
+from tests.remotes.asking import SETTINGS, anonymous, check_message, fetcher, list_requests, user
 
 IMAGE = images.image(seed=1)
 CATALOG = "/v2/_catalog"
@@ -54,7 +54,7 @@ def paged() -> Iterator[FakeRegistry]:
 def test_a_catalog_of_one_page_is_listed(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     assert list(registries.repositories(registry.host)) == NAMES
-    assert asked(registry) == [f"GET {CATALOG}"]
+    assert list_requests(registry) == [f"GET {CATALOG}"]
     assert queries(registry) == [{"n": ["1000"]}]
 
 
@@ -85,7 +85,7 @@ def test_only_repositories_below_the_path_prefix_are_listed(paged: FakeRegistry)
     hosts = Hosts(named={paged.host: HostSettings(path_prefix="team/")})
     with Registries(RegistrySettings(hosts=hosts), credentials=anonymous) as found:
         assert list(found.repositories(paged.host)) == ["app", "base"]
-    assert asked(paged) == [f"GET {CATALOG}"] * 2
+    assert list_requests(paged) == [f"GET {CATALOG}"] * 2
 
 
 def test_a_registry_mirror_is_not_asked_for_the_catalog(paged: FakeRegistry, other: FakeRegistry) -> None:
@@ -118,7 +118,7 @@ def test_a_token_for_the_catalog_scope_is_requested() -> None:
         with open_registries() as found:
             assert list(found.repositories(guarded.host)) == NAMES
             assert list(fetcher(found, guarded).tags()) == ["v1"]
-        scopes = [parse_qs(one.query)["scope"] for one in guarded.asked("GET", "/token")]
+        scopes = [parse_qs(one.query)["scope"] for one in guarded.find_requests("GET", "/token")]
         assert [one.status for one in guarded.requests].count(401) == 2
     assert scopes == [[SCOPE], ["repository:team/app:pull"]]
 
@@ -131,19 +131,19 @@ def test_a_registry_without_a_catalog_is_reported(
     registries: Registries, registry: FakeRegistry, status: int, kind: type[DistError]
 ) -> None:
     registry.inject(Fault(nth=None, action=Answer(status, (), b'{"errors": [{"code": "UNSUPPORTED"}]}')))
-    told = refusal(registries, registry, kind)
-    assert told.startswith(f"repositories of {registry.host}: ")
-    assert f"{status} UNSUPPORTED" in told
-    assert told.endswith("; the registry has no list of repositories for this user: name the repositories instead")
+    message = refusal(registries, registry, kind)
+    assert message.startswith(f"repositories of {registry.host}: ")
+    assert f"{status} UNSUPPORTED" in message
+    assert message.endswith("; the registry has no list of repositories for this user: name the repositories instead")
     assert len(registry.requests) == 1
 
 
 def test_a_token_without_the_catalog_scope_is_reported() -> None:
     with FakeRegistry(auth=Bearer(user="me", password="secret", withheld=frozenset({"catalog"}))) as guarded:
         with open_registries() as found:
-            told = refusal(found, guarded, Denied)
-        assert [one.status for one in guarded.asked("GET", CATALOG)] == [401, 401]
-    assert "name the repositories instead" in told
+            message = refusal(found, guarded, Denied)
+        assert [one.status for one in guarded.find_requests("GET", CATALOG)] == [401, 401]
+    assert "name the repositories instead" in message
 
 
 @pytest.mark.parametrize(("status", "kind"), [(429, Unavailable), (500, Unavailable)])
@@ -230,5 +230,5 @@ def test_an_empty_and_a_one_page_catalog_of_the_cncf_registry_are_listed(registr
         assert list(registries.repositories(registry.host)) == []
         images.push(registry.host, "team/app", IMAGE, "v1")
         assert list(registries.repositories(registry.host)) == ["team/app"]
-        asked = [(one.method, one.status) for one in registry.requests(at_least=2) if one.path == CATALOG]
-    assert asked == [("GET", 200)] * 2
+        answers = [(one.method, one.status) for one in registry.requests(at_least=2) if one.path == CATALOG]
+    assert answers == [("GET", 200)] * 2

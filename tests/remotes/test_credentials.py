@@ -311,8 +311,8 @@ def test_a_missing_registry_auth_file_causes_a_warning(tmp_path: Path, caplog: p
     assert caplog.messages == []
     absent = str(tmp_path / "absent.json")
     assert DockerConfig.load(environ | {"REGISTRY_AUTH_FILE": absent}).get("r.example") is None
-    (told,) = caplog.messages
-    assert f"REGISTRY_AUTH_FILE: the file {absent} does not exist" in told
+    (message,) = caplog.messages
+    assert f"REGISTRY_AUTH_FILE: the file {absent} does not exist" in message
 
 
 def test_the_folder_of_podman_is_read_without_a_runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +352,7 @@ AUTHS = auths("r.example", "r.example/a", "q.example")
 
 
 @pytest.mark.parametrize(
-    ("document", "wanted", "expected", "asked"),
+    ("document", "wanted", "expected", "calls"),
     [
         ({"credHelpers": {"r.example": "first"}}, "r.example/a", "first", ["first get r.example"]),
         ({"credHelpers": {"r.example": "first"}}, "q.example/a", None, []),
@@ -391,14 +391,14 @@ AUTHS = auths("r.example", "r.example/a", "q.example")
     ],
 )
 def test_helpers_are_run_for_their_registries(
-    programs: Programs, document: Any, wanted: str, expected: str | None, asked: list[str]
+    programs: Programs, document: Any, wanted: str, expected: str | None, calls: list[str]
 ) -> None:
     config = DockerConfig.load(environment(programs.directory, {DOCKER: document}))
-    assert programs.asked == []
+    assert programs.calls == []
     host, _, repository = wanted.partition("/")
     for _ in range(3):
         assert name(config.get(host, repository)) == expected
-    assert programs.asked == asked
+    assert programs.calls == calls
 
 
 def test_the_next_file_is_read_if_a_helper_has_no_credentials(tmp_path: Path, programs: Programs) -> None:
@@ -406,11 +406,11 @@ def test_the_next_file_is_read_if_a_helper_has_no_credentials(tmp_path: Path, pr
     config = DockerConfig.load(environment(tmp_path, files))
     assert name(config.get("r.example", "a")) == "first"
     assert name(config.get("r.example", "b")) == "first"
-    assert programs.asked == ["knows-nothing get r.example", "first get r.example"]
+    assert programs.calls == ["knows-nothing get r.example", "first get r.example"]
 
 
 @pytest.mark.parametrize(
-    ("file", "key", "wanted", "told"),
+    ("file", "key", "wanted", "origin"),
     [
         (DOCKER, "r.example", "r.example/a", ("auths.r.example", "'docker login r.example'")),
         (DOCKER, HUB_SERVER, "docker.io/a", (f"auths.{HUB_SERVER}", "'docker login docker.io'")),
@@ -420,9 +420,9 @@ def test_the_next_file_is_read_if_a_helper_has_no_credentials(tmp_path: Path, pr
     ],
 )
 def test_credentials_of_a_file_name_their_place_and_the_remedy(
-    tmp_path: Path, file: str, key: str, wanted: str, told: tuple[str, str]
+    tmp_path: Path, file: str, key: str, wanted: str, origin: tuple[str, str]
 ) -> None:
-    place, command = told
+    place, command = origin
     config = DockerConfig.load(environment(tmp_path, {file: {"auths": {key: {"auth": encoded(f"me:{SECRET}")}}}}))
     found = config.get(*wanted.split("/"))
     assert found == ME
@@ -463,7 +463,7 @@ def test_a_failing_helper_is_reported_and_not_run_again(
         with pytest.raises(Denied) as caught:
             config.get("r.example", repository)
         check_message(caught.value, "docker-credential-fails", "r.example", hides=[SECRET])
-    assert programs.asked == ["fails get r.example"]
+    assert programs.calls == ["fails get r.example"]
     assert SECRET not in f"{caplog.text} {config!r} {config}"
 
 
@@ -482,7 +482,7 @@ def test_credentials_of_the_caller_come_first(tmp_path: Path, programs: Programs
     get = chain_sources(by_hand.get, config.get)
     assert get("r.example", "a/b") == ME
     assert get("docker.io", "library/redis") == TOKEN
-    assert programs.asked == []
+    assert programs.calls == []
     assert name(get("q.example", "a/b")) == "first"
     assert chain_sources()("r.example", "a") is None
     assert chain_sources(by_hand.get)("q.example", "a") is None

@@ -15,7 +15,7 @@ from tests.fakes.faults import Answer, Fault, Refuse
 from tests.fakes.registry import FakeRegistry
 from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.peers.token_server import PASSWORD, USER, TokenServer
-from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, asked, check_message, fetcher, user
+from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, check_message, fetcher, list_requests, user
 from tests.remotes.pushing import pusher
 
 IMAGE, OTHER = images.image(seed=1), images.image(seed=2)
@@ -37,7 +37,7 @@ def tags(registries: Registries, host: FakeRegistry | str) -> list[str]:
 def test_deleting_a_tag_keeps_the_manifest_and_other_tags(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     assert pusher(registries, registry).delete_tag("v1")
-    assert asked(registry) == [f"DELETE {PATH}/v1"]
+    assert list_requests(registry) == [f"DELETE {PATH}/v1"]
     assert registry.manifest(REPOSITORY, str(DIGEST)) is not None
     assert tags(registries, registry) == ["latest", "v2"]
 
@@ -45,7 +45,7 @@ def test_deleting_a_tag_keeps_the_manifest_and_other_tags(registries: Registries
 def test_deleting_a_manifest_deletes_its_tags(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     pusher(registries, registry).delete(DIGEST)
-    assert asked(registry) == [f"DELETE {PATH}/{DIGEST}"]
+    assert list_requests(registry) == [f"DELETE {PATH}/{DIGEST}"]
     assert registry.manifest(REPOSITORY, str(DIGEST)) is None
     assert tags(registries, registry) == ["v2"]
     assert all(registry.blob(REPOSITORY, digest) is not None for digest in IMAGE.blobs)
@@ -80,7 +80,7 @@ def test_an_invalid_tag_is_not_sent(registries: Registries, registry: FakeRegist
 def test_a_registry_without_deletion_of_tags_is_recognized(registries: Registries, registry: FakeRegistry, status: int) -> None:
     registry.inject(Fault(method="DELETE", action=Answer(status)))
     assert not pusher(registries, registry).delete_tag("v1")
-    assert asked(registry) == [f"DELETE {PATH}/v1"]
+    assert list_requests(registry) == [f"DELETE {PATH}/v1"]
 
 
 @pytest.mark.parametrize("status", [400, 405])
@@ -123,7 +123,7 @@ def test_a_token_for_deletion_is_requested() -> None:
             target = pusher(registries, guarded)
             assert target.delete_tag("v1")
             target.delete(DIGEST)
-        scopes = [parse_qs(one.query)["scope"] for one in guarded.asked("GET", "/token")]
+        scopes = [parse_qs(one.query)["scope"] for one in guarded.find_requests("GET", "/token")]
         assert [one.status for one in guarded.requests].count(401) == 1
     assert scopes == [[SCOPE]]
 

@@ -168,7 +168,7 @@ def test_an_endless_body_is_not_read_to_its_end(
         struck.inject(Fault(method=place.method, path=place.path, nth=None, action=action))
     with struck as registry:
         assert is_expected(outcome(place, registries, registry), place.outcome)
-        answers = registry.asked(place.method, place.path)
+        answers = registry.find_requests(place.method, place.path)
     assert answers
     assert all(one.sent < len(BODY) / 2 for one in answers)
 
@@ -182,4 +182,4 @@ def test_endless_headers_are_an_error(registries: Registries, struck: FakeRegist
         struck.inject(Fault(method=place.method, path=place.path, nth=None, action=action))
     with struck as registry:
         assert is_expected(outcome(place, registries, registry), place.of_headers)
-        assert registry.asked(place.method, place.path)
+        assert registry.find_requests(place.method, place.path)

@@ -41,7 +41,7 @@ def refused(status: int, document: object) -> RegistryError:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "shown"),
     [
         ("https://a.example/v2/", "https://a.example/v2/"),
         ("https://me:secret@a.example:8443/v2/?n=5&last=b/c", "https://a.example:8443/v2/?n=5&last=b/c"),
@@ -56,8 +56,8 @@ def refused(status: int, document: object) -> RegistryError:
         ("http://[::1]:5000/", "http://[::1]:5000/"),
     ],
 )
-def test_redact_hides_secrets_in_urls(url: str, told: str) -> None:
-    assert redact(httpx.URL(url)) == told
+def test_redact_hides_secrets_in_urls(url: str, shown: str) -> None:
+    assert redact(httpx.URL(url)) == shown
 
 
 def test_a_long_url_is_cut() -> None:
@@ -152,25 +152,25 @@ def test_a_denial_has_the_hint_of_its_request(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "document", "told"),
+    ("url", "document", "has_hint"),
     [
         ("http://localhost:5000/v2/", None, True),
         ("http://localhost:5000/v2/", {"errors": [{"code": "NAME_INVALID"}]}, False),
         ("https://localhost:5000/v2/", None, False),
     ],
 )
-def test_a_400_over_plain_http_suggests_https(url: str, document: object, *, told: bool) -> None:
+def test_a_400_over_plain_http_suggests_https(url: str, document: object, *, has_hint: bool) -> None:
     body = httpx.ByteStream(json.dumps(document).encode())
     error = from_response("it", httpx.Response(400, stream=body, request=httpx.Request("HEAD", url)))
-    assert ("set tls: enabled" in str(error)) is told
+    assert ("set tls: enabled" in str(error)) is has_hint
 
 
-@pytest.mark.parametrize(("at", "told"), [("https://registry.example/b", True), ("https://storage.example/b", False)])
-def test_a_denial_after_a_redirect_has_no_hint_to_log_in(at: str, *, told: bool) -> None:
+@pytest.mark.parametrize(("at", "has_hint"), [("https://registry.example/b", True), ("https://storage.example/b", False)])
+def test_a_denial_after_a_redirect_has_no_hint_to_log_in(at: str, *, has_hint: bool) -> None:
     before = httpx.Response(307, request=REQUEST)
     request = httpx.Request("GET", at, extensions={ADVICE: "ring the bell"})
     redirected = httpx.Response(403, request=request, history=[before])
-    assert ("ring the bell" in str(from_response("it", redirected))) is told
+    assert ("ring the bell" in str(from_response("it", redirected))) is has_hint
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def failure(cause: BaseException, text: str = "") -> DistError:
 
 
 @pytest.mark.parametrize(
-    ("cause", "kind", "told"),
+    ("cause", "kind", "message"),
     [
         (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), NotFound, "unknown host registry.example"),
         (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), Unavailable, "Temporary failure"),
@@ -266,10 +266,10 @@ def failure(cause: BaseException, text: str = "") -> DistError:
         (ValueError("x" * 10_000), Unavailable, "xxx"),
     ],
 )
-def test_transport_errors_have_their_class_and_remedy(cause: BaseException, kind: type[DistError], told: str) -> None:
+def test_transport_errors_have_their_class_and_remedy(cause: BaseException, kind: type[DistError], message: str) -> None:
     error = failure(cause)
     assert isinstance(error, kind)
-    assert told in str(error)
+    assert message in str(error)
 
 
 def test_a_cycle_of_causes_ends() -> None:

@@ -44,10 +44,10 @@ from tests.remotes.asking import (
     HASTY,
     REPOSITORY,
     anonymous,
-    asked,
     check_message,
     descriptor,
     fetcher,
+    list_requests,
     ranges,
     read,
     read_until_error,
@@ -108,13 +108,13 @@ def test_manifests_are_requested_from_the_manifests_endpoint(
     images.load(registry, REPOSITORY, image)
     raw = image.manifests[-1].raw
     assert read(fetcher(registries, registry), descriptor(raw, image.root.media_type)) == raw
-    assert asked(registry) == [f"GET /v2/{REPOSITORY}/manifests/{image.root.digest}"]
+    assert list_requests(registry) == [f"GET /v2/{REPOSITORY}/manifests/{image.root.digest}"]
 
 
 def test_a_manifest_that_was_pushed_as_a_blob_is_found(registries: Registries, registry: FakeRegistry) -> None:
     wanted = descriptor(BLOB, images.OCI_MANIFEST)
     assert read(fetcher(registries, registry), wanted) == BLOB
-    assert asked(registry) == [f"GET /v2/{REPOSITORY}/manifests/{WANTED.digest}", f"GET {BLOB_PATH}"]
+    assert list_requests(registry) == [f"GET /v2/{REPOSITORY}/manifests/{WANTED.digest}", f"GET {BLOB_PATH}"]
 
 
 def test_content_of_an_unknown_type_that_was_pushed_as_a_manifest_is_found(
@@ -123,7 +123,7 @@ def test_content_of_an_unknown_type_that_was_pushed_as_a_manifest_is_found(
     raw = b'{"mediaType": "application/vnd.example.thing"}'
     digest = registry.put_manifest(REPOSITORY, raw, UNKNOWN_TYPE)
     assert read(fetcher(registries, registry), descriptor(raw, UNKNOWN_TYPE)) == raw
-    assert asked(registry) == [f"GET /v2/{REPOSITORY}/blobs/{digest}", f"GET /v2/{REPOSITORY}/manifests/{digest}"]
+    assert list_requests(registry) == [f"GET /v2/{REPOSITORY}/blobs/{digest}", f"GET /v2/{REPOSITORY}/manifests/{digest}"]
 
 
 def test_a_missing_layer_is_not_requested_as_a_manifest(registries: Registries, registry: FakeRegistry) -> None:
@@ -131,7 +131,7 @@ def test_a_missing_layer_is_not_requested_as_a_manifest(registries: Registries, 
     _, error = read_until_error(fetcher(registries, registry), missing)
     assert isinstance(error, NotFound)
     check_message(error, str(missing), "BLOB_UNKNOWN")
-    assert asked(registry) == [f"GET /v2/{REPOSITORY}/blobs/{missing.digest}"]
+    assert list_requests(registry) == [f"GET /v2/{REPOSITORY}/blobs/{missing.digest}"]
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 503])
@@ -139,7 +139,7 @@ def test_the_other_endpoint_is_tried_only_after_a_404(registries: Registries, re
     registry.inject(Fault(nth=None, action=Answer(status)))
     _, error = read_until_error(fetcher(registries, registry), descriptor(BLOB, UNKNOWN_TYPE))
     assert error is not None
-    assert asked(registry) == [f"GET {BLOB_PATH}"]
+    assert list_requests(registry) == [f"GET {BLOB_PATH}"]
 
 
 @pytest.mark.parametrize("media_type", ["text/plain\r\nX-Evil: yes", "caf\xe9/au-lait", "*", "", "a/b c\x00", f"a/{'b' * 128}"])
@@ -169,7 +169,7 @@ def test_one_fetcher_reads_hundreds_of_blobs(registries: Registries, registry: F
     with ThreadPoolExecutor(THREADS) as threads:
         got = list(threads.map(lambda one: sha256(read(source, one)).hexdigest(), wanted))
     assert got == [one.digest.hex for one in wanted]
-    assert Counter(asked(registry)) == Counter(f"GET /v2/{REPOSITORY}/blobs/{one.digest}" for one in wanted)
+    assert Counter(list_requests(registry)) == Counter(f"GET /v2/{REPOSITORY}/blobs/{one.digest}" for one in wanted)
     assert registry.connections <= THREADS
 
 

@@ -30,10 +30,10 @@ from tests.remotes.asking import (
     REPOSITORY,
     SETTINGS,
     anonymous,
-    asked,
     check_message,
     descriptor,
     fetcher,
+    list_requests,
     ranges,
     read,
     read_until_error,
@@ -94,7 +94,7 @@ def test_content_of_the_registry_is_not_requested_from_urls(
 ) -> None:
     registry.put_blob(REPOSITORY, BLOB)
     assert read(fetcher(known, registry), at(first)) == BLOB
-    assert asked(registry) == [f"GET {BLOB_PATH}"]
+    assert list_requests(registry) == [f"GET {BLOB_PATH}"]
     assert first.requests == []
 
 
@@ -103,8 +103,8 @@ def test_content_that_the_registry_lacks_is_fetched_from_its_url(
     known: Registries, registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry, offset: int
 ) -> None:
     assert read(fetcher(known, registry), at(first, second), offset=offset) == BLOB[offset:]
-    assert asked(registry) == [f"GET {BLOB_PATH}"]
-    assert asked(first) == [f"GET {ELSEWHERE}"]
+    assert list_requests(registry) == [f"GET {BLOB_PATH}"]
+    assert list_requests(first) == [f"GET {ELSEWHERE}"]
     assert ranges(first) == [f"bytes={offset}-{SIZE - 1}" if offset else None]
     assert second.requests == []
 
@@ -115,7 +115,7 @@ def test_the_urls_are_tried_in_their_order(
 ) -> None:
     first.inject(Fault(nth=None, action=action))
     assert read(fetcher(known, registry), at("ftp://files.example/x", first, second)) == BLOB
-    assert asked(first)[0] == asked(second)[0] == f"GET {ELSEWHERE}"
+    assert list_requests(first)[0] == list_requests(second)[0] == f"GET {ELSEWHERE}"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500])
@@ -143,7 +143,7 @@ def test_a_registry_mirror_never_uses_urls(registry: FakeRegistry, first: FakeRe
         settings = knowing(first, **{registry.host: HostSettings(mirrors=(mirror.host,))})
         with Registries(settings, credentials=anonymous) as found:
             assert read(fetcher(found, registry), at(first)) == BLOB
-        assert asked(mirror) == asked(registry) == [f"GET {BLOB_PATH}"]
+        assert list_requests(mirror) == list_requests(registry) == [f"GET {BLOB_PATH}"]
         assert len(first.requests) == (0 if registry_has else 1)
 
 
@@ -211,7 +211,7 @@ def test_an_address_that_is_not_public_is_refused(registries: Registries, regist
     assert isinstance(error, Denied)
     check_message(error, f"127.0.0.1 is a loopback address; to allow it, add {first.host} to registries in the hosts file")
     assert str(error).count("loopback address") == 3
-    assert asked(registry) == [f"GET {BLOB_PATH}"]
+    assert list_requests(registry) == [f"GET {BLOB_PATH}"]
     assert (first.requests, first.connections) == ([], 0)
 
 
@@ -297,7 +297,7 @@ def test_the_next_url_resumes_where_one_broke_off(
     assert read(fetcher(known, registry), at(first, second)) == BLOB
     assert ranges(first)[:2] == [None, f"bytes=100000-{SIZE - 1}"]
     assert ranges(second) == [f"bytes=100000-{SIZE - 1}"]
-    assert asked(registry) == [f"GET {BLOB_PATH}"]
+    assert list_requests(registry) == [f"GET {BLOB_PATH}"]
 
 
 def test_a_stalled_url_is_followed_by_the_next(registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry) -> None:

@@ -50,7 +50,7 @@ class Programs:
         path.chmod(mode)
 
     @property
-    def asked(self) -> list[str]:
+    def calls(self) -> list[str]:
         """Every call as "NAME get SERVER"."""
         return self._log.read_text().splitlines() if self._log.exists() else []
 
@@ -82,7 +82,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
 def test_the_output_of_a_helper_becomes_credentials(programs: Programs, body: str, expected: HelperCredentials | None) -> None:
     programs.install("one", body)
     assert Helpers(timeout_s=60).get(ONE, SERVER) == expected
-    assert programs.asked == [f"one get {SERVER}"]
+    assert programs.calls == [f"one get {SERVER}"]
 
 
 def test_a_helper_may_exit_without_reading_its_input(programs: Programs) -> None:
@@ -91,7 +91,7 @@ def test_a_helper_may_exit_without_reading_its_input(programs: Programs) -> None
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (knows("me", SECRET) + "\nexit 1", "failed with exit status 1"),
         (f"echo 'credentials of {SECRET} not found in native keychain'; exit 2", "failed with exit status 2"),
@@ -111,16 +111,16 @@ def test_a_helper_may_exit_without_reading_its_input(programs: Programs) -> None
     ids=range(14),
 )
 def test_each_failure_of_a_helper_is_reported(
-    programs: Programs, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], body: str, told: str
+    programs: Programs, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], body: str, message: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
     programs.install("one", body)
-    asked = Helpers(timeout_s=60)
+    helpers = Helpers(timeout_s=60)
     for _ in range(3):
         with pytest.raises(Denied) as caught:
-            asked.get(ONE, SERVER)
-        check_message(caught.value, SERVER, "docker-credential-one", told, hides=[SECRET])
-    assert programs.asked == [f"one get {SERVER}"]
+            helpers.get(ONE, SERVER)
+        check_message(caught.value, SERVER, "docker-credential-one", message, hides=[SECRET])
+    assert programs.calls == [f"one get {SERVER}"]
     assert SECRET not in caplog.text
     assert SECRET not in "".join(capfd.readouterr())
 
@@ -128,12 +128,12 @@ def test_each_failure_of_a_helper_is_reported(
 @pytest.mark.parametrize("body", ["sleep 60", f"printf {SECRET}; sleep 60", "exec >&-; sleep 60", "sleep 60 &"])
 def test_a_hanging_helper_is_killed_with_its_children(programs: Programs, tmp_path: Path, body: str) -> None:
     programs.install("one", body.replace("sleep 60", f"sh -c 'echo $$ > {tmp_path}/child; exec sleep 60'"))
-    asked = Helpers(timeout_s=HASTY_S)
+    helpers = Helpers(timeout_s=HASTY_S)
     for _ in range(2):
         with pytest.raises(Denied) as caught:
-            asked.get(ONE, SERVER)
+            helpers.get(ONE, SERVER)
         check_message(caught.value, SERVER, "docker-credential-one", "did not finish within 0.3 s", hides=[SECRET])
-    assert len(programs.asked) <= 1  # a slow machine may not have started it yet
+    assert len(programs.calls) <= 1  # a slow machine may not have started it yet
     if (child := tmp_path / "child").exists() and (pid := child.read_text().strip()):
         assert poll_until(lambda: has_ended(pid), timeout_s=10)
 
@@ -164,27 +164,27 @@ def test_a_helper_that_cannot_be_started_is_reported(programs: Programs) -> None
 def test_many_threads_run_a_helper_once_for_each_server(programs: Programs) -> None:
     programs.install("one", knows("me", SECRET))
     programs.install("two", UNKNOWN)
-    asked = Helpers()
+    helpers = Helpers()
     questions = [(ONE, "a.example"), (ONE, "b.example"), (TWO, "a.example")] * 8
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda question: asked.get(*question), questions))
+        answers = list(pool.map(lambda question: helpers.get(*question), questions))
     me = HelperCredentials(username="me", secret=SECRET)
     assert answers == [me, me, None] * 8
-    assert sorted(programs.asked) == ["one get a.example", "one get b.example", "two get a.example"]
+    assert sorted(programs.calls) == ["one get a.example", "one get b.example", "two get a.example"]
 
 
 def test_a_helper_does_not_delay_requests_for_other_servers(programs: Programs, tmp_path: Path) -> None:
     os.mkfifo(held := tmp_path / "held")
     programs.install("one", f"cat {held}\n{UNKNOWN}")
     programs.install("two", UNKNOWN)
-    asked = Helpers()
+    helpers = Helpers()
     with ThreadPoolExecutor(2) as pool:
-        slow = [pool.submit(asked.get, ONE, SERVER) for _ in range(2)]
+        slow = [pool.submit(helpers.get, ONE, SERVER) for _ in range(2)]
         with held.open("w"):  # waits until the program reads, which then waits for this end
-            assert asked.get(TWO, SERVER) is None
+            assert helpers.get(TWO, SERVER) is None
             assert not any(future.done() for future in slow)
         assert [future.result() for future in slow] == [None, None]
-    assert programs.asked == [f"one get {SERVER}", f"two get {SERVER}"]
+    assert programs.calls == [f"one get {SERVER}", f"two get {SERVER}"]
 
 
 @pytest.fixture
@@ -198,20 +198,20 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_kills_the_helper_and_stores_no_answer(programs: Programs) -> None:
     programs.install("one", "kill -INT $PPID; sleep 60")
-    asked = Helpers(timeout_s=60)
+    helpers = Helpers(timeout_s=60)
     with pytest.raises(KeyboardInterrupt):
-        asked.get(ONE, SERVER)
+        helpers.get(ONE, SERVER)
     programs.install("one", knows("me", SECRET))
-    assert asked.get(ONE, SERVER) == HelperCredentials(username="me", secret=SECRET)
+    assert helpers.get(ONE, SERVER) == HelperCredentials(username="me", secret=SECRET)
 
 
 def test_no_representation_shows_a_secret(programs: Programs, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     programs.install("one", knows("me", SECRET))
-    asked = Helpers()
-    answer = asked.get(ONE, SERVER)
+    helpers = Helpers()
+    answer = helpers.get(ONE, SERVER)
     assert answer is not None
-    assert SECRET not in f"{answer!r} {answer} {asked!r} {asked}"
+    assert SECRET not in f"{answer!r} {answer} {helpers!r} {helpers}"
     assert SECRET not in caplog.text
     assert f"running docker-credential-one for {SERVER}" in caplog.text
 

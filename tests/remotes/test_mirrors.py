@@ -17,7 +17,18 @@ from tests import images
 from tests.fakes.faults import Answer, Cut, Fault, Flip
 from tests.fakes.registry import FakeRegistry
 from tests.peers.processes import free_port
-from tests.remotes.asking import BLOB, REPOSITORY, anonymous, asked, check_message, descriptor, fetcher, ranges, read, reference
+from tests.remotes.asking import (
+    BLOB,
+    REPOSITORY,
+    anonymous,
+    check_message,
+    descriptor,
+    fetcher,
+    list_requests,
+    ranges,
+    read,
+    reference,
+)
 
 IMAGE = images.image(seed=1)
 BUSY = Answer(503, (), b"{}")
@@ -49,8 +60,11 @@ def test_content_of_a_mirror_is_not_requested_from_the_registry(
     found = mirrored.resolve(reference(registry))
     assert (found.name, str(found.descriptor.digest)) == (f"{registry.host}/{REPOSITORY}:v1", IMAGE.root.digest)
     assert read(fetcher(mirrored, registry), descriptor(BLOB)) == BLOB
-    assert asked(registry) == []
-    assert asked(mirror) == [f"HEAD /v2/{REPOSITORY}/manifests/v1", f"GET /v2/{REPOSITORY}/blobs/{descriptor(BLOB).digest}"]
+    assert list_requests(registry) == []
+    assert list_requests(mirror) == [
+        f"HEAD /v2/{REPOSITORY}/manifests/v1",
+        f"GET /v2/{REPOSITORY}/blobs/{descriptor(BLOB).digest}",
+    ]
 
 
 def test_content_that_a_mirror_lacks_comes_from_the_registry(
@@ -58,7 +72,7 @@ def test_content_that_a_mirror_lacks_comes_from_the_registry(
 ) -> None:
     assert str(mirrored.resolve(reference(registry)).descriptor.digest) == IMAGE.root.digest
     assert read(fetcher(mirrored, registry), descriptor(BLOB)) == BLOB
-    assert len(asked(registry)) == len(asked(mirror)) == 2
+    assert len(list_requests(registry)) == len(list_requests(mirror)) == 2
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
@@ -100,9 +114,9 @@ def test_a_mirror_with_wrong_bytes_is_not_asked_for_the_digest_again(
     store, wanted = open_store(str(tmp_path / "store")), descriptor(BLOB)
     with pytest.raises(Corrupt):
         transfer.fetch(store, fetcher(mirrored, registry), wanted, notify=ignore_event, pause=time.sleep)
-    assert asked(registry) == []
+    assert list_requests(registry) == []
     assert transfer.fetch(store, fetcher(mirrored, registry), wanted, notify=ignore_event, pause=time.sleep).status == "fetched"
-    assert len(asked(mirror)) == 1
+    assert len(list_requests(mirror)) == 1
     assert store.manifest(wanted) == BLOB
 
 

@@ -98,12 +98,12 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     real = socket.getaddrinfo
 
     def set_up(*lists: list[str]) -> list[str]:
-        left, asked = iter(lists), []
+        left, names = iter(lists), []
 
         def look_up(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
             if not str(host).endswith(".test"):
                 return real(host, port, *args, **kwargs)
-            asked.append(host)
+            names.append(host)
             return [found for address in next(left) for found in real(address, port, *args, **kwargs)]
 
         monkeypatch.setattr(socket, "getaddrinfo", look_up)
@@ -111,7 +111,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             "prefect_dist.remotes.public.address_kind",
             lambda address: "public" if address in (PUBLIC, "127.0.0.3") else "loopback",
         )
-        return asked
+        return names
 
     return set_up
 
@@ -128,9 +128,9 @@ def port(server: Scripted) -> str:
 
 def test_the_connection_goes_to_the_checked_address(answers: Callable[..., list[str]]) -> None:
     with Scripted(OK, address=PUBLIC) as server, Scripted(OK) as private:
-        asked = answers([PUBLIC], ["127.0.0.1"])  # the second look-up of the name has another result
+        names = answers([PUBLIC], ["127.0.0.1"])  # the second look-up of the name has another result
         assert ask(f"http://rebound.test:{port(server)}/") == b"ok"
-        assert asked == ["rebound.test"]
+        assert names == ["rebound.test"]
         assert "Host: rebound.test" in server.heads[0].title().replace("Rebound.Test", "rebound.test")
         assert private.heads == []
 

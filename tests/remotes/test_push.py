@@ -33,7 +33,7 @@ from tests.fakes.faults import (
 )
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.uploads import Uploads
-from tests.remotes.asking import BLOB, HASTY, REPOSITORY, anonymous, asked, check_message, descriptor, reference, user
+from tests.remotes.asking import BLOB, HASTY, REPOSITORY, anonymous, check_message, descriptor, list_requests, reference, user
 from tests.remotes.pushing import CHUNK, Reader, pusher, sent_ranges, shape
 
 SIZE = len(BLOB)
@@ -75,7 +75,7 @@ def test_has_finds_a_blob(registries: Registries, registry: FakeRegistry) -> Non
     assert not target.has(WANTED)
     registry.put_blob(REPOSITORY, BLOB)
     assert target.has(WANTED)
-    assert asked(registry) == [f"HEAD {BLOB_PATH}"] * 2
+    assert list_requests(registry) == [f"HEAD {BLOB_PATH}"] * 2
 
 
 @pytest.mark.parametrize("image", [IMAGE, images.index([IMAGE])], ids=["oci", "index"])
@@ -84,7 +84,7 @@ def test_has_finds_a_manifest(registries: Registries, registry: FakeRegistry, im
     assert not pusher(registries, registry).has(wanted)
     images.load(registry, REPOSITORY, image)
     assert pusher(registries, registry).has(wanted)
-    assert asked(registry) == [f"HEAD /v2/{REPOSITORY}/manifests/{wanted.digest}"] * 2
+    assert list_requests(registry) == [f"HEAD /v2/{REPOSITORY}/manifests/{wanted.digest}"] * 2
 
 
 @pytest.mark.parametrize("status", [403, 405, 501])
@@ -228,8 +228,8 @@ def test_a_rejected_session_is_reported(registries: Registries, registry: FakeRe
     body = b'{"errors": [{"code": "QUOTA", "message": "your quota of 5 GB is full"}]}'
     strike(registry, "PUT", Answer(status, (), body))
     target = pusher(registries, registry)
-    told = (str(WANTED.digest), registry.host, str(status), "your quota of 5 GB")
-    error = refusal(lambda: target.upload(WANTED, Reader(BLOB)), *told)
+    messages = (str(WANTED.digest), registry.host, str(status), "your quota of 5 GB")
+    error = refusal(lambda: target.upload(WANTED, Reader(BLOB)), *messages)
     assert "proxy" not in str(error)
     assert isinstance(error, {403: Denied, 500: Unavailable, 507: Unavailable}.get(status, InvalidInput))
     assert shape(registry) == ["POST", "PUT"]
@@ -240,8 +240,8 @@ def test_a_413_of_a_proxy_names_the_remedy(registries: Registries, registry: Fak
     for method in ("PATCH", "PUT"):
         strike(registry, method, Answer(413, (), b"<html>413 Request Entity Too Large</html>"), nth=None)
     target = pusher(registries, registry, chunk_bytes=chunk_bytes)
-    told = f"raise its limit to {size(chunk_bytes)} (nginx: client_max_body_size)"
-    error = refusal(lambda: target.upload(WANTED, Reader(BLOB)), str(WANTED.digest), registry.host, "413", told)
+    message = f"raise its limit to {size(chunk_bytes)} (nginx: client_max_body_size)"
+    error = refusal(lambda: target.upload(WANTED, Reader(BLOB)), str(WANTED.digest), registry.host, "413", message)
     assert isinstance(error, InvalidInput)
 
 
@@ -275,8 +275,8 @@ def test_requests_that_are_too_large_become_smaller_for_the_whole_run(
 def test_a_limit_below_the_smallest_chunk_is_reported(registries: Registries) -> None:
     with FakeRegistry(max_request_bytes=1_000_000) as registry:
         target = registries.pusher(reference(registry, ""))
-        told = f"raise its limit to {size(4 * MIB)} (nginx: client_max_body_size)"
-        refusal(lambda: target.upload(descriptor(BIG), Reader(BIG)), "413", told)
+        message = f"raise its limit to {size(4 * MIB)} (nginx: client_max_body_size)"
+        refusal(lambda: target.upload(descriptor(BIG), Reader(BIG)), "413", message)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_the_minimum_chunk_length_of_the_registry_is_used(registries: Registries
         upload(registries, registry)
         assert stored(registry) == BLOB
         assert len(registry.requests) == requests
-        assert all(one.received >= minimum for one in registry.asked("PATCH", ".*")[:-1])
+        assert all(one.received >= minimum for one in registry.find_requests("PATCH", ".*")[:-1])
 
 
 def test_a_blob_is_uploaded_in_one_request_after_a_chunk_was_too_large(registries: Registries) -> None:
@@ -408,7 +408,7 @@ def test_an_interrupted_chunk_is_resumed(registries: Registries, registry: FakeR
     assert stored(registry) == BLOB
     begins = [int(span.partition("-")[0]) for span in sent_ranges(registry)]
     assert begins == sorted(begins)
-    assert sum(one.received for one in registry.asked("PATCH", UPLOADS)) == SIZE  # what arrived is not sent again
+    assert sum(one.received for one in registry.find_requests("PATCH", UPLOADS)) == SIZE  # what arrived is not sent again
     assert shape(registry).count("GET") == 1
 
 
@@ -417,8 +417,8 @@ def test_the_offset_is_requested_after_a_stalled_response(registry: FakeRegistry
     with Registries(HASTY, credentials=anonymous) as registries:
         upload(registries, registry)
     assert stored(registry) == BLOB
-    assert (registry.asked("PATCH", UPLOADS)[1].status, "GET" in shape(registry)) == (0, True)
-    assert sum(one.received for one in registry.asked("PATCH", UPLOADS)) == SIZE  # what arrived is not sent again
+    assert (registry.find_requests("PATCH", UPLOADS)[1].status, "GET" in shape(registry)) == (0, True)
+    assert sum(one.received for one in registry.find_requests("PATCH", UPLOADS)) == SIZE  # what arrived is not sent again
 
 
 def test_an_interrupted_completion_is_repeated(registries: Registries, registry: FakeRegistry) -> None:
@@ -461,20 +461,20 @@ def test_an_upload_resumes_after_the_pause_that_the_registry_wants(registry: Fak
         target.upload(WANTED, Reader(BLOB))
     assert stored(registry) == BLOB
     assert shape(registry) == ["POST", "PATCH", "PATCH", "GET", "PATCH", "PATCH", "PUT"]
-    assert sum(one.received for one in registry.asked("PATCH", UPLOADS)) == SIZE
+    assert sum(one.received for one in registry.find_requests("PATCH", UPLOADS)) == SIZE
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("has_state", [True, False])
 def test_an_upload_continues_at_the_offset_after_a_chunk_out_of_order(
-    registries: Registries, registry: FakeRegistry, *, told: bool
+    registries: Registries, registry: FakeRegistry, *, has_state: bool
 ) -> None:
     strike(registry, "PATCH", Drop(30_000), nth=2)
     strike(registry, "GET", WithHeaders((("Range", "0-99999"),)))  # a stale view: 130,000 are there
-    if not told:
+    if not has_state:
         strike(registry, "PATCH", WithoutHeaders(("Range",)), nth=3)
     upload(registries, registry)
     assert stored(registry) == BLOB
-    expected = ["POST", "PATCH", "PATCH", "GET", "PATCH"] + ([] if told else ["GET"]) + ["PATCH", "PATCH", "PUT"]
+    expected = ["POST", "PATCH", "PATCH", "GET", "PATCH"] + ([] if has_state else ["GET"]) + ["PATCH", "PATCH", "PUT"]
     assert shape(registry) == expected
     assert sent_ranges(registry)[2:4] == ["100000-199999", "130000-229999"]
 
@@ -620,7 +620,7 @@ def test_many_uploads_run_concurrently(registries: Registries) -> None:
             for done in [threads.submit(target.upload, descriptor(content), Reader(content)) for content in contents]:
                 done.result(timeout=60)
         assert [stored(registry, descriptor(content)) for content in contents] == contents
-        assert len(registry.asked("GET", "/token")) == 1
+        assert len(registry.find_requests("GET", "/token")) == 1
         assert registry.uploads.open == 0
 
 

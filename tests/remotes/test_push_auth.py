@@ -27,7 +27,7 @@ def open_registries() -> Registries:
 
 def scopes(registry: FakeRegistry) -> list[list[str]]:
     """The scopes of each token request."""
-    return [sorted(httpx.QueryParams(one.query).get_list("scope")) for one in registry.asked("GET", "/token")]
+    return [sorted(httpx.QueryParams(one.query).get_list("scope")) for one in registry.find_requests("GET", "/token")]
 
 
 def push(target: Pusher, content: bytes = BLOB) -> Reader:

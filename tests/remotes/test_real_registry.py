@@ -81,7 +81,9 @@ def test_a_fetch_without_the_password_is_denied(guarded: CncfRegistry, password:
     credentials = None if password is None else Credentials(LOGIN[0], password)
     with Registries(SETTINGS, credentials=lambda *_: credentials) as registries, pytest.raises(Denied) as caught:
         registries.resolve(reference(guarded.host, ":image"))
-    told = str(reference(guarded.host, ":image")) if password is None else f"{guarded.host}: the password of user '{LOGIN[0]}'"
-    check_message(caught.value, told, hides=["a-wrong-password"])
+    message = (
+        str(reference(guarded.host, ":image")) if password is None else f"{guarded.host}: the password of user '{LOGIN[0]}'"
+    )
+    check_message(caught.value, message, hides=["a-wrong-password"])
     expected = 1 if password is None else 2
     assert [one.status for one in guarded.requests(at_least=before + expected)[before:]] == [401] * expected

@@ -180,9 +180,9 @@ def test_a_signed_query_is_sent_unchanged(
     other.put_blob(REPOSITORY, BLOB)
     redirect(registry, f"http://{other.host}{{path}}?{query}")
     assert read(fetcher(registries, registry), WANTED) == BLOB
-    asked = other.requests[0].query
-    assert parse_qsl(asked, keep_blank_values=True) == parse_qsl(query, keep_blank_values=True)
-    assert asked == query.replace("%2f", "%2F")  # escapes are equal in either case, RFC 3986, 6.2.2.1
+    sent = other.requests[0].query
+    assert parse_qsl(sent, keep_blank_values=True) == parse_qsl(query, keep_blank_values=True)
+    assert sent == query.replace("%2f", "%2F")  # escapes are equal in either case, RFC 3986, 6.2.2.1
 
 
 def test_a_redirect_loop_ends(registries: Registries, registry: FakeRegistry) -> None:
@@ -251,9 +251,9 @@ def test_no_log_line_shows_a_signature(
     other.inject(Fault(action=Cut(1000)))
     redirect(registry, f"http://user:{SECRET}@{other.host}{{path}}?{SIGNED}")
     assert read(fetcher(registries, registry), WANTED) == BLOB
-    told = [record.getMessage() for record in caplog.records if record.name.startswith("prefect_dist.remotes")]
-    assert sum(other.host in one for one in told) == 2
-    assert not any(SECRET in one for one in told)
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("prefect_dist.remotes")]
+    assert sum(other.host in one for one in messages) == 2
+    assert not any(SECRET in one for one in messages)
 
 
 def test_a_connection_error_shows_no_signature(registries: Registries, registry: FakeRegistry) -> None:

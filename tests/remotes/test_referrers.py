@@ -20,7 +20,7 @@ from tests.fakes.faults import Answer, Fault, Redirect, Replace, WithHeaders
 from tests.fakes.registry import FakeRegistry
 from tests.peers import skopeo
 from tests.peers.registry import cncf_registry
-from tests.remotes.asking import REPOSITORY, anonymous, asked, check_message, descriptor, fetcher, reference
+from tests.remotes.asking import REPOSITORY, anonymous, check_message, descriptor, fetcher, list_requests, reference
 from tests.remotes.pushing import Reader, pusher
 
 IMAGE = images.index([images.image(seed=1)])
@@ -69,7 +69,7 @@ def test_the_api_is_not_requested_if_it_is_to_be_avoided(registry: FakeRegistry)
     hosts = Hosts(named={registry.host: HostSettings(avoid=frozenset({"referrers"}))})
     with Registries(RegistrySettings(hosts=hosts), credentials=anonymous) as registries:
         assert digests(listed(registries, registry)) == DIGESTS
-    assert asked(registry) == [f"GET {TAG}"]
+    assert list_requests(registry) == [f"GET {TAG}"]
 
 
 def test_all_pages_are_read(registries: Registries) -> None:
@@ -78,7 +78,7 @@ def test_all_pages_are_read(registries: Registries) -> None:
         found = listed(registries, registry, images.ARTIFACT)
         assert (len(found), digests(found)) == (5, DIGESTS)
         assert {one.artifact_type for one in found} == {images.ARTIFACT}
-        assert asked(registry) == [f"GET {API}"] * 3
+        assert list_requests(registry) == [f"GET {API}"] * 3
         assert all("artifactType=application%2Fvnd" in one.query for one in registry.requests)
 
 
@@ -88,7 +88,7 @@ def test_referrers_are_filtered_by_type(registries: Registries, *, filters: bool
         fill(registry)
         assert listed(registries, registry, "a/b") == []
         assert digests(listed(registries, registry, images.ARTIFACT)) == DIGESTS
-        assert asked(registry) == [f"GET {API}"] * 2
+        assert list_requests(registry) == [f"GET {API}"] * 2
 
 
 def test_an_invalid_artifact_type_is_not_sent(registries: Registries, registry: FakeRegistry) -> None:
@@ -142,7 +142,7 @@ def test_a_page_above_the_limit_is_an_error(registries: Registries, registry: Fa
 def test_a_missing_api_is_requested_once(registries: Registries, registry: FakeRegistry, action: Answer) -> None:
     registry.inject(Fault(path=API, nth=None, action=action))
     assert listed(registries, registry) == listed(registries, registry) == []
-    assert asked(registry) == [f"GET {API}", f"GET {TAG}", f"GET {TAG}"]
+    assert list_requests(registry) == [f"GET {API}", f"GET {TAG}", f"GET {TAG}"]
 
 
 @pytest.mark.parametrize("status", [429, 403, 503])
@@ -156,14 +156,14 @@ def test_a_query_that_is_redirected_to_another_host_and_refused_there_falls_back
     asked_before = len(bare.requests)
     bare.inject(Fault(path=API, nth=None, action=Redirect(f"http://{other.host}/-/v2/packages?sig=topsecret", 303)))
     other.inject(Fault(path="/-/v2/packages", nth=None, action=Answer(status, (("Retry-After", "3600"),))))
-    told: list[tuple[str, float]] = []
+    waits: list[tuple[str, float]] = []
     with Registries(
-        RegistrySettings(connect_timeout_s=10), credentials=anonymous, on_throttled=lambda *what: told.append(what)
+        RegistrySettings(connect_timeout_s=10), credentials=anonymous, on_throttled=lambda *what: waits.append(what)
     ) as found:
         for _ in range(2):
             assert digests(listed(found, bare)) == DIGESTS
         assert found.resolve(reference(bare, f"@{SUBJECT.digest}")).descriptor == SUBJECT  # the registry answers at once
-    assert told == ([] if status == 403 else [(other.host, 3600)])
+    assert waits == ([] if status == 403 else [(other.host, 3600)])
     assert {one.status for one in bare.requests[asked_before:]} == {303, 200}
     assert f"redirected the query to http://{other.host}/-/v2/packages?sig=…, which answered {status}" in caplog.text
     assert "topsecret" not in caplog.text
@@ -180,7 +180,7 @@ def test_a_query_that_another_registry_cannot_answer_now_is_an_error_to_retry(
     with pytest.raises(Unavailable) as caught:
         listed(registries, registry)
     check_message(caught.value, str(SUBJECT.digest), f"GET http://{other.host}{API}: {status}")
-    assert asked(registry) == [f"GET {API}", f"GET {TAG}"]
+    assert list_requests(registry) == [f"GET {API}", f"GET {TAG}"]
     assert digests(listed(registries, registry)) == DIGESTS
 
 
@@ -201,7 +201,7 @@ def test_a_query_that_another_registry_does_not_answer_is_answered_by_the_tag(
     other.inject(Fault(path=API, nth=None, action=Answer(status)))
     assert listed(registries, registry) == []
     again = [f"GET {API}"] if status == 403 else []  # the URL may have expired
-    assert asked(registry) == [f"GET {API}", *again, f"GET {TAG}"]
+    assert list_requests(registry) == [f"GET {API}", *again, f"GET {TAG}"]
 
 
 def test_a_query_that_a_web_interface_keeps_refusing_does_not_fail(
@@ -217,7 +217,7 @@ def test_a_query_that_a_web_interface_keeps_refusing_does_not_fail(
 def test_a_missing_repository_does_not_prove_a_missing_api(registries: Registries, registry: FakeRegistry) -> None:
     registry.inject(Fault(path=API, action=Answer(404, (), b'{"errors": [{"code": "NAME_UNKNOWN"}]}')))
     assert listed(registries, registry) == listed(registries, registry) == []
-    assert asked(registry) == [f"GET {API}", f"GET {TAG}", f"GET {API}"]
+    assert list_requests(registry) == [f"GET {API}", f"GET {TAG}", f"GET {API}"]
 
 
 def test_a_refusal_is_reported(registries: Registries, registry: FakeRegistry) -> None:
@@ -234,7 +234,7 @@ def test_the_subject_under_the_tag_has_no_referrers(registries: Registries, bare
     with pytest.raises(Unsupported) as caught:
         put(pusher(registries, bare), ARTIFACTS[0])
     check_message(caught.value, bare.host, fallback_tag(SUBJECT.digest))
-    assert bare.asked("PUT", TAG) == []
+    assert bare.find_requests("PUT", TAG) == []
 
 
 def test_a_referrer_is_listed_and_read_under_the_fallback_tag(registries: Registries, bare: FakeRegistry) -> None:
@@ -252,17 +252,17 @@ def test_writers_of_one_process_take_turns(registries: Registries, bare: FakeReg
     with ThreadPoolExecutor(5) as threads:
         list(threads.map(lambda artifact: put(target, artifact), ARTIFACTS))
     assert digests(listed(registries, bare)) == DIGESTS
-    assert len(bare.asked("PUT", TAG)) == 5
+    assert len(bare.find_requests("PUT", TAG)) == 5
 
 
 def test_an_overwritten_entry_is_written_again(registries: Registries, bare: FakeRegistry) -> None:
     bare.inject(Fault(path=TAG, nth=2, action=Answer(404)))  # as if another client had written an index without the entry
     put(pusher(registries, bare), ARTIFACTS[0])
-    assert len(bare.asked("PUT", TAG)) == 2
+    assert len(bare.find_requests("PUT", TAG)) == 2
     bare.inject(Fault(path=TAG, nth=None, action=Answer(404)))
     with pytest.raises(Busy):
         put(pusher(registries, bare), ARTIFACTS[1])
-    assert len(bare.asked("PUT", TAG)) == 2 + 5
+    assert len(bare.find_requests("PUT", TAG)) == 2 + 5
 
 
 def test_digest_tags_of_cosign_are_resolved(registries: Registries, registry: FakeRegistry) -> None:
@@ -271,7 +271,7 @@ def test_digest_tags_of_cosign_are_resolved(registries: Registries, registry: Fa
     images.load(registry, REPOSITORY, signature, tag=tags[1])
     ((tag, found),) = fetcher(registries, registry).signatures(SUBJECT)
     assert (tag, str(found.digest)) == (tags[1], signature.root.digest)
-    assert asked(registry) == [f"HEAD /v2/{REPOSITORY}/manifests/{tag}" for tag in tags]
+    assert list_requests(registry) == [f"HEAD /v2/{REPOSITORY}/manifests/{tag}" for tag in tags]
 
 
 @pytest.mark.parametrize("mirror_has", [True, False])
@@ -286,7 +286,7 @@ def test_an_empty_list_of_a_mirror_does_not_end_the_search(
         host = bare if mirror_has else registry
         assert digests(listed(found, host)) == DIGESTS
         assert [one for one, _ in fetcher(found, host).signatures(SUBJECT)] == [tag]
-        assert bool(bare.asked("GET", ".*")) is not mirror_has
+        assert bool(bare.find_requests("GET", ".*")) is not mirror_has
 
 
 def test_referrers_are_kept_under_fallback_tags_at_the_cncf_registry(registries: Registries, tmp_path: Path) -> None:

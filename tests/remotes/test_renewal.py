@@ -39,7 +39,7 @@ class Helper:
 
     @property
     def calls(self) -> int:
-        return len(self._programs.asked)
+        return len(self._programs.calls)
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_repository_without_access_runs_the_helper_once_for_a_secret(
         assert isinstance(error, Denied)
         assert read(allowed, WANTED) == BLOB
     assert helper.calls == 2
-    assert len(registry.asked("GET", "/v2/team/other/.*")) == 4  # the first one without credentials
+    assert len(registry.find_requests("GET", "/v2/team/other/.*")) == 4  # the first one without credentials
 
 
 def test_a_403_behind_a_redirect_runs_no_helper(

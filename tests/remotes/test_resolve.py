@@ -18,7 +18,7 @@ from tests.fakes.faults import (
     WithoutHeaders,
 )
 from tests.fakes.registry import FakeRegistry
-from tests.remotes.asking import BLOB, REPOSITORY, asked, check_message, reference
+from tests.remotes.asking import BLOB, REPOSITORY, check_message, list_requests, reference
 
 IMAGE = images.image(seed=1)
 OTHER_DIGEST = "sha256:" + "0" * 64
@@ -65,7 +65,7 @@ def test_one_head_resolves_a_tag(registries: Registries, registry: FakeRegistry,
     assert found.name == f"{registry.host}/{REPOSITORY}:v2"
     root = (str(found.descriptor.digest), found.descriptor.media_type, found.descriptor.size)
     assert root == image.root
-    assert asked(registry) == [f"HEAD {MANIFESTS}v2"]
+    assert list_requests(registry) == [f"HEAD {MANIFESTS}v2"]
 
 
 def test_the_head_accepts_all_types_and_no_content_coding(registries: Registries, registry: FakeRegistry) -> None:
@@ -99,14 +99,14 @@ def test_an_incomplete_head_is_followed_by_a_get(registries: Registries, registr
     on_head(registry, action)
     found = registries.resolve(reference(registry)).descriptor
     assert (str(found.digest), found.media_type, found.size) == IMAGE.root
-    assert asked(registry) == [f"HEAD {MANIFESTS}v1", f"GET {MANIFESTS}v1"]
+    assert list_requests(registry) == [f"HEAD {MANIFESTS}v1", f"GET {MANIFESTS}v1"]
 
 
 @pytest.mark.parametrize("suffix", ["; charset=utf-8", ";charset=utf-8", " ; a=b; c=d"])
 def test_parameters_of_the_content_type_are_ignored(registries: Registries, registry: FakeRegistry, suffix: str) -> None:
     on_head(registry, WithHeaders((("Content-Type", IMAGE.root.media_type.replace("oci", "OCI") + suffix),)))
     assert registries.resolve(reference(registry)).descriptor.media_type == IMAGE.root.media_type
-    assert asked(registry) == [f"HEAD {MANIFESTS}v1"]
+    assert list_requests(registry) == [f"HEAD {MANIFESTS}v1"]
 
 
 def test_a_header_may_hold_any_byte(registries: Registries, registry: FakeRegistry) -> None:
@@ -121,13 +121,13 @@ def test_a_pinned_digest_is_requested_and_wins(registries: Registries, registry:
     found = registries.resolve(reference(registry, pinned))
     assert str(found.descriptor.digest) == IMAGE.root.digest
     assert found.name == f"{registry.host}/{REPOSITORY}{pinned}"
-    assert asked(registry) == [f"HEAD {MANIFESTS}{IMAGE.root.digest}"]
+    assert list_requests(registry) == [f"HEAD {MANIFESTS}{IMAGE.root.digest}"]
 
 
 def test_a_pinned_digest_needs_no_digest_header(registries: Registries, registry: FakeRegistry) -> None:
     on_head(registry, WithoutHeaders(("Docker-Content-Digest",)))
     registries.resolve(reference(registry, f"@{IMAGE.root.digest}"))
-    assert asked(registry) == [f"HEAD {MANIFESTS}{IMAGE.root.digest}"]
+    assert list_requests(registry) == [f"HEAD {MANIFESTS}{IMAGE.root.digest}"]
 
 
 def test_a_pinned_sha512_digest_is_resolved(registries: Registries, registry: FakeRegistry) -> None:
@@ -141,14 +141,14 @@ def test_a_pinned_digest_of_a_blob_is_resolved(registries: Registries, registry:
     digest = registry.put_blob(REPOSITORY, BLOB)
     found = registries.resolve(reference(registry, f":v1@{digest}")).descriptor
     assert (str(found.digest), found.media_type, found.size) == (digest, "application/octet-stream", len(BLOB))
-    assert asked(registry) == [f"HEAD {MANIFESTS}{digest}", f"HEAD /v2/{REPOSITORY}/blobs/{digest}"]
+    assert list_requests(registry) == [f"HEAD {MANIFESTS}{digest}", f"HEAD /v2/{REPOSITORY}/blobs/{digest}"]
 
 
 def test_a_hint_at_a_blob_requests_no_manifest(registries: Registries, registry: FakeRegistry) -> None:
     digest = registry.put_blob(REPOSITORY, BLOB)
     found = registries.resolve(reference(registry, f"@{digest}"), media_type=images.OCI_LAYER).descriptor
     assert (str(found.digest), found.size) == (digest, len(BLOB))
-    assert asked(registry) == [f"HEAD /v2/{REPOSITORY}/blobs/{digest}"]
+    assert list_requests(registry) == [f"HEAD /v2/{REPOSITORY}/blobs/{digest}"]
 
 
 @pytest.mark.parametrize("named", [":v1", f"@{IMAGE.root.digest}"])
@@ -174,14 +174,14 @@ def test_a_blob_without_a_reported_size_is_refused(registries: Registries, regis
 
 def test_a_missing_pinned_digest_is_not_found(registries: Registries, registry: FakeRegistry) -> None:
     assert isinstance(refusal(registries, registry, f"@{OTHER_DIGEST}"), NotFound)
-    assert asked(registry) == [f"HEAD {MANIFESTS}{OTHER_DIGEST}", f"HEAD /v2/{REPOSITORY}/blobs/{OTHER_DIGEST}"]
+    assert list_requests(registry) == [f"HEAD {MANIFESTS}{OTHER_DIGEST}", f"HEAD /v2/{REPOSITORY}/blobs/{OTHER_DIGEST}"]
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 503])
 def test_the_blobs_endpoint_is_tried_only_after_a_404(registries: Registries, registry: FakeRegistry, status: int) -> None:
     on_head(registry, Answer(status))
     refusal(registries, registry, f"@{IMAGE.root.digest}")
-    assert asked(registry) == [f"HEAD {MANIFESTS}{IMAGE.root.digest}"]
+    assert list_requests(registry) == [f"HEAD {MANIFESTS}{IMAGE.root.digest}"]
 
 
 def test_the_error_of_the_second_request_does_not_mention_the_first(registries: Registries, registry: FakeRegistry) -> None:
@@ -195,7 +195,7 @@ def test_the_error_of_the_second_request_does_not_mention_the_first(registries: 
 
 def test_an_unknown_tag_is_not_requested_as_a_blob(registries: Registries, registry: FakeRegistry) -> None:
     assert isinstance(refusal(registries, registry, ":v2"), NotFound)
-    assert asked(registry) == [f"HEAD {MANIFESTS}v2"]
+    assert list_requests(registry) == [f"HEAD {MANIFESTS}v2"]
 
 
 @pytest.mark.parametrize("signed", ["json", "prettyjws"])
@@ -205,7 +205,7 @@ def test_schema_1_is_refused_by_its_type(registries: Registries, registry: FakeR
     error = refusal(registries, registry)
     assert isinstance(error, Unsupported)
     assert "schema 1" in str(error)
-    assert asked(registry) == [f"HEAD {MANIFESTS}v1"]
+    assert list_requests(registry) == [f"HEAD {MANIFESTS}v1"]
 
 
 def test_schema_1_is_refused_by_its_content(registries: Registries, registry: FakeRegistry) -> None:
@@ -220,7 +220,7 @@ def test_a_big_manifest_is_refused_by_its_head(registries: Registries, registry:
     error = refusal(registries, registry, ":big")
     assert isinstance(error, Unsupported)
     assert str(len(BIG) - 1) in str(error)
-    assert asked(registry) == [f"HEAD {MANIFESTS}big"]
+    assert list_requests(registry) == [f"HEAD {MANIFESTS}big"]
 
 
 def test_a_manifest_of_exactly_the_limit_is_accepted(registries: Registries, registry: FakeRegistry) -> None:
@@ -233,7 +233,7 @@ def test_a_document_that_is_no_manifest_is_refused(registries: Registries, regis
     on_head(registry, Replace(body))
     on_get(registry, Replace(body))
     assert isinstance(refusal(registries, registry), InvalidInput)
-    assert asked(registry) == [f"HEAD {MANIFESTS}v1", f"GET {MANIFESTS}v1"]
+    assert list_requests(registry) == [f"HEAD {MANIFESTS}v1", f"GET {MANIFESTS}v1"]
 
 
 def test_html_instead_of_a_pinned_manifest_is_corrupt(registries: Registries, registry: FakeRegistry) -> None:
@@ -284,7 +284,7 @@ def test_a_document_with_a_content_coding_is_refused(registries: Registries, reg
 def test_a_bad_digest_header_is_refused(registries: Registries, registry: FakeRegistry, header: str) -> None:
     on_head(registry, WithHeaders((("Docker-Content-Digest", header),)))
     refusal(registries, registry)
-    assert asked(registry) == [f"HEAD {MANIFESTS}v1"]
+    assert list_requests(registry) == [f"HEAD {MANIFESTS}v1"]
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_a_refused_head_is_reported(
     facts = error.exchange
     assert (facts.method, facts.status, facts.retry_after_s) == ("HEAD", status, 7)
     assert facts.url == f"http://{registry.host}{MANIFESTS}v1"
-    assert asked(registry) == [f"HEAD {MANIFESTS}v1"]
+    assert list_requests(registry) == [f"HEAD {MANIFESTS}v1"]
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, Denied), (403, Denied), (429, Unavailable), (500, Unavailable)])
@@ -344,4 +344,4 @@ def test_a_redirected_head_stays_a_head(registries: Registries, registry: FakeRe
     images.load(other, REPOSITORY, IMAGE, "v1")
     on_head(registry, Redirect(f"http://{other.host}{{path}}"))
     assert str(registries.resolve(reference(registry)).descriptor.digest) == IMAGE.root.digest
-    assert asked(other) == asked(registry) == [f"HEAD {MANIFESTS}v1"]
+    assert list_requests(other) == list_requests(registry) == [f"HEAD {MANIFESTS}v1"]

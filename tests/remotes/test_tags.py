@@ -22,7 +22,7 @@ from tests.fakes.registry import FakeRegistry
 from tests.fakes.scripted import Scripted
 from tests.peers.processes import free_port
 from tests.peers.registry import LOGIN, CncfRegistry, cncf_registry
-from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, asked, check_message, fetcher, user
+from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, check_message, fetcher, list_requests, user
 
 IMAGE = images.image(seed=1)
 LIST = f"/v2/{REPOSITORY}/tags/list"
@@ -90,7 +90,7 @@ def paged() -> Iterator[FakeRegistry]:
 def test_tags_of_one_page_are_listed(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     assert listed(registries, registry) == TAGS
-    assert asked(registry) == [f"GET {LIST}"]
+    assert list_requests(registry) == [f"GET {LIST}"]
     assert queries(registry) == [{"n": ["1000"]}]
 
 
@@ -165,7 +165,7 @@ def test_an_empty_page_does_not_end_the_list(registries: Registries, paged: Fake
 
 def test_an_unknown_repository_is_not_found(registries: Registries, registry: FakeRegistry) -> None:
     assert "not found" in refusal(registries, registry, NotFound)
-    assert asked(registry) == [f"GET {LIST}"]
+    assert list_requests(registry) == [f"GET {LIST}"]
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, Denied), (403, Denied), (429, Unavailable), (500, Unavailable)])
@@ -232,8 +232,8 @@ def test_credentials_do_not_follow_a_redirect_to_another_server(other: FakeRegis
 def test_links_in_a_circle_are_an_error(registries: Registries, registry: FakeRegistry, link: str) -> None:
     fill(registry)
     registry.inject(Fault(nth=None, action=_link(link)))
-    told = refusal(registries, registry, Unsupported)
-    assert "circle" in told or "only names of earlier pages" in told
+    message = refusal(registries, registry, Unsupported)
+    assert "circle" in message or "only names of earlier pages" in message
     assert len(registry.requests) <= 2
 
 
@@ -283,9 +283,9 @@ def test_a_list_that_takes_too_long_is_given_up(
     monkeypatch.setattr("prefect_dist.remotes.listing.MAX_SECONDS", 0.2)
     fill(registry)
     registry.inject(Fault(nth=None, action=_Endless(has_tags=True)))
-    told = refusal(registries, registry, Unavailable)
+    message = refusal(registries, registry, Unavailable)
     assert re.search(
-        r"expected the whole list within 0.2 s, got (\d+) names in \1 pages; try again, or name the wanted items", told
+        r"expected the whole list within 0.2 s, got (\d+) names in \1 pages; try again, or name the wanted items", message
     )
     assert 1 < len(registry.requests) < 10_000
 

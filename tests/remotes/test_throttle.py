@@ -17,7 +17,18 @@ from tests.fakes.access import Bearer
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.peers.processes import poll_until
-from tests.remotes.asking import BLOB, REPOSITORY, SETTINGS, Clock, anonymous, asked, descriptor, fetcher, read, reference
+from tests.remotes.asking import (
+    BLOB,
+    REPOSITORY,
+    SETTINGS,
+    Clock,
+    anonymous,
+    descriptor,
+    fetcher,
+    list_requests,
+    read,
+    reference,
+)
 
 IMAGE = images.image(seed=1)
 
@@ -162,7 +173,7 @@ def test_a_request_is_in_flight_until_its_response_was_read(registry: FakeRegist
         with pytest.raises(NotFound):
             registries.resolve(reference(registry))
         assert throttle._in_flight == 0
-    assert len(asked(registry)) == 3
+    assert len(list_requests(registry)) == 3
 
 
 def test_an_abort_ends_the_wait_for_a_turn() -> None:
@@ -207,21 +218,21 @@ def test_no_request_is_sent_during_a_pause(found: Registries, registry: FakeRegi
             found.resolve(reference(registry))
         assert isinstance(caught.value, RegistryError)
         assert caught.value.exchange.retry_after_s == pytest.approx(3600, abs=60)
-    assert len(asked(registry)) == 1
+    assert len(list_requests(registry)) == 1
     assert "the server is rate-limiting" in str(caught.value)
 
 
 def test_the_callback_gets_the_length_of_a_pause(registry: FakeRegistry, other: FakeRegistry) -> None:
-    told: list[tuple[str, float]] = []
+    waits: list[tuple[str, float]] = []
     put(other)
     for method in ("HEAD", "GET"):
         registry.inject(Fault(method=method, nth=None, action=Answer(429, (("Retry-After", "3600"),))))
         other.inject(Fault(method=method, action=Answer(429)))
-    with Registries(SETTINGS, credentials=anonymous, on_throttled=lambda *what: told.append(what)) as found:
+    with Registries(SETTINGS, credentials=anonymous, on_throttled=lambda *what: waits.append(what)) as found:
         for server in (registry, registry, other):
             with pytest.raises(Unavailable):
                 found.resolve(reference(server))
-    assert told == [(registry.host, 3600)]
+    assert waits == [(registry.host, 3600)]
 
 
 def test_requests_to_other_servers_continue_during_a_pause(
@@ -259,7 +270,9 @@ def test_a_request_that_waits_for_a_token_holds_no_slot() -> None:
             ):  # as another thread that gets the token
                 waiting = threads.submit(read, fetcher(found, guarded), descriptor(BLOB))
                 try:
-                    assert poll_until(lambda: bool(guarded.asked("GET", "/v2/.*")) and throttle._in_flight == 0, timeout_s=5)
+                    assert poll_until(
+                        lambda: bool(guarded.find_requests("GET", "/v2/.*")) and throttle._in_flight == 0, timeout_s=5
+                    )
                     assert found._client.get(f"http://{guarded.host}/token?service=fake").status_code == 200
                 except BaseException:
                     found.abort()

@@ -156,13 +156,13 @@ def test_certificates_may_be_given_as_pem(demanding: FakeRegistry, client_pem: P
 
 
 @pytest.mark.parametrize(
-    ("tls", "told"),
+    ("tls", "message"),
     [
         (Tls(ca_pem="topsecret"), "CA certificates: expected a certificate in PEM"),
         (Tls(cert_pem="topsecret"), "certificate with key: expected a certificate and key in PEM"),
     ],
 )
-def test_invalid_pem_is_not_shown(tls: Tls, told: str) -> None:
+def test_invalid_pem_is_not_shown(tls: Tls, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         tls.context()
-    check_message(caught.value, told, hides=["topsecret"])
+    check_message(caught.value, message, hides=["topsecret"])

@@ -25,17 +25,17 @@ Ask = Generator[httpx.Request, httpx.Response, Token]
 def ask(tokens: Tokens, *answers: tuple[int, dict[str, Any]], server: TokenServer = SERVER) -> tuple[list[str], Token | None]:
     """Fetch a token with these responses; return the requests in short form, and the token."""
     flow = tokens.fetch_token(server, SCOPES)
-    asked: list[str] = []
+    sent: list[str] = []
     try:
         request = next(flow)
         for status, document in answers:
-            asked.append(short(request))
+            sent.append(short(request))
             request = flow.send(httpx.Response(status, stream=httpx.ByteStream(json.dumps(document).encode()), request=request))
-        asked.append(short(request))
+        sent.append(short(request))
     except StopIteration as stop:
-        return asked, stop.value
+        return sent, stop.value
     flow.close()
-    return asked, None
+    return sent, None
 
 
 def short(request: httpx.Request) -> str:
@@ -103,14 +103,14 @@ def test_the_form_has_a_password() -> None:
     assert (request.method, request.url) == ("POST", SERVER.realm)
     assert request.headers["content-type"] == "application/x-www-form-urlencoded"
     assert "authorization" not in request.headers
-    asked = {"service": "registry.example", "client_id": "prefect-dist", "scope": SCOPES}
-    assert form(request) == {"grant_type": "password", "username": "me", "password": SECRET, **asked}
+    common = {"service": "registry.example", "client_id": "prefect-dist", "scope": SCOPES}
+    assert form(request) == {"grant_type": "password", "username": "me", "password": SECRET, **common}
 
 
 def test_the_form_has_an_identity_token() -> None:
     request = next(Tokens(RegistryLogin(host=HOST, credentials=Credentials("", "", IDENTITY))).fetch_token(SERVER, SCOPES))
-    asked = {"service": "registry.example", "client_id": "prefect-dist", "scope": SCOPES}
-    assert form(request) == {"grant_type": "refresh_token", "refresh_token": IDENTITY, **asked}
+    common = {"service": "registry.example", "client_id": "prefect-dist", "scope": SCOPES}
+    assert form(request) == {"grant_type": "refresh_token", "refresh_token": IDENTITY, **common}
 
 
 @pytest.mark.parametrize("credentials", [None, user("me", SECRET)])

@@ -18,7 +18,7 @@ from prefect_dist.remotes.transport import Urllib3Transport
 from tests import images
 from tests.peers import skopeo
 from tests.peers.registry import CncfRegistry, cncf_registry
-from tests.peers.token_server import IDENTITY_TOKEN, PASSWORD, USER, Asked, TokenServer
+from tests.peers.token_server import IDENTITY_TOKEN, PASSWORD, USER, TokenRequest, TokenServer
 from tests.remotes.asking import SETTINGS, check_message, descriptor, read
 
 PUBLIC, PRIVATE, NEW = "public/app", "team/app", "team/new"
@@ -74,7 +74,7 @@ def pull(guarded: CncfRegistry, repository: str, credentials: Credentials | None
             assert read(found.fetcher, WANTED) == LAYER
 
 
-def short(requests: list[Asked]) -> list[tuple[str, str, int]]:
+def short(requests: list[TokenRequest]) -> list[tuple[str, str, int]]:
     """Each request as (GET or kind of grant, scopes, status)."""
     return [(one.fields.get("grant_type", [one.method])[0], " ".join(one.fields["scope"]), one.status) for one in requests]
 
@@ -212,16 +212,16 @@ def test_a_token_that_expires_during_an_upload_is_replaced(
     assert len(tokens.requests) == 1 + len(range(0, len(LAYER), 1_000_000))
 
 
-@pytest.mark.parametrize("told", ["by the registry", "by the clock"])
+@pytest.mark.parametrize("expiry", ["by the registry", "by the clock"])
 def test_an_expired_token_is_replaced_once_for_all_threads(
-    guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client, told: str
+    guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client, expiry: str
 ) -> None:
     now = [1000.0]
     host = HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN), clock=lambda: now[0])
     auth = RegistryAuth(host, pull_scope(PRIVATE))
     url = f"http://{guarded.host}/v2/{PRIVATE}/blobs/{DIGEST}"
     assert client.head(url, auth=auth).is_success
-    if told == "by the clock":
+    if expiry == "by the clock":
         now[0] += tokens.declared_s
     else:
         keep_over(host, pull_scope(PRIVATE), tokens)
@@ -271,7 +271,7 @@ def keep_over(host: HostAuth, scopes: str, tokens: TokenServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("credentials", "post_status", "asked"),
+    ("credentials", "post_status", "kinds"),
     [
         (Credentials(USER, WRONG), None, ["password", "GET"]),
         (Credentials(USER, WRONG), 405, ["password", "GET"]),
@@ -280,7 +280,7 @@ def keep_over(host: HostAuth, scopes: str, tokens: TokenServer) -> None:
     ids=["password", "password by GET", "identity"],
 )
 def test_a_wrong_secret_is_reported(
-    guarded: CncfRegistry, tokens: TokenServer, credentials: Credentials, post_status: int | None, asked: list[str]
+    guarded: CncfRegistry, tokens: TokenServer, credentials: Credentials, post_status: int | None, kinds: list[str]
 ) -> None:
     tokens.post_status = post_status
     with Registries(SETTINGS, credentials=lambda *_: credentials) as registries:
@@ -294,7 +294,7 @@ def test_a_wrong_secret_is_reported(
                 f"of user '{USER}' (from the caller) was rejected; use other credentials",
                 hides=[WRONG],
             )
-    assert [kind for kind, _, _ in short(tokens.requests)] == asked
+    assert [kind for kind, _, _ in short(tokens.requests)] == kinds
 
 
 def test_no_secret_is_logged(guarded: CncfRegistry, tokens: TokenServer, caplog: pytest.LogCaptureFixture) -> None:

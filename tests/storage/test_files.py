@@ -241,10 +241,10 @@ def test_a_ref_is_free_after_its_data_could_not_be_read(store: ContentStore, mon
     fs, path = store._backend.fs, store._layout.ingest("ref")
     cat_file = fs.cat_file
 
-    def fail(asked: str, start: int | None = None, end: int | None = None) -> object:
-        if asked == path:
+    def fail(requested: str, start: int | None = None, end: int | None = None) -> object:
+        if requested == path:
             raise OSError(errno.EIO, "Input/output error")
-        return cat_file(asked, start, end)
+        return cat_file(requested, start, end)
 
     with monkeypatch.context() as patch:
         patch.setattr(fs, "cat_file", fail)

@@ -80,7 +80,7 @@ def test_every_root_that_threads_take_concurrently_is_on_record(place: Place, st
 @pytest.mark.parametrize("attempt", range(5))
 def test_threads_that_take_the_first_roots_concurrently_do_not_deadlock(tmp_path: Path, attempt: int) -> None:
     store = tmp_path / str(attempt)
-    ended = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", HOLD, str(store)],
         check=False,
         cwd=REPOSITORY,
@@ -89,7 +89,7 @@ def test_threads_that_take_the_first_roots_concurrently_do_not_deadlock(tmp_path
         text=True,
         timeout=60,
     )
-    assert (ended.stdout, ended.stderr, ended.returncode) == ("8\n", "", 0)
+    assert (done.stdout, done.stderr, done.returncode) == ("8\n", "", 0)
 
 
 def age(place: Path, by: timedelta) -> None:
@@ -143,9 +143,9 @@ def test_on_s3_a_run_with_many_roots_costs_few_records_and_one_request_to_releas
         take_at_once(lease, range(1100))
         records = store._backend.fs.ls(store._layout.leases, detail=False)
         assert len(list(store.leases.roots())) == 1100
-        asked, called = RecordedRequests(monkeypatch, store), fail_nth_call(monkeypatch, store, "none", nth=1)
+        recorded, called = RecordedRequests(monkeypatch, store), fail_nth_call(monkeypatch, store, "none", nth=1)
     assert len(records) <= 4
-    assert (asked.methods, [method for method, _ in called]) == ([], ["delete_objects"])
+    assert (recorded.methods, [method for method, _ in called]) == ([], ["delete_objects"])
     assert not list(store.leases.roots())
 
 
@@ -153,9 +153,9 @@ def test_taking_a_leased_root_again_writes_nothing(s3: S3Server, monkeypatch: py
     store = open_store(f"{s3.url}/held-already", options=s3.storage_options)
     with store.leases.hold() as lease:
         lease.take(root(1))
-        asked = RecordedRequests(monkeypatch, store)
+        recorded = RecordedRequests(monkeypatch, store)
         lease.take(root(1))
-        assert asked.methods == []
+        assert recorded.methods == []
 
 
 def test_a_record_that_cannot_be_written_is_an_error_and_the_root_can_be_taken_again(

@@ -59,14 +59,14 @@ def hex_of(digest: str) -> str:
 
 def test_siblings_are_looked_up_concurrently_and_once_each(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     root = put(store, INDEX, "name")
-    asked = RecordedRequests(monkeypatch, store, together=[hex_of(manifest.digest) for manifest in INDEX.manifests[:2]])
+    recorded = RecordedRequests(monkeypatch, store, together=[hex_of(manifest.digest) for manifest in INDEX.manifests[:2]])
 
     found = presence.check(store, root, children=children_reader(store.manifest))
 
     assert found.is_complete
     assert [d.kind for d in found.present[:3]] == ["index", "manifest", "manifest"]
-    assert sorted(asked.methods) == ["get_object"] * 3 + ["head_object"] * len(INDEX.descriptors)
-    assert len(set(asked.seen)) == len(asked.seen)
+    assert sorted(recorded.methods) == ["get_object"] * 3 + ["head_object"] * len(INDEX.descriptors)
+    assert len(set(recorded.seen)) == len(recorded.seen)
 
 
 def test_required_content_is_looked_up_concurrently(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,9 +79,11 @@ def test_required_content_is_looked_up_concurrently(store: ContentStore, monkeyp
 def test_names_are_read_concurrently_with_one_request_each(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     root = put(store, INDEX, "name-0")
     store.names.put("name-1", root, source="x")
-    asked = RecordedRequests(monkeypatch, store, together=[store._layout.name(f"name-{n}").rpartition("/")[2] for n in (0, 1)])
+    recorded = RecordedRequests(
+        monkeypatch, store, together=[store._layout.name(f"name-{n}").rpartition("/")[2] for n in (0, 1)]
+    )
     assert [name.name for name in store.names] == ["name-0", "name-1"]
-    assert sorted(asked.methods) == ["get_object", "get_object", "list_objects_v2"]
+    assert sorted(recorded.methods) == ["get_object", "get_object", "list_objects_v2"]
 
 
 def test_updating_the_index_reads_only_changed_names(
@@ -95,11 +97,11 @@ def test_updating_the_index_reads_only_changed_names(
     records = {store._layout.name(name).rpartition("/")[2] for name in changed}
 
     with open_store(store.url, options=s3.storage_options) as other:
-        asked = RecordedRequests(monkeypatch, other)
+        recorded = RecordedRequests(monkeypatch, other)
         other.update_index()
         listed = [entry["annotations"] for entry in json.loads(other._backend.fs.cat_file(other._layout.index))["manifests"]]
 
-    assert {key for method, key in asked.seen if method == "get_object"} == {"index.json", "index.names.json", *records}
+    assert {key for method, key in recorded.seen if method == "get_object"} == {"index.json", "index.names.json", *records}
     assert len(listed) == 22
 
 
@@ -110,6 +112,6 @@ def test_a_current_index_costs_two_requests_for_any_number_of_names(
     for number in range(20):
         store.names.put(f"name-{number}", root, source="x")
     store.update_index()
-    asked = RecordedRequests(monkeypatch, store)
+    recorded = RecordedRequests(monkeypatch, store)
     store.update_index()
-    assert sorted(asked.seen) == [("get_object", "index.json"), ("list_objects_v2", "")]
+    assert sorted(recorded.seen) == [("get_object", "index.json"), ("list_objects_v2", "")]

@@ -148,9 +148,9 @@ def test_a_run_lists_once_and_does_not_wait_when_no_batch_is_being_removed(
     with store.begin_sweep():
         pass
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits"))
-    asked = RecordedRequests(monkeypatch, store)
+    recorded = RecordedRequests(monkeypatch, store)
     with store.exclude_gc():
-        assert asked.methods == ["list_objects_v2"]
+        assert recorded.methods == ["list_objects_v2"]
 
 
 @pytest.mark.parametrize("place", OBJECT_STORES, indirect=True)

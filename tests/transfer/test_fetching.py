@@ -52,15 +52,15 @@ def hold_writer(session: Session, held: Descriptor) -> Iterator[None]:
 
 def outcome_after_cancel(pool: ThreadPool, unit: Unit[Any], registry: FakeRegistry, path: str) -> Outcome[Any] | Raised:
     """Cancel the run after the registry has received the last request of a unit. Return the outcome, due within a second."""
-    asked, ended, outcomes = threading.Event(), threading.Event(), list[Outcome[Any] | Raised]()
-    registry.inject(Fault(method="HEAD", path=path, action=Call(asked.set)))
+    requested, ended, outcomes = threading.Event(), threading.Event(), list[Outcome[Any] | Raised]()
+    registry.inject(Fault(method="HEAD", path=path, action=Call(requested.set)))
 
     def end(outcome: Outcome[Any] | Raised) -> None:
         outcomes.append(outcome)
         ended.set()
 
     pool.start(unit, end)
-    assert asked.wait(10)
+    assert requested.wait(10)
     pool.session.cancel.set("Ctrl-C")
     assert ended.wait(1), "the unit still waits for the other writer"
     return outcomes[0]
