@@ -44,8 +44,8 @@ class Response:
     headers: Headers
     body: memoryview
     interruption: Interruption | None = None
-    unranged: "Response | None" = None  # the answer had there been no Range; None if there was none
-    path: str = ""  # the path asked for
+    unranged: "Response | None" = None  # the response without Range; None if the request has no Range
+    path: str = ""  # the requested path
 
     @classmethod
     def of(cls, status: int, body: bytes | memoryview = b"", headers: Headers = ()) -> Self:
@@ -188,7 +188,7 @@ class Drop:
     after: int
 
     def apply(self, response: Response) -> Response:
-        return response  # which is not sent
+        return response  # not sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +298,7 @@ class WithHeaders:
         return response.with_headers(self.pairs)
 
 
-# The range is wrong; each leaves an answer to a request without a range as it is.
+# The range is wrong. These actions do not change a response to a request without a range.
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class FakeRegistry:
         self._server = Server(self._respond, self._log, tls, address)
         self.scheme = self._server.scheme
         self.host = f"{address}:{self._server.server_port}"
-        self.names = {self.host}  # other hosts that it answers to, as behind a proxy
+        self.names = {self.host}  # the accepted Host headers, several behind a proxy
 
     def __enter__(self) -> Self:
         """Start to serve."""

@@ -1,4 +1,4 @@
-"""A TCP relay in front of a real server. After `cut`, the server runs on and its clients no longer reach it."""
+"""A TCP relay in front of a real server. After `cut`, the server continues to run, and clients no longer reach it."""
 
 import contextlib
 import selectors

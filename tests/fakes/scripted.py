@@ -1,6 +1,6 @@
 """A server on loopback that answers with given bytes, valid or not: for responses that no HTTP library would send.
 
-It only finds the end of a request's head; it does not support requests with bodies.
+The server only finds the end of a request's head. It does not support requests with bodies.
 """
 
 import socket
@@ -12,16 +12,16 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 
 class Scripted:
-    """Answers the n-th request with the n-th answer, then closes its connection, or with ``keep`` goes on with it.
+    """Sends the n-th answer to the n-th request, then closes the connection, or with ``keep`` keeps it open.
 
-    An answer is bytes, or an iterable of them that is sent until it ends or the client leaves. When there are no more
-    answers, a request is never answered. ``heads`` are the requests as they came, ``sent`` the bytes of each answer.
+    An answer is bytes, or an iterable of bytes that is sent until it ends or the client disconnects. After the last answer,
+    requests get no response. ``heads`` are the raw heads of the requests, ``sent`` the number of sent bytes of each answer.
     """
 
     def __init__(
         self, *answers: bytes | Iterable[bytes], keep: bool = False, address: str = "127.0.0.1", port: int = 0
     ) -> None:
-        """Bind a port, a free one if none is given."""
+        """Bind the given port, or a free port."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._listener = socket.create_server((address, port), family=family)
         port = self._listener.getsockname()[1]
@@ -34,18 +34,18 @@ class Scripted:
         self._serving = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin to serve, one connection at a time."""
+        """Start to serve, one connection at a time."""
         self._serving.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Cut what is under way."""
+        """Close all connections."""
         for open_socket in (self._listener, self._connection):
             try:
                 if open_socket:
                     open_socket.shutdown(socket.SHUT_RDWR)
             except OSError:
-                continue  # it has ended already
+                continue  # the connection has ended
         self._serving.join()
         self._listener.close()
 
@@ -59,14 +59,14 @@ class Scripted:
                 try:
                     self._talk(connection)
                 except OSError:
-                    continue  # the client left
+                    continue  # the client disconnected
 
     def _talk(self, connection: socket.socket) -> None:
         while head := _head(connection):
             self.heads.append(head)
             answer = next(self._answers, None)
             if answer is None:
-                connection.recv(1)  # until the client leaves, or we are stopped
+                connection.recv(1)  # until the client or the server closes the connection
                 return
             self.sent.append(0)
             for piece in (answer,) if isinstance(answer, bytes) else answer:
@@ -77,7 +77,7 @@ class Scripted:
 
 
 def _head(connection: socket.socket) -> str:
-    """The head of the next request; empty when the client left."""
+    """Return the head of the next request, which is empty if the client disconnected."""
     head = b""
     while not head.endswith(_END_OF_HEAD):
         if not (piece := connection.recv(65536)):

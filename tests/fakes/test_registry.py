@@ -1,4 +1,4 @@
-"""The fake registry is what it says: strict, truthful unless told otherwise, and closed without waiting."""
+"""The fake registry is strict, correct without injected faults, and closes without waiting."""
 
 import contextlib
 import hashlib

@@ -1,7 +1,7 @@
 """The upload sessions of the fake registry, after the distribution spec 1.1, "Pushing Blobs".
 
-Strict: a session moves with every answer that changes it, and only its latest Location takes bytes; chunks come in order, name
-their range and say their length. What a broken request brought is kept or dropped as the registry is told.
+Strict: each response that changes a session has a new Location, and only the latest Location accepts bytes. Chunks arrive in
+order, with their range and their length. The registry decides if a session keeps the bytes of a broken request.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class _Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A request to a session: its latest state (the `_state` of its Location), and what came with it."""
+    """A request to a session. Its query has the `_state` of a Location."""
 
     method: str
     repository: str
@@ -48,7 +48,7 @@ class Uploads:
 
     @property
     def open(self) -> int:
-        """How many sessions are neither closed nor cancelled."""
+        """Number of sessions that are neither closed nor cancelled."""
         return len(self._sessions)
 
     def begin(self, repository: str) -> Response:
@@ -57,22 +57,22 @@ class Uploads:
         with self._guard:
             self._sessions[name] = session = _Session(repository, "")
             announced: Headers = (("OCI-Chunk-Min-Length", str(self._min)),) if self._min else ()
-            answer = self._standing(202, name, session)
+            answer = self._describe(202, name, session)
         return answer.with_headers(announced)
 
     def forget(self) -> None:
-        """Lose every session, as a registry does that was started anew."""
+        """Lose every session, as a registry does after a restart."""
         with self._guard:
             self._sessions.clear()
 
     def take(self, step: Step) -> tuple[Response, bytes | None]:
-        """The answer, and the blob that this step completes."""
+        """Execute a step. Return the response, and the blob that the step completes."""
         with self._guard:
             session = self._sessions.get(step.session)
             if session is None or session.repository != step.repository:
                 return Response.refusal(404, "BLOB_UPLOAD_UNKNOWN", "no such upload"), None
             if step.method == "GET":
-                return self._standing(204, step.session, session), None
+                return self._describe(204, step.session, session), None
             if step.method == "DELETE":
                 del self._sessions[step.session]
                 return Response.of(204), None
@@ -83,7 +83,7 @@ class Uploads:
             return self._patch(step, session) if step.method == "PATCH" else self._put(step, session)
 
     def keep(self, step: Step) -> None:
-        """Keep what arrived of a PATCH that broke off; nobody gets an answer."""
+        """Keep the bytes of an interrupted PATCH, which gets no response."""
         with self._guard:
             if step.method == "PATCH" and (session := self._sessions.get(step.session)):
                 session.content += step.body
@@ -94,7 +94,7 @@ class Uploads:
         if refusal := self._refuse_range(step, session):
             return refusal, None
         session.content += step.body
-        return self._standing(202, step.session, session), None
+        return self._describe(202, step.session, session), None
 
     def _put(self, step: Step, session: _Session) -> tuple[Response, bytes | None]:
         if step.body and session.content and (refusal := self._refuse_range(step, session)):
@@ -120,14 +120,14 @@ class Uploads:
         refusal = Response.refusal(416, "RANGE_INVALID", f"expected bytes from {has} on")
         return refusal.with_headers((*_range(has), ("Location", _location(step.repository, step.session, session.state))))
 
-    def _standing(self, status: int, name: str, session: _Session) -> Response:
-        session.state = secrets.token_urlsafe(4) + "=="  # has to come back as it is: no client may parse it
+    def _describe(self, status: int, name: str, session: _Session) -> Response:
+        session.state = secrets.token_urlsafe(4) + "=="  # clients must send this value unchanged and must not parse it
         where = _location(session.repository, name, session.state)
         return Response.of(status, headers=(("Location", where), *_range(len(session.content))))
 
 
 def created(repository: str, kind: str, digest: str) -> Response:
-    """The answer to what has been stored."""
+    """Return the response for stored content."""
     where = ("Location", f"/v2/{repository}/{kind}/{digest}")
     return Response.of(201, headers=(where, ("Docker-Content-Digest", digest)))
 

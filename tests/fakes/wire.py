@@ -1,4 +1,4 @@
-"""The wire of a registry: connections, their threads, what comes and goes on them, and the log of exchanges."""
+"""The wire of a registry: connections with their threads, request bodies, responses, and the log of exchanges."""
 
 import select
 import socket
@@ -14,15 +14,15 @@ from typing import Any
 from tests.fakes.faults import Response
 from tests.fakes.request import Recorded, Request
 
-_MAX_UNREAD_BYTES = 256 * 1024  # so much of an unwanted body is read to keep the connection, as by Go's server
+_MAX_UNREAD_BYTES = 256 * 1024  # limit for reading an unwanted body in order to keep the connection, as in Go's server
 
 _PIECE_BYTES = 64 * 1024
-_POLL_S = 0.01  # how soon a stalled exchange notices that its client left, and the accept loop that it is to stop
+_POLL_S = 0.01  # interval at which a stalled exchange looks for a disconnect, and the accept loop for its end
 _SETTLE_S = 1.0  # how long a reader of the log waits for exchanges under way
 
 
 class Incoming:
-    """The body of a request, read as far as somebody wants it."""
+    """The body of a request, which the server reads as far as needed."""
 
     def __init__(self, stream: BufferedIOBase, length: int) -> None:
         self._stream = stream
@@ -30,7 +30,7 @@ class Incoming:
         self.received = 0
 
     def read(self, limit: int | None = None) -> bytes:
-        """Read all, or no more than ``limit`` bytes; less where the client left."""
+        """Read all, or at most ``limit`` bytes. The result is shorter if the client disconnects."""
         wanted = self.left if limit is None else min(limit, self.left)
         pieces = []
         while wanted and (piece := self._piece(min(wanted, _PIECE_BYTES))):
@@ -41,7 +41,7 @@ class Incoming:
         return b"".join(pieces)
 
     def skip(self) -> bool:
-        """Get rid of what nobody wanted; whether that was possible, and the connection is of further use."""
+        """Read the rest of the body. Return True if the connection remains usable."""
         taken = self.received
         self.read(_MAX_UNREAD_BYTES)
         self.received = taken
@@ -55,14 +55,14 @@ class Incoming:
 
 
 class Log:
-    """A place for every exchange, in the order in which they began; None in the place of one under way."""
+    """A list of all exchanges in the order of their start. An exchange in flight is None."""
 
     def __init__(self) -> None:
         self._places: list[Recorded | None] = []
         self._changed = threading.Condition()
 
     def begin(self) -> int:
-        """Take the next place; to be called before the client can see a byte of the answer."""
+        """Take the next place. Call this before the client can read a byte of the response."""
         with self._changed:
             self._places.append(None)
             return len(self._places) - 1
@@ -73,14 +73,14 @@ class Log:
             self._changed.notify_all()
 
     def wait_for_all(self) -> list[Recorded]:
-        """Return the exchanges once all have ended; what does not end in time (a stall) is left out."""
+        """Return the exchanges once all have ended. Stalled exchanges, which do not end in time, are omitted."""
         with self._changed:
             self._changed.wait_for(lambda: None not in self._places, _SETTLE_S)
             return [recorded for recorded in self._places if recorded]
 
 
 class Server(ThreadingHTTPServer):
-    """Threads and connections: one daemon thread for each, all of them ended by :meth:`stop`."""
+    """Connections, each with a daemon thread. :meth:`stop` ends all of them."""
 
     request_queue_size = 128
 
@@ -91,7 +91,7 @@ class Server(ThreadingHTTPServer):
         self.respond = respond
         self.log = log
         self.scheme = "https" if tls else "http"
-        if tls:  # the handshake is left to the connection's thread, lest a silent client block the others
+        if tls:  # the thread of the connection does the handshake, so that a silent client does not block others
             self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self._accepting = threading.Thread(target=self.serve_forever, args=(_POLL_S,), daemon=True)
         self._connections: list[tuple[threading.Thread, socket.socket]] = []
@@ -112,19 +112,19 @@ class Server(ThreadingHTTPServer):
             thread.join()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a thread, and remember both: the parent forgets daemon threads."""
+        """Serve a connection in a thread, and keep both, because the parent class does not keep daemon threads."""
         thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
         self._connections.append((thread, request))
         thread.start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent about clients that leave or fail the handshake, but not about mistakes in this file."""
+        """Ignore disconnects and failed handshakes, and report other errors."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
 
 def _shut(connection: socket.socket) -> None:
-    """Wake the thread that blocks on ``connection``, whatever it waits for."""
+    """Wake the thread that blocks on ``connection``."""
     try:
         socket.socket.shutdown(connection, socket.SHUT_RDWR)  # below TLS, whose state belongs to that thread
     except OSError:
@@ -132,7 +132,7 @@ def _shut(connection: socket.socket) -> None:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection; also the :class:`~tests.fakes.faults.Wire` that interruptions act on."""
+    """One connection, which is the :class:`~tests.fakes.faults.Wire` of interruptions."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True

@@ -1,6 +1,6 @@
-"""Real programs that tests talk to on loopback: they are what others run in production, so they say what is right.
+"""Real programs on loopback. The same programs run in production, so their behaviour is the reference.
 
-`processes` starts and ends servers, `registry` is the CNCF registry, `seaweedfs` an S3 server, `skopeo` the copying tool. The
-programs come from Debian (`scripts/peers.sh` installs them), SeaweedFS from PyPI with the extra `dev`; a test whose program
-is missing is skipped, or fails under CI.
+`processes` starts and stops servers, `registry` is the CNCF registry, `seaweedfs` an S3 server, `skopeo` the copying tool.
+Debian has the programs (`scripts/peers.sh` installs them), and PyPI has SeaweedFS (in the extra `dev`). A test with a missing
+program is skipped, and fails in CI.
 """

@@ -1,6 +1,6 @@
-"""A headless Chromium (Debian's `chromium`), driven over its DevTools protocol: what a person sees and does in a page.
+"""A headless Chromium (Debian's `chromium`), controlled over the DevTools protocol, for what a person sees and does in a page.
 
-Elements are found as people find them, by the text that they show, or by a CSS selector. Nothing leaves this machine.
+Tests find elements by their visible text, as people do, or by a CSS selector. No request leaves this machine.
 """
 
 import base64
@@ -22,26 +22,26 @@ _FLAGS = (
     "--disable-component-update --hide-scrollbars --remote-debugging-port=0 --force-color-profile=srgb"
 )
 _APPEARS_S = 40.0
-"""A page of Prefect's on a busy machine takes seconds to load, and a run's state up to some more to be seen there."""
+"""On a busy machine, a page of Prefect takes seconds to load, and some more seconds to show the state of a run."""
 _ANSWER_S = 60.0
 _MOST_BYTES = 64 * 1024 * 1024
 _DRAWN = 700
-"""Colours: a graph without any node shows 487, its axis being text with smoothed edges; one with a single node 980."""
+"""Number of colours. A graph without nodes has 487, because the text of its axis has smooth edges. A single node has 980."""
 _PORT_FILE = "DevToolsActivePort"
 
-# What is visible, and of it what shows a text itself, the innermost and shortest first; a label stands for its control.
+# The visible element with the text. Among several, the innermost element with the shortest text. A label counts as its control.
 _FIND = """
 (selector, text) => {
-  const shown = (one) => one.checkVisibility() && one.getClientRects().length;
-  const told = (one) => (one.innerText ?? one.textContent ?? '').trim() || one.placeholder || one.ariaLabel || '';
+  const isShown = (one) => one.checkVisibility() && one.getClientRects().length;
+  const textOf = (one) => (one.innerText ?? one.textContent ?? '').trim() || one.placeholder || one.ariaLabel || '';
   return [...document.querySelectorAll(selector)]
-    .filter((one) => shown(one) && (text === null || told(one).includes(text)))
-    .sort((one, other) => told(one).length - told(other).length || (one.contains(other) ? 1 : -1))[0];
+    .filter((one) => isShown(one) && (text === null || textOf(one).includes(text)))
+    .sort((one, other) => textOf(one).length - textOf(other).length || (one.contains(other) ? 1 : -1))[0];
 }
 """
 
 
-# The field that stands in the smallest part of the page that begins with a title.
+# The field in the smallest part of the page that begins with the title.
 _FIELD = """
 (title) => {
   const around = (one) => {
@@ -80,7 +80,7 @@ class Page:
         """Wait until the page shows a text.
 
         Raises:
-            TimeoutError: it does not.
+            TimeoutError: the text does not appear in time.
         """
         if not poll_until(
             lambda: self.evaluate(f"!!({_FIND})({json.dumps(selector)}, {json.dumps(text)})"), timeout_s=_APPEARS_S
@@ -94,17 +94,17 @@ class Page:
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def type(self, text: str, title: str) -> None:
-        """Replace what is in the field below a title by what a keyboard would write.
+        """Replace the content of the field below a title, as keyboard input does.
 
         Raises:
-            TimeoutError: there is no such field, or it does not take the text.
+            TimeoutError: the field does not exist, or does not take the text.
         """
         field = f"({_FIELD})({json.dumps(title)})"
 
         def typed() -> bool:
             if not self.evaluate(f"(() => {{ const one = {field}; one?.focus(); one?.select(); return !!one; }})()"):
                 return False
-            if not self.evaluate(f"document.activeElement === {field}"):  # a page that still loads gives others the focus
+            if not self.evaluate(f"document.activeElement === {field}"):  # a page that loads moves the focus
                 return False
             self.send("Input.insertText", text=text)
             return bool(self.evaluate(f"{field}.value") == text)
@@ -133,10 +133,10 @@ class Page:
         return int(self.evaluate(f"({_COLOURS})({json.dumps(shot)})")) if shot else 0
 
     def wait_for_drawing(self, selector: str) -> None:
-        """Wait until a canvas shows more than an empty graph does.
+        """Wait until a canvas shows more than an empty graph.
 
         Raises:
-            TimeoutError: it does not.
+            TimeoutError: the canvas stays empty.
         """
         if not poll_until(lambda: self.colours(selector) > _DRAWN, timeout_s=_APPEARS_S):
             raise TimeoutError(f"nothing is drawn on {selector}; the page shows:\n{self.text()}")
@@ -167,7 +167,7 @@ class Page:
         return result
 
     def _found(self, text: str, selector: str) -> tuple[float, float]:
-        """Return the middle of an element, scrolled into view, once the element exists and rests."""
+        """Return the middle of an element, scrolled into view, once the element exists and does not move."""
         places: list[Any] = [None]
         look = f"""(() => {{
           const one = ({_FIND})({json.dumps(selector)}, {json.dumps(text)});
@@ -177,11 +177,11 @@ class Page:
           return [box.x + box.width / 2, box.y + Math.min(box.height / 2, 400)];
         }})()"""
 
-        def rests() -> bool:
+        def is_still() -> bool:
             places.append(self.evaluate(look))
             return places[-1] is not None and places[-1] == places[-2]
 
-        if not poll_until(rests, timeout_s=_APPEARS_S):
+        if not poll_until(is_still, timeout_s=_APPEARS_S):
             raise self._missing(text, selector)
         x, y = places[-1]
         return x, y

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.images import BuiltImage
 from tests.peers.processes import LOOPBACK, free_port, listening, require, running
 
-# Started by root, nginx would work as somebody who may not enter our directories; started by others it ignores `user`.
+# `user root`: otherwise, nginx started by root works as a user without access to the directories of the tests.
 _CONFIG = """
 user root;
 daemon off;

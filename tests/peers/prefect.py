@@ -24,7 +24,7 @@ _SETTINGS = {
 _RECORDED_S = 60
 _BUSY_S = 30
 _RUN_S = 90
-"""A worker's run has to be found, started as a process, which imports Prefect, and ended."""
+"""A worker finds the run and starts a process. The process imports Prefect and executes the run."""
 _PAGE = 200
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -54,7 +54,7 @@ class PrefectServer:
         self._request("PATCH", path, json.dumps(body).encode())
 
     def delete(self, path: str) -> None:
-        """Delete the object at a path; retried while the database is busy, as by Prefect's own clients."""
+        """Delete the object at a path. Retry while the database is busy, as the clients of Prefect do."""
 
         def try_to_delete() -> bool:
             try:
@@ -66,7 +66,7 @@ class PrefectServer:
             return True
 
         if not poll_until(try_to_delete, timeout_s=_RECORDED_S):
-            raise TimeoutError(f"{path} is still there")
+            raise TimeoutError(f"{path} still exists")
 
     def task_runs(self, flow_run_id: str, *, at_least: int = 0) -> list[dict[str, Any]]:
         """Return all task runs of a flow run, once `at_least` are recorded and the last state of each is recorded, too."""
@@ -107,10 +107,10 @@ class PrefectServer:
         return str(self.post(f"/deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"])
 
     def wait_for_end(self, flow_run_id: str) -> dict[str, Any]:
-        """The state in which a flow run ended; waits for it.
+        """Wait until a flow run has ended, and return its final state.
 
         Raises:
-            TimeoutError: it does not end.
+            TimeoutError: the run does not end in time.
         """
         if not poll_until(lambda: self._state(flow_run_id)["type"] in _ENDED, timeout_s=_RUN_S):
             raise TimeoutError(f"flow run {flow_run_id} is still {self._state(flow_run_id)}")
@@ -133,7 +133,7 @@ class PrefectServer:
         bodies: list[bytes] = []
 
         def send() -> bool:
-            """Ask again while the database is locked, as Prefect's own client does."""
+            """Send the request. Return False while the database is locked, for a retry as in the client of Prefect."""
             try:
                 with urllib.request.urlopen(request, timeout=30) as answer:
                     bodies.append(answer.read())
@@ -157,9 +157,9 @@ class PrefectServer:
 
 @contextmanager
 def prefect_server(home: Path, *, auth: str | None = None, **more: str) -> Iterator[PrefectServer]:
-    """`prefect server start` on the database in `home`, for the length of a `with` block; with `auth` nobody else is let in.
+    """`prefect server start` on the database in `home`, for the length of a `with` block.
 
-    `more` are settings, as environment variables.
+    With `auth`, the server requires this user and password. `more` are settings, as environment variables.
     """
     home.mkdir(parents=True, exist_ok=True)
     port = free_port()

@@ -1,4 +1,4 @@
-"""Server processes on loopback: found, started, awaited and stopped by their pid."""
+"""Finds programs, and starts and stops server processes on loopback."""
 
 import os
 import shutil
@@ -15,10 +15,10 @@ import pytest
 LOOPBACK = "127.0.0.1"
 
 _START_S = 90.0
-"""A registry needs 0.1 s; a Prefect server that makes its database on a busy machine needs half a minute."""
+"""A registry needs 0.1 s. A Prefect server that creates its database on a busy machine needs half a minute."""
 
 _END_S = 20.0
-"""SeaweedFS, the slowest peer to leave, takes up to 18 s after SIGTERM."""
+"""SeaweedFS, the slowest peer to stop, takes up to 18 s after SIGTERM."""
 
 _POLL_S = 0.02
 _LAST_OUTPUT_BYTES = 4000
@@ -30,7 +30,7 @@ class StartError(RuntimeError):
 
 def require(program: str, package: str, *, source: str = "Debian", remedy: str = "run scripts/peers.sh") -> str:
     """Return the path of `program`, or skip the running test; under CI (`CI` is set) a missing program is a failure."""
-    # Debian keeps servers in /usr/sbin, which is not on the PATH of ordinary users; wheels put theirs beside python.
+    # Debian installs servers in /usr/sbin, which is not on the PATH of ordinary users. Wheels install programs next to python.
     places = (str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin")
     found = shutil.which(program, path=os.pathsep.join(places))
     if found:
@@ -75,17 +75,17 @@ def running(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server for the length of a `with` block; it answers inside the block and is gone after it.
+    """Run a server for the length of a `with` block. The server answers inside the block. Its process ends with the block.
 
     Args:
         argv: the program and its arguments.
-        ready: asked again and again until it is true, for instance `listening(port)`.
+        ready: called repeatedly until it returns True, for instance `listening(port)`.
         log: file that stdout and stderr are appended to.
-        env: variables set in addition to our own.
-        cwd: its working directory, if not ours.
+        env: variables in addition to those of this process.
+        cwd: working directory; default: the directory of this process.
 
     Raises:
-        StartError: the server exited before it was ready, or was not ready in time. It is ended then, too.
+        StartError: the server exited before it was ready, or was not ready in time. A server that was not ready is stopped.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -104,7 +104,7 @@ def running(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Stop the process with SIGTERM, after a deadline with SIGKILL, and collect it; harmless after its exit."""
+    """Stop the process with SIGTERM, after a deadline with SIGKILL, and collect its exit status. It may have exited."""
     process.terminate()
     try:
         process.wait(timeout=_END_S)
@@ -125,7 +125,7 @@ def poll_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
 
 def _wait_until_ready(process: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path) -> None:
     answered = poll_until(lambda: process.poll() is not None or ready(), timeout_s=_START_S)
-    # Asked once more after `ready`: the one that answered on our port may be a stranger who took it first.
+    # Checked after `ready`, because another server may have taken the port and answered in place of this process.
     status = process.poll()
     if status is not None:
         raise StartError(_failure(process, f"exited early with status {status}", log))

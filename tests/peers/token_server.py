@@ -1,8 +1,8 @@
-"""A token server on loopback for the CNCF registry's token mode: RS256 tokens that carry their certificate (x5c).
+"""A token server on loopback for the token mode of the CNCF registry: RS256 tokens with their certificate (x5c).
 
-Speaks the GET form of distribution's token specification and the POST form of its OAuth2 one, or refuses the latter. It is as
-strict as the specifications are, gives a subset where somebody may do less than asked, and records what it was asked.
-openssl makes the key and signs, so nothing needs to be installed for it.
+The server implements the GET form of distribution's token specification and the POST form of the OAuth2 specification, or
+refuses POST. It is as strict as the specifications, grants the allowed subset of the requested scopes, and records requests.
+openssl creates the key and signs, so the tests need no further package.
 """
 
 import base64
@@ -24,7 +24,7 @@ from tests.peers.processes import LOOPBACK
 USER, PASSWORD, IDENTITY_TOKEN = "tester", "correct-horse", "an-identity-token-of-tester"
 SERVICE, ISSUER = "cncf", "tests"
 PUBLIC = "public/"
-"""Repositories that anybody may pull from begin with this; USER may do anything anywhere."""
+"""Prefix of repositories with anonymous pull. USER has access to all repositories."""
 
 _MAKE_KEY = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tokens"
 _MAX_FORM_BYTES = 64 * 1024
@@ -50,16 +50,16 @@ class _RefusedError(Exception):
 
 
 class TokenServer:
-    """Serves inside its `with` block, at `realm`; `certificate` is what the registry has to trust. Its key lies in `directory`.
+    """Serves at `realm` inside its `with` block. The registry must trust `certificate`. The key is in `directory`.
 
     Settings that may change at any time:
 
-    - `post_status`: what every POST is refused with; None takes it.
-    - `declared_s`, `signed_s`: the life of tokens as the client is told, and as the registry reads it (it adds 60 s).
-    - `gives_refresh`: whether answers to POST have a refresh token, asked for or not.
-    - `refresh_tokens`: those that are good.
+    - `post_status`: status that refuses every POST; None accepts POST.
+    - `declared_s`, `signed_s`: the lifetime of tokens in the response, and in the token (the registry adds 60 s).
+    - `gives_refresh`: every response to POST has a refresh token.
+    - `refresh_tokens`: valid refresh tokens.
 
-    `requests` are those for tokens, `issued` all tokens that it signed.
+    `requests` are the requests for tokens, `issued` all signed tokens.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -87,7 +87,7 @@ class TokenServer:
         self._thread.join()
 
     def sign(self, scopes: Iterable[str], *, user: str | None = None, life_s: int) -> str:
-        """Return a token that the registry accepts for these scopes for its lifetime; a negative lifetime has passed."""
+        """Return a token that the registry accepts for these scopes. A token with a negative lifetime has expired."""
         certificate = ssl.PEM_cert_to_DER_cert(self.certificate.read_text())
         header = {"typ": "JWT", "alg": "RS256", "x5c": [base64.b64encode(certificate).decode()]}
         now = int(time.time())

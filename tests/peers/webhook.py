@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from tests.peers.processes import LOOPBACK, poll_until
 
 _TOLD_S = 60
-"""An event goes to Prefect, through its triggers and its actions."""
+"""An event passes the API, the triggers and the actions of Prefect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Webhook:
     status: int = 200
 
     def wait_for_requests(self, *, at_least: int) -> list[WebhookRequest]:
-        """Wait until so many requests came.
+        """Return the requests once there are `at_least` requests.
 
         Raises:
-            TimeoutError: they did not.
+            TimeoutError: fewer requests arrived in time.
         """
         if not poll_until(lambda: len(self.requests) >= at_least, timeout_s=_TOLD_S):
             raise TimeoutError(f"expected {at_least} requests, got {self.requests}")
