@@ -37,7 +37,7 @@ from prefect_dist.transfer.events import (
     Throttled,
     ignore_event,
 )
-from prefect_dist.transfer.image_report import ImageEnd
+from prefect_dist.transfer.image_report import ImageReport
 
 _FRAMES_PER_S = 8
 # Largest and smallest width of a bar. With less room, bars are left out.
@@ -160,7 +160,7 @@ class LiveDisplay:
         if row is not None and not row.is_present:  # existing content may be uploaded to several targets
             row.state, row.offset = self._doing, max(offset, row.offset if self._doing == "mirroring" else 0)
 
-    def _end(self, image: ImageEnd) -> None:
+    def _end(self, image: ImageReport) -> None:
         if image.failures:
             self._show_image(image.name, _failed_state([failure.error for failure in image.failures]))
         else:

@@ -1,21 +1,17 @@
 """The flow `push`: upload an image of the store to a registry."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
-from prefect_dist.flows.limits import lease_slots
+from prefect_dist.flows.mirror_run import run
 from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, label, session_spec
-from prefect_dist.flows.pool import PrefectPool
-from prefect_dist.flows.progress_artifact import publish_run_progress
+from prefect_dist.mirror.copying import make_push_job
 from prefect_dist.mirror.hosts_file import CONCURRENCY
-from prefect_dist.mirror.push import run_push
 from prefect_dist.mirror.report import RunReport
-from prefect_dist.ocispec import Reference
-from prefect_dist.ocispec.reference import expand
 from prefect_dist.transfer.attempts import RETRIES
-from prefect_dist.transfer.session import open_session
 
 
 def _run_name() -> str:
@@ -35,12 +31,6 @@ def push(
     network: Reached = None,
 ) -> RunReport:
     """Push an image of the content store to a registry. Existing content is not uploaded, and the tag is set last."""
-    to = Reference.parse(expand(target))
-    spec = session_spec(store, store_options, network)
-    with (
-        publish_run_progress() as notify,
-        lease_slots(spec, (to.host,), workers=concurrency, notify=notify) as bounded,
-        open_session(bounded, notify=notify) as session,
-    ):
-        pool = PrefectPool(session, window=concurrency, retries=retries)
-        return run_push(name, to, pool, notify, referrers=referrers)
+    job = make_push_job(name, target, referrers=referrers)
+    spec = replace(session_spec(store, store_options, network), offline=True)
+    return run(job, spec, concurrency=concurrency, retries=retries)

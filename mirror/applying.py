@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, Self
 
-from prefect_dist.mirror.mirror_policy import MirrorObserver, MirrorPolicy
+from prefect_dist.mirror.mirror_policy import MirrorObserver, MirrorPolicy, Unconfirmed
 from prefect_dist.mirror.plan import OrphanTag, PlannedImage
 from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.ocispec import Digest, Reference
@@ -14,7 +14,6 @@ from prefect_dist.transfer import units
 from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.events import Notify, StepFailed
 from prefect_dist.transfer.pool import Failed, Pool, Unit
-from prefect_dist.transfer.pushing import confirm_referrers
 from prefect_dist.transfer.removal import Removed, UnwantedTag
 from prefect_dist.transfer.walk import Walk
 from prefect_dist.transfer.walk_state import ImageState
@@ -47,7 +46,7 @@ class Applying:
     def __init__(self, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver) -> None:
         self._pool, self._session, self._scopes, self._notify = pool, pool.session, scopes, notify
         self.observer = observer
-        self._policy = MirrorPolicy(scopes.end_image, observer)
+        self._policy = MirrorPolicy(pool.session, scopes.end_image, observer)
         self.walk = Walk(pool.session.recorder, self._policy, pool, notify)
 
     def add(self, planned: Sequence[PlannedImage], origins: Mapping[PlannedImage, object]) -> None:
@@ -76,7 +75,7 @@ class Applying:
 
         A stopped run skips the check and does not count the referrers as pushed, so that the next run checks the fallback tags.
         """
-        unconfirmed = confirm_referrers(self._pool)
+        unconfirmed = _confirm_referrers(self._pool)
         for one in () if self._session.cancel.reason is not None else unconfirmed:
             for target in self._policy.fail_unconfirmed(one):
                 self._notify(StepFailed(one.error, step=str(target)))
@@ -136,6 +135,25 @@ class Applying:
         if not isinstance(outcome.error, Stopped):
             self._notify(StepFailed(outcome.error, step=f"{target}: not removed"))
         return outcome.error
+
+
+def _confirm_referrers(pool: Pool) -> list[Unconfirmed]:
+    """Check the fallback tags of the run, and add entries that other clients overwrote. Return the referrers with an error.
+
+    Registries without a referrers API list referrers under fallback tags. A run without fallback tags runs no unit.
+    """
+    registries, found = pool.session.registries, list[Unconfirmed]()
+    for repository, outcome in pool.run(registries.with_fallback_referrers(), _confirmation):
+        if isinstance(outcome, Failed):
+            pushed = frozenset[Digest]().union(*registries.pusher(repository).fallback_referrers.values())
+            found.append(Unconfirmed(repository=repository, referrers=pushed, error=outcome.error))
+        else:
+            found += [Unconfirmed(repository=repository, referrers=one, error=error) for one, error in outcome.value.found]
+    return found
+
+
+def _confirmation(repository: Reference) -> Unit[units.Answer[units.UnlistedReferrers]]:
+    return Unit(work=units.confirm_referrers, arguments=(repository,), hosts=frozenset({repository.host}))
 
 
 def _unwanted_tag(orphan: OrphanTag) -> UnwantedTag:

@@ -98,8 +98,8 @@ class Reach:
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._names, prefixes = set[Reference](), set[str]()
         for entry in entries:
-            if entry.type == "image":
-                self._names.update(entry.list_valid_targets(Reference.parse(entry.source)))
+            if entry.type in ("image", "name"):
+                self._names.update(entry.list_valid_targets(entry.image))
             else:
                 prefixes.update(_list_prefixes(entry))
         self._prefixes = tuple(prefixes)

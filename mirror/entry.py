@@ -28,9 +28,11 @@ class Prune:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """An entry of `sync`, or an image of `seed`. `at` is its place in the configuration: `file:line: key.path`.
+    """An entry of `sync`, an image of `seed`, or the source of a push or copy.
 
-    `source` is the host of a registry, the locator of a repository or the reference of an image, depending on `type`.
+    `at` is the place of the entry in the configuration: `file:line: key.path`. `source` is the host of a registry, the locator
+    of a repository, the reference of an image or a name in the content store, depending on `type`. Runs with store names are
+    offline.
     `repositories` filters the repositories of a registry, and `tags` filters the tags of a repository. `platforms` are the
     wanted platforms of an index; None selects every platform. With `rewrite_index`, targets get a new index of these
     platforms; otherwise the index stays unchanged. With `single`, the image for that platform replaces its index. With
@@ -40,7 +42,7 @@ class Entry:
 
     at: str
     source: str
-    type: Literal["registry", "repository", "image"]
+    type: Literal["registry", "repository", "image", "name"]
     targets: tuple[Naming, ...]
     repositories: Patterns = field(default_factory=Patterns)
     tags: Selection = field(default_factory=Selection)
@@ -63,6 +65,14 @@ class Entry:
         return [tag for tag in self.tags.choose(tags) if not (self.referrers and is_fallback_tag(tag))]
 
     @property
+    def image(self) -> Reference:
+        """Image of an entry with the type `image` or `name`.
+
+        A store name need not be a valid reference. So the whole name is the locator, and the text of the result is the name.
+        """
+        return Reference(self.source) if self.type == "name" else Reference.parse(self.source)
+
+    @property
     def source_host(self) -> str:
         """Host of the source registry."""
         return self._sample.host
@@ -80,8 +90,8 @@ class Entry:
     @property
     def _sample(self) -> Reference:
         """Example of an image that the entry selects."""
-        suffix = {"registry": "/name:tag", "repository": ":tag", "image": ""}[self.type]
-        return Reference.parse(f"{self.source}{suffix}")
+        suffix = {"registry": "/name:tag", "repository": ":tag"}.get(self.type)
+        return self.image if suffix is None else Reference.parse(f"{self.source}{suffix}")
 
     def list_targets(self, source: Reference) -> tuple[Reference, ...]:
         """Return the distinct targets of an image.

@@ -48,7 +48,7 @@ def _choose_repositories(entry: Entry, catalog: Sequence[str] | DistError) -> li
     """Return the locators of the repositories that an entry selects tags from."""
     if entry.type == "repository":
         return [entry.source]
-    if entry.type == "image" or isinstance(catalog, DistError):
+    if entry.type != "registry" or isinstance(catalog, DistError):
         return []
     return [f"{entry.source}/{name}" for name in entry.repositories.choose(catalog)]
 
@@ -70,7 +70,7 @@ def _select(
     catalog: Sequence[str] | DistError,
     tags: Mapping[str, tuple[str, ...] | DistError],
 ) -> Selected:
-    sources = [Reference.parse(entry.source)] if entry.type == "image" else []
+    sources = [entry.image] if entry.type in ("image", "name") else []
     problem = catalog if entry.type == "registry" and isinstance(catalog, DistError) else None
     for repository in repositories:
         found = tags[repository]

@@ -1,11 +1,12 @@
 """The policy of a mirror's walk: upload content to targets on arrival, and publish complete images."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
 from prefect_dist.mirror.results import GateVeto, MirrorResults
-from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.children import is_foreign
 from prefect_dist.ocispec.errors import Conflict, DistError
 from prefect_dist.transfer import units
@@ -13,9 +14,9 @@ from prefect_dist.transfer.delivery import Publication
 from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.image_report import Failure
 from prefect_dist.transfer.pool import Failed, Ok, Unit
-from prefect_dist.transfer.pushing import Unconfirmed
 from prefect_dist.transfer.related import NOTHING
 from prefect_dist.transfer.repair_source import Located
+from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.walk_state import ContentNode, FollowUp, ImageState
 
 
@@ -35,6 +36,15 @@ class MirrorObserver(Protocol):
         """The target does not have the image."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unconfirmed:
+    """Referrers that a repository does not list, or that the run could not look up, with the error."""
+
+    repository: Reference
+    referrers: frozenset[Digest]
+    error: DistError
+
+
 class EndOfImage(Protocol):
     """Called for each finished image."""
 
@@ -47,11 +57,11 @@ class MirrorPolicy:
 
     visits_existing = True
 
-    def __init__(self, when_ended: EndOfImage, observer: MirrorObserver) -> None:
-        self._when_ended, self._observer = when_ended, observer
+    def __init__(self, session: Session, when_ended: EndOfImage, observer: MirrorObserver) -> None:
+        self._session, self._when_ended, self._observer = session, when_ended, observer
         self._planned: dict[ImageState, PlannedImage] = {}
         self._judgements: dict[ImageState, FollowUp[units.Answer[str | None]]] = {}
-        self._publications: dict[ImageState, dict[TargetAction, FollowUp[units.Answer[units.PublishReceipts]]]] = {}
+        self._publications: dict[ImageState, dict[TargetAction, FollowUp[Descriptor]]] = {}
         self._failures: dict[Reference, tuple[DistError, ...]] = {}
         self._vetoes: dict[Reference, GateVeto] = {}
         self._published: dict[TargetAction, dict[Digest, str | None]] = {}
@@ -74,7 +84,7 @@ class MirrorPolicy:
             for action in () if planned.item.entry.gate else planned.due:
                 places.setdefault(action.target.host, action.target)
         where = tuple(places.values())
-        hosts = frozenset({source.host, *places})
+        hosts = self._session.source_hosts(source).union(places)
         return Unit(work=units.carry, arguments=(node.descriptor, source, where), hosts=hosts)
 
     def follow_ups(self, image: ImageState, /) -> Sequence[FollowUp[Any]]:
@@ -175,9 +185,7 @@ class MirrorPolicy:
         )
         return FollowUp(image=image, unit=unit, describe=describe)
 
-    def _publication(
-        self, image: ImageState, planned: PlannedImage, action: TargetAction
-    ) -> FollowUp[units.Answer[units.PublishReceipts]]:
+    def _publication(self, image: ImageState, planned: PlannedImage, action: TargetAction) -> FollowUp[Descriptor]:
         entry, judgement = planned.item.entry, self._judgements.get(image)
         if image.root is None:
             raise ValueError(f"{image.reference}: an image without a root is not published")

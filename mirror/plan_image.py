@@ -84,6 +84,8 @@ def _plan_action(
 ) -> TargetAction:
     if isinstance(there, DistError):
         return _fail_action(item, target, there)
+    if target.pinned_digest() not in (None, image.target_root.digest):
+        return _fail_action(item, target, InvalidInput(f"expected the digest {image.target_root.digest}", subject=target))
     if there is None:
         return TargetAction(item=item, target=target, change="add", new=image.target_root)
     known = image.target_referrers.get(target, {})

@@ -87,7 +87,7 @@ class Planning:
         self._open_surveys += len(admitted)
         for images in admitted:
             keep, workers = not self._request.is_dry, self._request.workers
-            stage = survey_images(images, self._request.locked, self._progress, keep=keep, workers=workers)
+            stage = survey_images(self._session, images, self._request.locked, self._progress, keep=keep, workers=workers)
             run_stage(stage, self._loop, lane=images.host, done=partial(self._hand_over, claiming))
 
     def _hand_over(self, claiming: Claiming, surveyed: SurveyedImages) -> None:

@@ -33,7 +33,7 @@ from prefect_dist.transfer.events import (
     Unresolved,
     combine_listeners,
 )
-from prefect_dist.transfer.image_report import Failure, ImageEnd
+from prefect_dist.transfer.image_report import Failure, ImageReport
 
 State = Literal["open", "over", "failed"]
 
@@ -77,7 +77,7 @@ class LogWriter:
             case ContentFailed(descriptor, error):
                 self._log.error("%s failed: %s", descriptor, error)
 
-    def _log_end(self, image: ImageEnd) -> None:
+    def _log_end(self, image: ImageReport) -> None:
         if image.failures:
             errors = format_count(len(image.failures), "error")
             self._log.error("%s failed with %s: %s", image.name, errors, _messages(image.failures))

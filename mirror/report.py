@@ -15,10 +15,10 @@ from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.remotes import Quota
 from prefect_dist.transfer.cancellation import Stopped
-from prefect_dist.transfer.image_report import Failure, ImageReport
+from prefect_dist.transfer.image_report import ImageReport
 from prefect_dist.transfer.pool import Pool
 
-FlowName = Literal["fetch", "pull", "push", "mirror", "seed", "check", "verify", "gc"]
+FlowName = Literal["fetch", "pull", "push", "copy", "mirror", "seed", "check", "verify", "gc"]
 Status = Literal["complete", "failed", "stopped", "vetoed"]
 """How a run ended. `vetoed`: nothing failed, and a gate kept at least one image from its targets."""
 TargetOutcome = Literal["added", "changed", "repaired", "unchanged", "vetoed", "failed", "planned"]
@@ -40,46 +40,6 @@ class RunError:
         if self.object is None:
             return str(self.error)
         return f"{self.object}: {self.error.message if self.error.subject in self.object.split() else self.error}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushRow:
-    """The outcome for a pushed image. The counts are numbers of descriptors.
-
-    `waiting` descriptors were not uploaded because of a failure or a stop.
-    """
-
-    source: str
-    target: str
-    root: Descriptor
-    pushed: int
-    mounted: int
-    existed: int
-    waiting: int
-    sent_bytes: int
-    failures: tuple[Failure, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Return the target."""
-        return self.target
-
-    @property
-    def outcome(self) -> Literal["pushed", "unchanged", "failed"]:
-        """Return `unchanged` if the registry had the whole image before the run."""
-        if self.failures:
-            return "failed"
-        return "pushed" if self.has_moved else "unchanged"
-
-    @property
-    def has_moved(self) -> bool:
-        """Return whether the run uploaded or mounted content."""
-        return self.pushed + self.mounted > 0
-
-    def describe_counts(self) -> str:
-        """Return the numbers of descriptors as text."""
-        counts = {"pushed": self.pushed, "mounted": self.mounted, "existed": self.existed, "failed": len(self.failures)}
-        return ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "pushed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +133,7 @@ class UnpackRow:
 
 
 R = TypeVar("R")
-Row = ImageReport | PushRow | TargetRow | OrphanRow | AuditRow | BlobRow | LeftoverRow | NameRow | UnpackRow
+Row = ImageReport | TargetRow | OrphanRow | AuditRow | BlobRow | LeftoverRow | NameRow | UnpackRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +151,7 @@ class RunReport:
         notes: further lines for people, such as vetoes and entries that select no image.
         stopped: the reason of a stop by a signal, a time-out, a person or Prefect. None if an error ended the run.
         quotas: the last reported quota of each registry, by host.
-        plan: the plan of a mirror or seed run.
+        plan: the plan of a mirror, seed, copy or push.
     """
 
     flow: FlowName
@@ -243,7 +203,7 @@ class ReportBuilder:
         Without `is_stopped`, a cancelled run is complete if the work was finished before the stop.
         """
         session, found = self._pool.session, tuple(rows)
-        noun = "target" if self.flow in ("mirror", "seed", "check") else "image"
+        noun = "target" if self.flow in ("push", "copy", "mirror", "seed", "check") else "image"
         failure = session.cancel.failure
         of_run = [*errors] if failure is None else [RunError(object=None, error=failure), *errors]
         failures = collect_errors((*of_run, *(error for row in found for error in row_errors(row))), noun)
@@ -268,7 +228,7 @@ class ReportBuilder:
 
 def row_errors(row: Row) -> list[RunError]:
     """Return the errors of a row, with the name of the object."""
-    if isinstance(row, ImageReport | PushRow):
+    if isinstance(row, ImageReport):
         return [RunError(object=row.name, error=one.error, descriptor=one.descriptor) for one in row.failures]
     if isinstance(row, LeftoverRow | UnpackRow):
         return []

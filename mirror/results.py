@@ -72,7 +72,7 @@ def build_mirror_report(
     errors: Sequence[RunError] = (),
     configuration: str | None,
 ) -> RunReport:
-    """Return the report of a mirror or seed run. A dry run has no `results`. `errors` concern no target."""
+    """Return the report of a mirror, seed, copy or push. A dry run has no `results`. `errors` concern no target."""
     targets = _target_rows(plan, results)
     removed: Mapping[Reference, Removed | DistError] = {} if results is None else results.removed
     orphans = [_orphan_row(one, removed[one.target]) if one.target in removed else _planned_orphan(one) for one in plan.orphans]

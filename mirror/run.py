@@ -17,20 +17,22 @@ from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport
 from prefect_dist.mirror.results import MirrorResults, build_mirror_report
 from prefect_dist.mirror.store_index import update_index
 from prefect_dist.ocispec import Reference
-from prefect_dist.ocispec.errors import DistError
+from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
+from prefect_dist.storage import presence
 from prefect_dist.transfer.events import Notify, Recording, StepFailed
 from prefect_dist.transfer.pool import Pool
+from prefect_dist.transfer.session import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorJob:
     """The images to mirror. A job without a `lock` file records no results.
 
-    `configuration` is the name of the configuration, None for a list of images. `others` are further entries of the
+    `configuration` is the name of the configuration, None for images that parameters name. `others` are further entries of the
     configuration: another run with the same lock file mirrors the other entries. A dry run only makes the plan.
     """
 
-    flow: Literal["mirror", "seed"]
+    flow: Literal["mirror", "seed", "copy", "push"]
     configuration: str | None
     entries: Sequence[Entry]
     lock: str | None
@@ -52,15 +54,24 @@ class MirrorJob:
         """Return the source registries."""
         return frozenset(entry.source_host for entry in self.entries)
 
+    @property
+    def has_stored_source(self) -> bool:
+        """Return whether the entries name images in the content store, so that the run has to be offline."""
+        return any(entry.type == "name" for entry in self.entries)
+
 
 def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver) -> RunReport:
     """Carry out a job.
 
     Raises:
-        InvalidInput: the lock file is damaged.
+        InvalidInput: the lock file is damaged, or a target has the digest of another image than the store name.
+        NotFound: the store does not have a store name, or lacks content of the image; no registry got a request.
         DistError: the store cannot be used, or the lock file cannot be read.
     """
     builder, session = ReportBuilder(job.flow, pool), pool.session
+    for entry in job.entries:
+        if entry.type == "name":
+            _require_stored(session, entry)
     lock = Lock(job.lock)
     locked = lock.read()
     applying = Applying(pool, scopes, notify, observer)
@@ -84,6 +95,26 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify,
         errors=errors,
         configuration=job.configuration,
     )
+
+
+def _require_stored(session: Session, entry: Entry) -> None:
+    """Check that the store has the image of an entry, and that no target has the digest of another image.
+
+    Raises:
+        NotFound: the store does not have the name, or lacks content of the image or of the referrers.
+        InvalidInput: a target has the digest of another image.
+    """
+    record = session.store.names.get(entry.source)
+    for target in entry.list_targets(entry.image):
+        if not entry.rewrite_index and target.pinned_digest() not in (None, record.descriptor.digest):
+            raise InvalidInput(
+                f"expected the digest of {record.name}, which is {record.descriptor.digest}", subject=str(target)
+            )
+    roots = record.roots if entry.referrers else (record.descriptor,)
+    found = presence.check(session.store, *roots, children=session.recorder.children(entry.platforms))
+    if not found.is_complete:
+        which = "all platforms" if entry.platforms is None else ", ".join(map(str, entry.platforms))
+        raise NotFound(f"{found.shortage}; fetch the image again for {which}, then push it", subject=record.name)
 
 
 class _PlanReceiver:

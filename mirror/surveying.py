@@ -14,6 +14,7 @@ from prefect_dist.storage import ContentStore
 from prefect_dist.transfer import units
 from prefect_dist.transfer.events import Notify, Planned
 from prefect_dist.transfer.pool import Failed, Outcome, Unit, split_batches
+from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.survey import ImageQuery, QueryResult
 
 # The number of images per task: few tasks for an unchanged mirror.
@@ -54,7 +55,7 @@ class SurveyedImages:
 
 
 def survey_images(
-    admitted: Admitted, locked: Records, progress: SurveyProgress, *, keep: bool, workers: int
+    session: Session, admitted: Admitted, locked: Records, progress: SurveyProgress, *, keep: bool, workers: int
 ) -> Stage[SurveyedImages]:
     """Compare admitted images with their targets, except trusted images. Return the plans.
 
@@ -65,7 +66,7 @@ def survey_images(
     items = {make_query(item, locked): item for item in admitted.items if not is_trusted(item, locked)}
     progress.expect(len(items))
     for batch in split_batches(list(items), _BATCH):
-        outcome = yield from ask(_survey_unit(batch, keep=keep, workers=workers))
+        outcome = yield from ask(_survey_unit(session, batch, keep=keep, workers=workers))
         progress.count(len(batch))
         for result in _results(batch, outcome):
             if (image := plan_image(items[result.query], result, locked)) is None:
@@ -87,8 +88,11 @@ def find_missing_content(store: ContentStore, surveyed: SurveyedImages) -> Surve
     return replace(surveyed, missing=frozenset(digest for digest, is_held in zip(content, held, strict=True) if not is_held))
 
 
-def _survey_unit(batch: tuple[ImageQuery, ...], *, keep: bool, workers: int) -> Unit[units.Answers[QueryResult]]:
-    hosts = frozenset(reference.host for query in batch for reference in (query.source, *query.targets))
+def _survey_unit(
+    session: Session, batch: tuple[ImageQuery, ...], *, keep: bool, workers: int
+) -> Unit[units.Answers[QueryResult]]:
+    targets = frozenset(target.host for query in batch for target in query.targets)
+    hosts = targets.union(*(session.source_hosts(query.source) for query in batch))
     return Unit(work=units.survey, arguments=(batch,), options={"keep": keep, "workers": workers}, hosts=hosts)
 
 

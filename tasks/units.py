@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from prefect_dist.ocispec import Descriptor, Reference
     from prefect_dist.storage.store import Info
     from prefect_dist.transfer.audit import Expected
+    from prefect_dist.transfer.survey import ImageQuery
 
 
 def _resolve_name() -> str:
@@ -39,21 +40,13 @@ def _tags_name() -> str:
 
 
 def _survey_name() -> str:
-    return f"survey {format_count(len(argument('queries')), 'image')}"
+    queries: tuple[ImageQuery, ...] = argument("queries")
+    return f"survey {queries[0].source if len(queries) == 1 else format_count(len(queries), 'image')}"
 
 
 def _carry_name() -> str:
     descriptor: Descriptor = argument("descriptor")
     return f"mirror {descriptor.kind} {descriptor.digest.short}"
-
-
-def _target_name() -> str:
-    return f"resolve {argument('target')}"
-
-
-def _upload_name() -> str:
-    descriptor: Descriptor = argument("descriptor")
-    return f"{'read' if descriptor.is_manifest else 'push'} {descriptor.kind} {descriptor.digest.short}"
 
 
 def _gate_name() -> str:
@@ -101,8 +94,6 @@ list_repositories = task_for(units.list_repositories, "repositories", run_name=_
 list_tags = task_for(units.list_tags, "tags", run_name=_tags_name)
 survey = task_for(units.survey, "survey", run_name=_survey_name)
 carry = task_for(units.carry, "mirror", run_name=_carry_name)
-check_target = task_for(units.check_target, "resolve", run_name=_target_name)
-upload = task_for(units.upload, "push", run_name=_upload_name)
 judge = task_for(units.judge, "gate", run_name=_gate_name)
 publish = task_for(units.publish, "publish", run_name=_publish_name)
 remove = task_for(units.remove, "remove", run_name=_remove_name)
@@ -121,8 +112,6 @@ TASKS: Mapping[Callable[..., Any], Task[..., Any]] = {
     units.list_tags: list_tags,
     units.survey: survey,
     units.carry: carry,
-    units.check_target: check_target,
-    units.upload: upload,
     units.judge: judge,
     units.publish: publish,
     units.remove: remove,

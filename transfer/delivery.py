@@ -6,7 +6,7 @@ DIGEST_INVALID) while a blob of the manifest is uploaded once more.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
@@ -35,13 +35,6 @@ _NO_SPARSE = (
     "this registry accepts no sparse index; mirror all platforms, or set rewriteIndex to publish a new index of the wanted "
     "platforms"
 )
-# By the keys of descriptors.
-Receipts = dict[object, tuple[Descriptor, Receipt]]
-# The receipt of content that the run uploaded or found at the target before. Compared by identity, since new receipts can be
-# equal.
-_KNOWN = Receipt("existed")
-# `transfer.content.put` or `push`; `push` looks the manifest up first.
-_Put = Callable[..., Receipt]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -54,8 +47,6 @@ class Publication:
         rewritten: the target gets a new index of the wanted platforms.
         referrers: the referrers to publish with the image.
         backup: the tag for the previous manifest of the target tag.
-        surveyed: the target was surveyed before. Otherwise manifests are looked up at the target before the upload, and the
-            publication sets the tag regardless of its digest.
     """
 
     root: Descriptor
@@ -65,13 +56,6 @@ class Publication:
     rewritten: bool = False
     referrers: tuple[Referrer, ...] = ()
     backup: Reference | None = None
-    surveyed: bool = True
-
-
-def add_receipt(receipts: Receipts, descriptor: Descriptor, receipt: Receipt) -> None:
-    """Add a receipt. If the content has a receipt already, combine both."""
-    _, known = receipts.get(descriptor.key, (None, None))
-    receipts[descriptor.key] = descriptor, receipt if known is None else known.with_more(receipt)
 
 
 class MountCandidates:
@@ -108,41 +92,35 @@ class _Deliveries:
 
     Attributes:
         turns: a lock for each piece of content and registry.
-        receipts: the receipts of publications without success so far.
         failing_hosts: the registries that refused a blob in all attempts.
     """
 
     def __init__(self) -> None:
         self.turns: dict[tuple[str, Digest], Lock] = {}
         self.mount_candidates = MountCandidates()
-        self.receipts: dict[Publication, Receipts] = {}
         self.failing_hosts: set[str] = set()
 
 
-def resolve_tag(session: Session, target: Reference) -> Descriptor | None:
-    """Return the descriptor of a tag at its own registry, or None if the tag does not exist.
+def resolve_target(session: Session, target: Reference) -> Descriptor | None:
+    """Return the descriptor of a target at its own registry, or None if the target does not exist.
+
+    A target with both a tag and a digest is resolved by the tag, because a publication has to set the tag.
 
     Raises:
         DistError: an error of the registry.
     """
+    by_tag = target if target.tag is None else Reference(target.locator, target.tag)
     try:
-        return session.registries.origin_fetcher(target).resolve(target)
+        return session.registries.origin_fetcher(target).resolve(by_tag)
     except NotFound:
         return None
 
 
-def has_image(session: Session, root: Descriptor, target: Reference) -> bool:
-    """Return whether `target` resolves to `root`. If so, the run assumes that the repository has the whole image.
-
-    Raises:
-        DistError: an error of the registry, or of the store, which has to have the image.
-    """
-    if not session.registries.pusher(target).has(root, tag=target.tag):
-        return False
+def note_content(session: Session, place: Reference, found: Iterable[Descriptor]) -> None:
+    """Record that the repository of `place` has some content, so that the run does not upload the content there."""
     candidates = session.memo(_Deliveries).mount_candidates
-    for descriptor in walk_tree(without_foreign(children_reader(session.store.manifest)), root):
-        candidates.note(target, descriptor.digest)
-    return True
+    for descriptor in found:
+        candidates.note(place, descriptor.digest)
 
 
 def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> Receipt:
@@ -154,7 +132,7 @@ def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Ref
     candidates = session.memo(_Deliveries).mount_candidates
     with _turn(session, place, blob):
         if candidates.has(place, blob.digest):
-            return _KNOWN
+            return Receipt("existed")
         mounted_from = candidates.mount_candidate(place, blob.digest)
         if mounted_from is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
             mounted_from = origin.repository
@@ -165,8 +143,10 @@ def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Ref
         return receipt
 
 
-def deliver_to_places(session: Session, blob: Descriptor, places: Iterable[Reference], *, origin: Reference) -> None:
-    """Put a blob into several repositories. After the failure of one place, the other places still get the blob.
+def deliver_to_places(session: Session, blob: Descriptor, places: Iterable[Reference], *, origin: Reference) -> Receipt:
+    """Put a blob into several repositories, and return one receipt for all places.
+
+    After the failure of one place, the other places still get the blob.
 
     The publication at a place delivers the blob again, and reports the error. A registry that has refused a blob in all
     attempts gets one attempt per blob until it accepts a blob. Otherwise a full registry would cost each blob all attempts and
@@ -176,10 +156,11 @@ def deliver_to_places(session: Session, blob: Descriptor, places: Iterable[Refer
         DistError: the error of a place, if another attempt follows.
     """
     failing, again = session.memo(_Deliveries).failing_hosts, list[DistError]()
+    receipt = Receipt("existed")
     for place in places:
         try:
             with session.cancel.raise_stopped():
-                deliver(session, blob, place, origin=origin)
+                receipt = receipt.with_more(deliver(session, blob, place, origin=origin))
         except DistError as exc:
             if place.host not in failing and has_another(exc):
                 again.append(exc)
@@ -189,40 +170,32 @@ def deliver_to_places(session: Session, blob: Descriptor, places: Iterable[Refer
             failing.discard(place.host)
     if again:
         raise again[-1]
+    return receipt
 
 
-def publish(session: Session, wanted: Publication) -> Receipts:
-    """Push the missing content of an image, in order, and set the tag last.
-
-    Return the receipts of content that was not known to exist at the target. After a failure, the run keeps the receipts for
-    the next attempt, and for `failed_receipts`.
+def publish(session: Session, wanted: Publication) -> Descriptor:
+    """Push the missing content of an image, in order, and set the tag last. Return the root at the target.
 
     Raises:
         NotFound: content of the image is not in the store.
         Conflict: the tag moved since the publication was planned. The tag stays unchanged.
         DistError: see `transfer.content`. The next attempt skips pushed content.
     """
-    root, platforms, kept = wanted.root, wanted.platforms, session.memo(_Deliveries).receipts
-    receipts = kept.setdefault(wanted, {})
+    root, platforms = wanted.root, wanted.platforms
     if wanted.rewritten and platforms is not None:
         root, platforms = _select_platforms(session, wanted, platforms), None
     if wanted.backup is not None:
         _back_up(session, _require_unmoved(session, wanted, root), wanted.target, root, wanted.backup)
     try:
-        for descriptor, receipt in _push_image(session, wanted, root, session.recorder.children(platforms)):
-            if receipt is not _KNOWN:
-                add_receipt(receipts, descriptor, receipt)
+        check = partial(_require_unmoved, session, wanted, root)
+        children = session.recorder.children(platforms)
+        _push_tree(session, root, wanted.target, children, wanted.referrers, before_last=check)
     except RegistryError as exc:
         is_incomplete = not exc.retryable and any(code.startswith(_INCOMPLETE) for code in exc.exchange.codes)
         if platforms is None or not is_incomplete:
             raise
         raise type(exc)(f"{exc}; {_NO_SPARSE}", exc.exchange) from exc
-    return kept.pop(wanted)
-
-
-def failed_receipts(session: Session, wanted: Publication) -> Receipts:
-    """Return the receipts of a publication that failed."""
-    return session.memo(_Deliveries).receipts.get(wanted, {})
+    return root
 
 
 def _select_platforms(session: Session, wanted: Publication, platforms: tuple[Platform, ...]) -> Descriptor:
@@ -241,7 +214,7 @@ def _require_unmoved(session: Session, wanted: Publication, root: Descriptor) ->
     Raises:
         Conflict: the descriptor is neither `root` nor the descriptor of the plan.
     """
-    found = resolve_tag(session, wanted.target)
+    found = resolve_target(session, wanted.target)
     if found is not None and found.digest not in (wanted.replaces, root.digest):
         before = wanted.replaces or "no manifest"
         raise Conflict(
@@ -261,8 +234,7 @@ def _back_up(session: Session, old: Descriptor | None, target: Reference, new: D
         content.put(session.store, pusher, old, tag=backup.tag, notify=session.counter.sent)
         return
     _fetch_tree(session, old, target)
-    for _ in _push_tree(session, old, backup, present_children(session.store)):
-        pass
+    _push_tree(session, old, backup, present_children(session.store))
 
 
 def _fetch_tree(session: Session, root: Descriptor, target: Reference) -> None:
@@ -282,15 +254,6 @@ def _fetch_tree(session: Session, root: Descriptor, target: Reference) -> None:
             missing.add(descriptor.key)
 
 
-def _push_image(
-    session: Session, wanted: Publication, root: Descriptor, children: Children
-) -> Iterator[tuple[Descriptor, Receipt]]:
-    if not wanted.surveyed:
-        return _push_tree(session, root, wanted.target, children, wanted.referrers, put=content.push)
-    check = partial(_require_unmoved, session, wanted, root)
-    return _push_tree(session, root, wanted.target, children, wanted.referrers, before_last=check)
-
-
 def _push_tree(
     session: Session,
     root: Descriptor,
@@ -298,32 +261,31 @@ def _push_tree(
     children: Children,
     referrers: Sequence[Referrer] = (),
     *,
-    put: _Put = content.put,
     before_last: Callable[[], object] = lambda: None,
-) -> Iterator[tuple[Descriptor, Receipt]]:
-    """Push a tree and the referrers. Yield the receipt of each step. The last step sets the target tag."""
+) -> None:
+    """Push a tree and the referrers. The last step sets the target tag."""
     wanted = without_foreign(children)
     roots = (root, *(referrer.descriptor for referrer in referrers))
     found = presence.require(session.store, *roots, children=wanted, name=str(target))
     *others, last = push_order(session.store, found, wanted, root=root, tag=target.tag, referrers=referrers)
     for descriptor, tag in others:
-        yield descriptor, _push(session, descriptor, target, tag, put)
+        _push(session, descriptor, target, tag)
     before_last()
     descriptor, tag = last
-    yield descriptor, _push(session, descriptor, target, tag, put)
+    _push(session, descriptor, target, tag)
 
 
-def _push(session: Session, descriptor: Descriptor, target: Reference, tag: str | None, put: _Put) -> Receipt:
+def _push(session: Session, descriptor: Descriptor, target: Reference, tag: str | None) -> None:
     if not descriptor.is_manifest:
-        return deliver(session, descriptor, target)
+        deliver(session, descriptor, target)
+        return
     candidates = session.memo(_Deliveries).mount_candidates
     with _turn(session, target, descriptor):
         if tag is None and candidates.has(target, descriptor.digest):
-            return _KNOWN
+            return
         pusher, sent = session.registries.pusher(target), session.counter.sent
-        receipt = put(session.store, pusher, descriptor, tag=tag, notify=sent)
+        content.put(session.store, pusher, descriptor, tag=tag, notify=sent)
         candidates.note(target, descriptor.digest)
-        return receipt
 
 
 def _turn(session: Session, place: Reference, descriptor: Descriptor) -> Lock:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.transfer.image_report import ImageEnd
+from prefect_dist.transfer.image_report import ImageReport
 
 if TYPE_CHECKING:
     from prefect_dist.transfer.content import Receipt
@@ -154,7 +154,7 @@ class Throttled:
 class ImageEnded:
     """An image ended: no unit of the image is in flight. Emitted by the run's thread."""
 
-    report: ImageEnd
+    report: ImageReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from prefect_dist.ocispec import Descriptor, Reference
-from prefect_dist.ocispec.children import children_reader, without_missing_attestations
+from prefect_dist.ocispec.children import children_reader, without_foreign, without_missing_attestations
 from prefect_dist.ocispec.errors import Corrupt
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes import Source
@@ -36,7 +36,7 @@ def fetch(session: Session, descriptor: Descriptor, source: Reference) -> Fetche
     """
     children, is_missing = children_reader(session.store.manifest), session.recorder.is_missing
     if is_missing is not None:
-        children = without_missing_attestations(children, is_missing)
+        children = without_foreign(without_missing_attestations(children, is_missing))
     receipt = fetch_content(session, descriptor, session.open_source(source), place=source)
     return Fetched(session.memo(_FetchedAhead).pop(descriptor.key, receipt), tuple(children(descriptor)))
 

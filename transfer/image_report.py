@@ -1,7 +1,7 @@
 """The result of a run for an image."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError
@@ -19,25 +19,6 @@ class Failure:
     def message(self) -> str:
         """Return the text of the error."""
         return str(self.error)
-
-
-class ImageEnd(Protocol):
-    """The result for a finished image."""
-
-    @property
-    def name(self) -> str:
-        """Return the image's reference."""
-
-    @property
-    def failures(self) -> tuple[Failure, ...]:
-        """Return the errors."""
-
-    @property
-    def has_moved(self) -> bool:
-        """Return whether the run transferred content."""
-
-    def describe_counts(self) -> str:
-        """Return the numbers of descriptors as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

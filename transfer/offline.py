@@ -1,18 +1,43 @@
 """The store as the only source of images, for offline runs."""
 
 from collections.abc import Container, Iterator
+from functools import cached_property
 
 from prefect_dist.ocispec import Descriptor, Reference, manifest
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.ocispec.referrers import Referrer, cosign_tags
-from prefect_dist.storage import ContentStore
+from prefect_dist.storage import ContentStore, Name
 
 
 class StoredSource:
-    """A `remotes.Source` with the content of one name in the store. Thread-safe."""
+    """A `remotes.Source` with the content of one name in the store. Thread-safe.
+
+    The name is the text of `reference`. The record of the name is read once, so that a run sees one image.
+    """
 
     def __init__(self, store: ContentStore, reference: Reference) -> None:
         self._store, self._name = store, str(reference)
+
+    @cached_property
+    def record(self) -> Name:
+        """The record of the name.
+
+        Raises:
+            NotFound: the store does not have the name.
+            InvalidInput: the record is damaged.
+        """
+        try:
+            return self._store.names.get(self._name)
+        except NotFound:
+            raise NotFound(
+                "the store has no image of this name, and the run is offline; `dist names` lists the names",
+                subject=self._name,
+            ) from None
+
+    @property
+    def origin(self) -> Reference:
+        """The repository from which the image was fetched."""
+        return Reference(self.record.source)
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:  # noqa: ARG002 - names are exact
         """Return the descriptor that the name in the store resolves to.
@@ -20,13 +45,7 @@ class StoredSource:
         Raises:
             NotFound: the store does not have the name.
         """
-        try:
-            return self._store.names.get(str(reference)).descriptor
-        except NotFound:
-            raise NotFound(
-                "the store has no image of this name, and the run is offline; `dist names` lists the names",
-                subject=reference,
-            ) from None
+        return self.record.descriptor
 
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:  # noqa: ARG002 - it always fails
         """Raise an error: units of work request only content that the store lacks.
@@ -34,7 +53,7 @@ class StoredSource:
         Raises:
             NotFound: always.
         """
-        platforms = self._store.names.get(self._name).platforms
+        platforms = self.record.platforms
         remedy = (
             f"of {self._name} the store has only {', '.join(map(str, platforms))}" if platforms else "fetch the image first"
         )
@@ -60,12 +79,12 @@ class StoredSource:
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
         """Return the digest tags of `descriptor` that the store recorded with the name, limited to `tags` if given."""
         own = cosign_tags(descriptor.digest)
-        for referrer in self._store.names.get(self._name).referrers:
+        for referrer in self.record.referrers:
             if referrer.tag in own and (tags is None or referrer.tag in tags):
                 yield referrer.tag, referrer.descriptor
 
     def _about(self, descriptor: Descriptor) -> Iterator[Referrer]:
-        for referrer in self._store.names.get(self._name).referrers:
+        for referrer in self.record.referrers:
             found = referrer.descriptor
             about = (
                 manifest.subject(self._store.manifest(found), found.media_type, at=str(found)) if found.is_manifest else None

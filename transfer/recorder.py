@@ -3,7 +3,13 @@
 from collections.abc import Callable
 
 from prefect_dist.ocispec import Descriptor, Reference
-from prefect_dist.ocispec.children import Children, children_reader, filter_platforms, without_missing_attestations
+from prefect_dist.ocispec.children import (
+    Children,
+    children_reader,
+    filter_platforms,
+    without_foreign,
+    without_missing_attestations,
+)
 from prefect_dist.ocispec.errors import InvalidInput, NotFound
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
@@ -15,7 +21,8 @@ from prefect_dist.storage.presence import Presence
 class ImageRecorder:
     """Records images in a store. The `lease` protects the images from gc until the run ends. Thread-safe.
 
-    An `offline` run takes images as the store has them: with selected platforms, attestation manifests may be missing.
+    An `offline` run takes images as the store has them: with selected platforms, attestation manifests may be missing, and
+    non-distributable layers are not needed. The run records no name, because it reads each image from its name.
     """
 
     def __init__(self, store: ContentStore, lease: Lease, *, offline: bool = False) -> None:
@@ -58,7 +65,7 @@ class ImageRecorder:
     ) -> None:
         """Record the name of an image with its `referrers`, after a check for missing content.
 
-        With `referrers` None, the recorded referrers of the same content stay.
+        With `referrers` None, the recorded referrers of the same content stay. An offline run only checks the content.
 
         Raises:
             NotFound: content is missing, or the image is only for other platforms; the name is not recorded.
@@ -81,9 +88,11 @@ class ImageRecorder:
     ) -> None:
         if platforms is not None:
             presence.require_platform(self.store, root, platforms)
+        if self._offline:
+            return
         known, is_lacking = self._recorded_name(str(reference), root), False
         if known is not None:
-            is_complete = not self._offline and _union(known.platforms, platforms) == platforms
+            is_complete = _union(known.platforms, platforms) == platforms
             is_lacking = known.lacks_attestations and not is_complete
             platforms = _union(known.platforms, platforms)
             referrers = known.referrers if referrers is None else referrers
@@ -110,8 +119,9 @@ class ImageRecorder:
         `read` reads a manifest; the default reads the store.
         """
         children = children_reader(read or self.store.manifest)
-        if self.is_missing is not None and platforms is not None:
-            children = without_missing_attestations(children, self.is_missing)
+        if self.is_missing is not None:
+            children = without_foreign(children)
+            children = children if platforms is None else without_missing_attestations(children, self.is_missing)
         return filter_platforms(children, platforms)
 
     @property

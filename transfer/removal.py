@@ -15,7 +15,7 @@ from typing import Literal
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.remotes import Pusher
-from prefect_dist.transfer.delivery import resolve_tag
+from prefect_dist.transfer.delivery import resolve_target
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.survey import Reader
 from prefect_dist.transfer.tag_graph import TagGraph, TagSource
@@ -62,7 +62,7 @@ def remove_tag(
             target,
             source=source,
             pusher=session.registries.pusher(target),
-            resolve=partial(resolve_tag, session),
+            resolve=partial(resolve_target, session),
             read=Reader(session, source, target, keep=False).read,
             workers=workers,
         )

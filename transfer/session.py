@@ -81,7 +81,23 @@ class Session:
 
     def open_source(self, reference: Reference) -> Source:
         """Return the source of an image: a registry with its registry mirrors, or the store in an offline run."""
-        return StoredSource(self.store, reference) if self.spec.offline else self.registries.fetcher(reference)
+        return self._open_stored(reference) if self.spec.offline else self.registries.fetcher(reference)
+
+    def origin_of(self, reference: Reference) -> Reference:
+        """Return the repository that an image comes from. In an offline run, this is the repository that the name records."""
+        return self._open_stored(reference).origin if self.spec.offline else reference
+
+    def source_hosts(self, reference: Reference) -> frozenset[str]:
+        """Return the registries that requests for the source of an image go to: none in an offline run."""
+        return frozenset() if self.spec.offline else frozenset({reference.host})
+
+    def _open_stored(self, reference: Reference) -> StoredSource:
+        sources = self.memo(_StoredSources)
+        return sources.get(reference) or sources.setdefault(reference, StoredSource(self.store, reference))
+
+
+class _StoredSources(dict[Reference, StoredSource]):
+    """The sources of an offline run, so that the record of each name is read once."""
 
 
 _CURRENT: ContextVar[Session] = ContextVar("session")

@@ -15,7 +15,7 @@ from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes import Source
 from prefect_dist.transfer.cancellation import Stopped
-from prefect_dist.transfer.delivery import resolve_tag
+from prefect_dist.transfer.delivery import note_content, resolve_target
 from prefect_dist.transfer.fetching import fetch_content, report_corruption
 from prefect_dist.transfer.related import NOTHING, Related, find_all_related, list_at_source, list_at_target
 from prefect_dist.transfer.session import Session
@@ -158,7 +158,7 @@ def _survey_image(session: Session, query: ImageQuery, *, keep: bool) -> QueryRe
     """
     catch, reader = session.cancel.catch_error, Reader(session, session.open_source(query.source), query.source, keep)
     try:
-        there = tuple(catch(partial(resolve_tag, session, target)) for target in query.targets)
+        there = tuple(catch(partial(resolve_target, session, target)) for target in query.targets)
         settled = _settled_root(query, there)
         if settled is not None and not (query.related or query.dated or query.whole):
             return QueryResult(query=query, image=ImageInfo(root=settled, target_root=settled), standing=there)
@@ -190,13 +190,18 @@ def _image_info(query: ImageQuery, found: Descriptor, standing: Sequence[object]
         return ImageInfo(root=root, target_root=target_root)
     children = reader.children(query.platforms)
     content = tuple(walk_tree(children, root))
+    sent = _written(selected, reader) if selected.indexes else content
+    for target, there in zip(query.targets, standing, strict=True):
+        # A registry has the content of its manifests. With `force`, the target may have an index with fewer platforms.
+        if isinstance(there, Descriptor) and there.digest == target_root.digest and not query.force:
+            note_content(reader.session, target, sent)
     referrers, trees = ({}, {}) if due else _all_related(query, content, children, reader)
     unknown = [target for target in query.targets if target in query.unrecorded] if referrers else []
     return ImageInfo(
         root=root,
         target_root=target_root,
         content=content,
-        sent=_written(selected, reader) if selected.indexes else content,
+        sent=sent,
         referrers=frozenset(referrers),
         target_referrers={target: _related_there(query, content, trees, target, reader.session) for target in unknown},
         created=_creation_date(content, reader) if query.dated else None,

@@ -9,14 +9,13 @@ Prefect may mistake a tuple or a string for the result of another task.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
-from prefect_dist.ocispec.children import children_reader, without_foreign
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.storage import gc
@@ -28,7 +27,6 @@ from prefect_dist.storage.verify import verify as verify_content
 from prefect_dist.transfer import delivery, fetching, listing, removal, repair_source
 from prefect_dist.transfer.attempts import has_another
 from prefect_dist.transfer.audit import Expected, Finding, audit_tags
-from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.delivery import Publication
 from prefect_dist.transfer.events import Unresolved, UnresolvedKind
 from prefect_dist.transfer.fetching import Fetched
@@ -40,7 +38,6 @@ from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.survey import ImageQuery, QueryResult, survey_images
 
 T = TypeVar("T")
-PublishReceipts = tuple[tuple[Descriptor, Receipt], ...]
 UnlistedReferrers = tuple[tuple[frozenset[Digest], DistError], ...]
 
 
@@ -95,11 +92,15 @@ def survey(session: Session, queries: tuple[ImageQuery, ...], *, keep: bool, wor
 
 
 def carry(session: Session, descriptor: Descriptor, source: Reference, places: tuple[Reference, ...]) -> Fetched:
-    """Fetch the content of one descriptor. Upload a blob to the repositories of `places`."""
+    """Fetch the content of one descriptor. Upload a blob to the repositories of `places`.
+
+    The receipt is the receipt of the fetch, or the receipt of the upload if the store had the content before.
+    """
     fetched = fetching.fetch(session, descriptor, source)
-    if not descriptor.is_manifest:
-        delivery.deliver_to_places(session, descriptor, places, origin=source)
-    return fetched
+    if descriptor.is_manifest:
+        return fetched
+    sent = delivery.deliver_to_places(session, descriptor, places, origin=session.origin_of(source))
+    return fetched if fetched.receipt.status == "fetched" else replace(fetched, receipt=sent)
 
 
 def judge(session: Session, gate: Gate, reference: Reference, root: Descriptor) -> Answer[str | None]:
@@ -108,12 +109,9 @@ def judge(session: Session, gate: Gate, reference: Reference, root: Descriptor) 
     return Answer(ask(gate, candidate, check=session.cancel.check))
 
 
-def publish(session: Session, wanted: Publication) -> Answer[PublishReceipts]:
-    """Push the missing content of an image to a target: blobs, then manifests, the tag last.
-
-    Return the receipts of content that was not known to exist at the target.
-    """
-    return Answer(tuple(delivery.publish(session, wanted).values()))
+def publish(session: Session, wanted: Publication) -> Descriptor:
+    """Push the missing content of an image to a target: blobs, then manifests, the tag last. Return the root at the target."""
+    return delivery.publish(session, wanted)
 
 
 def remove(
@@ -153,22 +151,6 @@ def confirm_referrers(session: Session, repository: Reference) -> Answer[Unliste
             failed.append((referrers, error))
     _raise_if_retried(error for _, error in failed)
     return Answer(tuple(failed))
-
-
-def check_target(session: Session, root: Descriptor, target: Reference) -> Answer[bool]:
-    """Return whether `target` resolves to `root` now."""
-    return Answer(delivery.has_image(session, root, target))
-
-
-def upload(session: Session, descriptor: Descriptor, target: Reference, origin: Reference) -> Fetched:
-    """Upload a blob of the store to the repository of `target`. The registry may mount the blob from `origin`.
-
-    A manifest is only read, for its children: `publish` pushes the manifest.
-    """
-    if not descriptor.is_manifest:
-        return Fetched(delivery.deliver(session, descriptor, target, origin=origin), ())
-    children = without_foreign(children_reader(session.store.manifest))
-    return Fetched(Receipt("existed"), tuple(children(descriptor)))
 
 
 def verify(session: Session, blobs: tuple[Info, ...]) -> Verified:

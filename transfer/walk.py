@@ -85,6 +85,7 @@ class Walk:
 
     def __init__(self, recorder: Recorder, policy: WalkPolicy, pool: Pool, notify: Notify) -> None:
         self._recorder, self._policy, self._notify = recorder, policy, notify
+        self._session = pool.session
         self._worklist: Worklist[Item, object] = Worklist(pool, self._unit_of, lane=self._lane_of)
         self._nodes: dict[object, ContentNode] = {}
         self._queries: dict[object, ReferrersQuery] = {}
@@ -161,7 +162,7 @@ class Walk:
         if isinstance(item, FollowUp):
             return Lane(item.unit.hosts)
         if isinstance(item, ReferrersQuery):
-            return Lane(frozenset({item.source.host}))
+            return Lane(self._session.source_hosts(item.source))
         return Lane(self._policy.unit_for(item, item.sources[0].repository).hosts)
 
     def _unit_of(self, item: Item) -> Unit[object]:
@@ -175,7 +176,7 @@ class Walk:
             return Unit(
                 work=units.list_referrers,
                 arguments=(item.subject, item.source, item.related),
-                hosts=frozenset({item.source.host}),
+                hosts=self._session.source_hosts(item.source),
                 parents=(item.parent,),
                 scope=item.scope,
             )

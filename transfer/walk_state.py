@@ -74,11 +74,12 @@ class ImageState:
 
     def credit(self, descriptor: Descriptor, receipt: Receipt) -> None:
         """Count content that the store has now."""
-        self.fetched += receipt.status == "fetched"
-        if receipt.status == "existed":
+        if receipt.status == "fetched":
+            self.fetched += 1
+            self.transferred += receipt.transferred
+        else:
             self.existed += 1
             self.existed_bytes += descriptor.size
-        self.transferred += receipt.transferred
 
     def fail(self, error: DistError) -> None:
         """Add an error of the image as a whole."""

@@ -14,7 +14,6 @@ from prefect_dist.mirror.report import (
     LeftoverRow,
     NameRow,
     OrphanRow,
-    PushRow,
     Row,
     RunReport,
     TargetRow,
@@ -29,7 +28,8 @@ _MIRROR = {"targets": TargetRow, "orphaned": OrphanRow}
 _ROWS: Mapping[FlowName, Mapping[str, type[Row]]] = {
     "fetch": {"images": ImageReport},
     "pull": {"images": ImageReport, "unpacked": UnpackRow},
-    "push": {"images": PushRow},
+    "push": {"targets": TargetRow},
+    "copy": {"targets": TargetRow},
     "mirror": _MIRROR,
     "seed": _MIRROR,
     "check": {"targets": AuditRow},
@@ -76,12 +76,12 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
 def _row_json(row: Row) -> dict[str, Any]:
     """Return a row with the names of the fields as keys. Images also have computed values."""
     found = {field.name: _plain(getattr(row, field.name)) for field in fields(row)}
-    if not isinstance(row, ImageReport | PushRow):
+    if not isinstance(row, ImageReport):
         return found
     found["digest"] = found.pop("root")
     del found["failures"]
     errors = [failure.message for failure in row.failures]
-    counts = {"descriptors": row.descriptors, "failed": row.failed} if isinstance(row, ImageReport) else {"failed": len(errors)}
+    counts = {"descriptors": row.descriptors, "failed": row.failed}
     return {**found, "outcome": row.outcome, **counts, "errors": list(dict.fromkeys(errors))}
 
 

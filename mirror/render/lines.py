@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from prefect_dist.mirror.plan import Plan
 from prefect_dist.mirror.plan_cost import PlanCost
-from prefect_dist.mirror.report import FlowName, PushRow, RunReport, UnpackRow
+from prefect_dist.mirror.report import FlowName, RunReport, UnpackRow
 from prefect_dist.ocispec.units import duration, format_count, size
 
 _NEXT = {
@@ -87,12 +87,6 @@ def _summarize_pull(report: RunReport) -> str:
     return "; ".join([_summarize_fetch(report), *unpacked])
 
 
-def _summarize_push(report: RunReport) -> str:
-    moved = f"{size(report.counts['sent_bytes'])} in {duration(report.seconds)}"
-    pushed = [f"{row.source} to {row.target} {report.status}: {row.describe_counts()}" for row in report.select(PushRow)]
-    return "; ".join([*pushed, moved])
-
-
 def _summarize_mirror(report: RunReport) -> str:
     # A configuration is often named like the flow, by the file mirror.yaml.
     title = " ".join(dict.fromkeys(filter(None, (report.flow, report.configuration))))
@@ -141,7 +135,8 @@ def _summarize_gc(report: RunReport) -> str:
 _SUMMARIES: Mapping[FlowName, Callable[[RunReport], str]] = {
     "fetch": _summarize_fetch,
     "pull": _summarize_pull,
-    "push": _summarize_push,
+    "push": _summarize_mirror,
+    "copy": _summarize_mirror,
     "mirror": _summarize_mirror,
     "seed": _summarize_mirror,
     "check": _summarize_check,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import singledispatch
 
 from prefect_dist.mirror.plan import Plan
-from prefect_dist.mirror.report import AuditRow, BlobRow, LeftoverRow, NameRow, OrphanRow, PushRow, Row, RunReport, TargetRow
+from prefect_dist.mirror.report import AuditRow, BlobRow, LeftoverRow, NameRow, OrphanRow, Row, RunReport, TargetRow
 from prefect_dist.mirror.results import plan_rows
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError
@@ -49,21 +49,6 @@ def _(row: ImageReport) -> Cells:
         "failed": row.failed,
         "bytes": size(row.fetched_bytes),
         "digest": str(row.root.digest) if row.root else "",
-        "error": "".join(failure.message for failure in row.failures[:1]),
-    }
-
-
-@_cells.register
-def _(row: PushRow) -> Cells:
-    return {
-        "target": row.target,
-        "outcome": row.outcome,
-        "pushed": row.pushed,
-        "mounted": row.mounted,
-        "existed": row.existed,
-        "failed": len(row.failures),
-        "bytes": size(row.sent_bytes),
-        "digest": str(row.root.digest),
         "error": "".join(failure.message for failure in row.failures[:1]),
     }
 

@@ -26,24 +26,28 @@ def test_push_from_the_store_to_another_repository(store: Path, registry: CncfRe
     source, target = f"{registry.host}/cli/source:v1", f"{registry.host}/cli/target:v2"
     result = dist("--store", store, "--output", "json", "push", source, target)
     assert result.code == 0, result.err
-    (image,) = result.json["images"]
-    assert {key: image[key] for key in ("source", "target", "digest", "outcome", "pushed", "mounted", "failed")} == {
+    (image,) = result.json["targets"]
+    assert image == {
         "source": source,
         "target": target,
-        "digest": IMAGE.root.digest,
-        "outcome": "pushed",
-        "pushed": 1,
-        "mounted": len(IMAGE.blobs),
-        "failed": 0,
+        "action": "add",
+        "outcome": "added",
+        "old": None,
+        "new": IMAGE.root.digest,
+        "note": None,
+        "errors": [],
     }
+    assert result.json["counts"]["mounted"] == len(IMAGE.blobs)
     assert skopeo.raw(f"docker://{target}") == IMAGE.manifests[-1].raw
 
 
 def test_push_prints_its_outcome(store: Path, registry: CncfRegistry) -> None:
     result = dist("--store", store, "push", f"{registry.host}/cli/source:v1", f"{registry.host}/cli/reported")
     assert result.code == 0, result.err
-    assert result.lines[0].split() == ["TARGET", "OUTCOME", "PUSHED", "MOUNTED", "EXISTED", "FAILED", "BYTES", "DIGEST"]
-    assert f"{registry.host}/cli/reported:latest complete: 1 pushed, {len(IMAGE.blobs)} mounted" in "\n".join(result.lines)
+    assert result.lines[0].split()[:4] == ["IMAGE", "TARGET", "ACTION", "OUTCOME"]
+    assert result.lines[1].split()[1:4] == [f"{registry.host}/cli/reported:latest", "add", "added"]
+    assert result.lines[2].startswith("push complete: 1 added, 0 changed, 0 unchanged; 0 B fetched, ")
+    assert f"({len(IMAGE.blobs)} mounted)" in result.lines[2]
 
 
 def test_push_of_a_missing_name_fails(store: Path, registry: CncfRegistry) -> None:

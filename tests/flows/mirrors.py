@@ -14,6 +14,7 @@ from prefect_dist.mirror import yamlfile
 from prefect_dist.mirror.applying import Admit
 from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.config import Mirror, make_seed_mirror, parse_mirror
+from prefect_dist.mirror.copying import make_push_job
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.fetch import fetch_images
 from prefect_dist.mirror.mirror_policy import MirrorObserver
@@ -211,6 +212,24 @@ def fetch_directly(
         ThreadPool(session, window=concurrency, retries=retries) as pool,
     ):
         return fetch_images(named, pool, FetchScope(), notify, platforms=wanted, referrers=referrers)
+
+
+def push_directly(
+    store: str, name: str, target: str, *, referrers: bool = False, concurrency: int = 8, retries: int = 0
+) -> RunReport:
+    """Return the report of a push on the thread pool, without Prefect. The parameters are those of the flow."""
+    job = make_push_job(name, target, referrers=referrers)
+    return run_directly(job, store, concurrency=concurrency, retries=retries)
+
+
+def run_directly(job: MirrorJob, store: str, *, concurrency: int = 8, retries: int = 0) -> RunReport:
+    """Return the report of a job on the thread pool, without Prefect."""
+    notify = add_callers_listener(ignore_event)
+    with (
+        open_session(SessionSpec(store=store, offline=job.has_stored_source), notify=notify) as session,
+        ThreadPool(session, window=concurrency, retries=retries) as pool,
+    ):
+        return run_mirror(job, pool, OneScope(), notify, Unobserved())
 
 
 class FetchScope:

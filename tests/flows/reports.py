@@ -6,7 +6,7 @@ from typing import Any
 from prefect_dist.mirror.fetch import count_images
 from prefect_dist.mirror.plan import Plan
 from prefect_dist.mirror.render import to_json
-from prefect_dist.mirror.report import OrphanRow, PushRow, RunReport, TargetRow, collect_errors, row_errors
+from prefect_dist.mirror.report import OrphanRow, RunReport, TargetRow, collect_errors, row_errors
 from prefect_dist.mirror.run_result import RunFailed
 from prefect_dist.transfer.image_report import ImageReport
 
@@ -35,12 +35,6 @@ def removals(report: RunReport) -> list[OrphanRow]:
 def images_of(report: RunReport) -> list[ImageReport]:
     """Return the images of a fetch."""
     return report.select(ImageReport)
-
-
-def pushed_row(report: RunReport) -> PushRow:
-    """Return the image of a push."""
-    (row,) = report.select(PushRow)
-    return row
 
 
 def outcomes(report: RunReport) -> dict[str, str]:

@@ -296,8 +296,8 @@ def test_fetch_push_verify_and_gc_show_progress_and_summary(
 
         pushed = push(name, f"{target.host}/app:v1", place.url, return_state=True)
         shown = artifacts(pushed)
-        assert shown.keys() == {"progress", "push", "summary"}
-        assert facts(shown["summary"])["pushed"] == "4"
+        assert shown.keys() == {"progress", "plan", "push", "summary"}
+        assert facts(shown["summary"])["added"] == "1"
 
     layer = Digest.parse(list(ONE.blobs)[-1])
     place.plant(blob_path(layer), b"wrong")

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from prefect_dist.mirror.gc import run_gc
-from prefect_dist.mirror.progress import ProgressCounter
+from prefect_dist.mirror.progress import ProgressCounter, notify_also
 from prefect_dist.mirror.pull import run_pull
-from prefect_dist.mirror.push import run_push
 from prefect_dist.mirror.report import BlobRow, RunReport, UnpackRow
 from prefect_dist.mirror.verify import run_verify
 from prefect_dist.ocispec import Digest, Platform, Reference
@@ -25,7 +24,7 @@ from prefect_dist.transfer.threads import ThreadPool
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import FetchScope, count_requests, fetch_directly
+from tests.flows.mirrors import FetchScope, count_requests, fetch_directly, push_directly
 from tests.flows.reports import document, error_lines, images_of, result_of
 from tests.peers.prefect import PrefectServer
 from tests.storage.conformance import Place, blob_path
@@ -94,11 +93,12 @@ def test_push_has_the_same_result_on_both_pools(run: Run, source: FakeRegistry, 
 
     def run_directly(to: str) -> RunReport:
         events = list[Event]()
-        with open_threads(store) as pool:
-            report = run_push(name, Reference.parse(to), pool, events.append, referrers=False)
-        assert [event.report for event in events if isinstance(event, ImageEnded)] == list(report.rows)
-        finished = [event.descriptor for event in events if isinstance(event, ContentFinished)]
-        assert len(finished) == sum(report.counts[key] for key in ("pushed", "mounted", "existed"))
+        with notify_also(events.append):
+            report = push_directly(str(store), name, to, retries=1)
+        (ended,) = [event.report for event in events if isinstance(event, ImageEnded)]
+        assert (ended.name, bool(ended.failures)) == (name, is_refused)
+        sent = [event.descriptor for event in events if isinstance(event, ContentFinished) and event.receipt.status == "pushed"]
+        assert {str(one.digest) for one in sent} == INDEX.blobs.keys()
         return report
 
     assert with_target(run_directly) == with_target(lambda to: run(push, name, to, str(store)))

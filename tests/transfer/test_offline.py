@@ -33,11 +33,12 @@ def digests(found: list[Descriptor]) -> list[str]:
     return [str(one.digest) for one in found]
 
 
-def test_a_reference_resolves_to_the_root_recorded_under_its_store_name(stored_source: Source) -> None:
+def test_a_reference_resolves_to_the_root_recorded_under_its_store_name(session: Session, stored_source: Source) -> None:
     assert stored_source.resolve(NAME) == root_of(INDEX)
     message = r"registry\.example/app:v2: the store has no image of this name, .*; `dist names` lists the names"
+    other = Reference.parse("registry.example/app:v2")
     with pytest.raises(NotFound, match=message):
-        stored_source.resolve(Reference.parse("registry.example/app:v2"))
+        StoredSource(session.store, other).resolve(other)
 
 
 def test_content_and_tags_that_the_store_lacks_are_not_found_offline(stored_source: Source) -> None:

@@ -1,0 +1,92 @@
+"""Jobs for one source and one target: the copy of an image or repository, and the push of an image from the content store.
+
+A copy and a push are mirror runs with one entry and without a lock file.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from prefect_dist.mirror.entry import Entry
+from prefect_dist.mirror.naming import Naming
+from prefect_dist.mirror.run import MirrorJob
+from prefect_dist.ocispec import Platform, Reference
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.reference import expand
+
+_STORE = "store:"
+
+
+def parse_store_name(source: str) -> str | None:
+    """Return the name in a source `store:NAME`, or None for the source in a registry."""
+    return source.removeprefix(_STORE) if source.startswith(_STORE) else None
+
+
+def make_push_job(name: str, target: str, *, referrers: bool) -> MirrorJob:
+    """Return the job that pushes the image with a store name to the reference `target`.
+
+    Raises:
+        InvalidInput: the target is invalid.
+    """
+    return make_copy_job(f"{_STORE}{name}", target, referrers=referrers, flow="push")
+
+
+def make_copy_job(
+    source: str,
+    target: str,
+    *,
+    platforms: Sequence[str] = (),
+    rewrite_index: bool = False,
+    referrers: bool = False,
+    all_tags: bool = False,
+    is_dry: bool = False,
+    flow: Literal["copy", "push"] = "copy",
+) -> MirrorJob:
+    """Return the job that copies `source` to the reference `target`.
+
+    Args:
+        source: a reference, or `store:` and a name in the content store.
+        target: a reference.
+        platforms: the platforms to select from an index; empty selects every platform.
+        rewrite_index: the target gets a new index of the selected platforms.
+        referrers: whether referrers and digest tags are copied with the image.
+        all_tags: whether `source` and `target` are repositories, and all tags are copied.
+        is_dry: whether the run only makes the plan.
+        flow: the name of the flow.
+
+    Raises:
+        InvalidInput: an argument is invalid.
+        Unsupported: a platform is invalid, or the digest of a reference has an unknown algorithm.
+    """
+    if rewrite_index and not platforms:
+        raise InvalidInput("a rewritten index requires platforms: select at least one platform")
+    parse = _parse_repository if all_tags else _parse_image
+    name = parse_store_name(source)
+    what: Literal["image", "repository"] = "repository" if all_tags else "image"
+    if name is not None and all_tags:
+        raise InvalidInput(f"source {source!r}: a name in the content store is one image; leave out the option for all tags")
+    entry = Entry(
+        at=flow,
+        source=parse(source) if name is None else name,
+        type=what if name is None else "name",
+        targets=(Naming.read(parse(target), at="target", what=what),),
+        platforms=tuple(map(Platform.parse, platforms)) or None,
+        rewrite_index=rewrite_index,
+        referrers=referrers,
+        digest_tags=referrers,
+    )
+    return MirrorJob(flow=flow, configuration=None, entries=(entry,), lock=None, is_dry=is_dry)
+
+
+def _parse_image(text: str) -> str:
+    """Return the reference in `text`, with a short name expanded and a digest checked."""
+    reference = Reference.parse(expand(text))
+    reference.pinned_digest()
+    return str(reference)
+
+
+def _parse_repository(text: str) -> str:
+    """Return the locator of the repository in `text`, with a short name expanded."""
+    reference = Reference.parse(expand(text))
+    if any(mark in text.rpartition("/")[2] for mark in ":@"):
+        raise InvalidInput(f"repository {text!r}: expected no tag or digest, as in {reference.locator}")
+    return reference.locator
