@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := prefect or registry or s3 or browser or process
 
+# The tests start hundreds of Python processes. Without compiled modules, each process would compile the project again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install peers format check test test-fast demo bench fuzz schema reference ui pictures lowest clean
 

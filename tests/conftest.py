@@ -39,6 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         prefixes = ("PREFECT_", "DIST_", "DOCKER_", "REGISTRY_AUTH_FILE", "XDG_", "AWS_", "FSSPEC_")
         for name in [name for name in os.environ if name.startswith(prefixes)]:
             patch.delenv(name)
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # else each process of the tests compiles the project again
         patch.setenv("HOME", str(directory))
         patch.setenv("XDG_RUNTIME_DIR", str(directory / "run"))  # without this variable, the code would read /run/containers
         patch.setenv("PREFECT_HOME", str(directory / "prefect"))

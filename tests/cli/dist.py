@@ -20,9 +20,9 @@ from tests.peers.processes import poll_until
 _TIMEOUT_S = 100
 _START_S = 60
 _RUNS = {"fetch", "pull", "push", "mirror", "seed", "check", "verify", "gc"}
-# Modules that a command imports in any case: the fork server has imported them already.
-_BY_HAND = ("prefect_dist.cli.main", "prefect_dist.remotes", "prefect_dist.storage", "prefect_dist.transfer.session")
-_WITH_PREFECT = (*_BY_HAND, *(f"prefect_dist.flows.{name}" for name in sorted(_RUNS)))
+# Packages whose modules a fork server imports.
+_WITHOUT_PREFECT = tuple(f"prefect_dist.{layer}" for layer in ("ocispec", "storage", "remotes", "transfer", "mirror", "cli"))
+_WITH_PREFECT = (*_WITHOUT_PREFECT, "prefect_dist.tasks", "prefect_dist.flows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def _fork(arguments: list[str], variables: Mapping[str, str], stdin: bytes) -> R
     if "PREFECT_API_URL" in settings and _RUNS & set(arguments) and "--debug" not in arguments:
         server = _fork_server(_WITH_PREFECT, frozenset((prefect_api.ENVIRONMENT | settings).items()))
     else:
-        server = _fork_server(_BY_HAND, frozenset())
+        server = _fork_server(_WITHOUT_PREFECT, frozenset())
     request = json.dumps({"arguments": arguments, "environment": dict(variables), "directory": str(Path.cwd())}).encode()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_TIMEOUT_S)
@@ -104,12 +104,12 @@ def _read(file: IO[bytes]) -> bytes:
 
 
 @cache
-def _fork_server(modules: tuple[str, ...], settings: frozenset[tuple[str, str]]) -> Path:
+def _fork_server(packages: tuple[str, ...], settings: frozenset[tuple[str, str]]) -> Path:
     """Start a fork server. Return the path of its socket."""
     path = Path(tempfile.mkdtemp(prefix="fork-server-")) / "socket"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | dict(settings)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.cli.fork_server", str(path), *modules], stdin=subprocess.DEVNULL, env=environment
+        [sys.executable, "-m", "tests.cli.fork_server", str(path), *packages], stdin=subprocess.DEVNULL, env=environment
     )
     atexit.register(_end, process, path)
     if not poll_until(lambda: path.exists() or process.poll() is not None, timeout_s=_START_S) or process.poll() is not None:

@@ -3,14 +3,16 @@
 The tests start hundreds of commands, and importing Prefect takes 2 s of CPU time for each. A fork has everything else that a
 process has: signals, exit code, standard streams, environment, working directory, and an orderly exit of the interpreter.
 
-`python -m tests.cli.fork_server PATH MODULE...` imports the modules and listens on the Unix socket PATH. A request is one JSON
-object (`arguments`, `environment`, `directory`) and the descriptors of the three standard streams. The answer has two lines:
-the process id of the command and, later, its exit code.
+`python -m tests.cli.fork_server PATH PACKAGE...` imports the modules of the packages and listens on the Unix socket PATH. A
+request is one JSON object (`arguments`, `environment`, `directory`) and the descriptors of the three standard streams. The
+answer has two lines: the process id of the command and, later, its exit code.
 """
 
+import gc
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import socket
 import sys
@@ -23,9 +25,10 @@ _STREAMS = 3
 
 def main() -> None:
     """Serve requests until this process is terminated. In each fork, run the command of the request and exit."""
-    path, *modules = sys.argv[1:]
-    for module in modules:
-        importlib.import_module(module)
+    path, *packages = sys.argv[1:]
+    for package in packages:
+        _import_modules(package)
+    gc.freeze()  # a collection in a fork would copy all pages
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system removes children that end
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(f"{path}.new")
@@ -41,6 +44,12 @@ def main() -> None:
         connection.close()
         for stream in streams:
             os.close(stream)
+
+
+def _import_modules(package: str) -> None:
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{package}.{module.name}")
 
 
 def _run_command(connection: socket.socket, request: Any, streams: list[int]) -> None:
