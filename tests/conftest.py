@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore.loaders import create_loader
 from hypothesis import HealthCheck, settings
 
 from tests.markers import MARKERS, mark_by_peers
@@ -46,6 +47,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("DO_NOT_TRACK", "1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # a client without keys fails without a request to the network
         yield directory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models() -> Iterator[None]:
+    """Read the models of S3 once. Each session of botocore would list 870 directories and parse megabytes of JSON again."""
+    loader = create_loader()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.session.create_loader", lambda _data_path: loader)
+        yield
 
 
 @pytest.fixture(scope="session")
