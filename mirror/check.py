@@ -7,6 +7,7 @@ from prefect_dist.mirror.auditing import Auditing, Audits
 from prefect_dist.mirror.config import Mirror
 from prefect_dist.mirror.lock import Lock, Records
 from prefect_dist.mirror.mirror_policy import MirrorObserver
+from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.report import AuditRow, ReportBuilder, RunError, RunReport, count_outcomes
 from prefect_dist.mirror.store_index import update_index
 from prefect_dist.ocispec import Reference
@@ -41,7 +42,9 @@ def check_mirror(
     rows = [AuditRow(target=one, outcome="unresolved", errors=(error,)) for one, error in first.unresolved.items()]
     errors = list[RunError]()
     if is_repairing and first.damaged:
-        repaired = _repair(auditing, Applying(pool, scopes, notify, observer), first, locked)
+        repairs = _Repairs(observer)
+        repaired = _repair(auditing, Applying(pool, scopes, notify, repairs), first, locked)
+        repairs.report(repaired)
         errors = update_index(session, notify)
         rows = [*repaired, *rows]
     else:
@@ -54,6 +57,41 @@ def check_mirror(
         "sent_bytes": session.stats.sent,
     }
     return builder.build(rows, counts, errors=errors, configuration=mirror.name)
+
+
+class _Repairs:
+    """Passes the result of a repair to `observer`. A publication becomes a result only after the audit that follows."""
+
+    def __init__(self, observer: MirrorObserver) -> None:
+        self._observer = observer
+        self._published: dict[Reference, TargetAction] = {}
+
+    def on_begin(self) -> None:
+        """Report the begin."""
+        self._observer.on_begin()
+
+    def on_plan(self, plan: Plan) -> None:
+        """Report the plan."""
+        self._observer.on_plan(plan)
+
+    def on_mirrored(self, action: TargetAction) -> None:
+        """Keep the action of a published target for `report`."""
+        self._published[action.target] = action
+
+    def on_failed(self, action: TargetAction, errors: Sequence[DistError]) -> None:
+        """Report the failure."""
+        self._published.pop(action.target, None)
+        self._observer.on_failed(action, errors)
+
+    def report(self, rows: Sequence[AuditRow]) -> None:
+        """Report the published targets: a target that is still damaged has failed."""
+        for row in rows:
+            if (action := self._published.get(row.target)) is None:
+                continue
+            if row.errors:
+                self._observer.on_failed(action, row.errors)
+            else:
+                self._observer.on_mirrored(action)
 
 
 def _repair(auditing: Auditing, applying: Applying, first: Audits, locked: Records) -> list[AuditRow]:

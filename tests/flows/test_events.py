@@ -19,7 +19,7 @@ from prefect_dist.storage import open_store
 from prefect_dist.transfer.cancellation import CancelToken, use_token
 from prefect_dist.transfer.events import Event, StepDone
 from tests import images
-from tests.fakes.faults import Fault, Flip, Refuse
+from tests.fakes.faults import Answer, Fault, Flip, Refuse
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, results
 from tests.peers.prefect import PrefectServer
@@ -143,6 +143,24 @@ def test_a_stopped_run_emits_events_of_its_publications_and_no_failures(
     assert sorted(by_target.values()) == ["added", "failed"]
     (event,) = events_of(mirrors.flow_run)
     assert (event["event"], by_target[event["payload"]["target"].partition("/")[2]]) == ("image.mirrored", "added")
+
+
+def test_a_repaired_target_emits_mirrored_and_a_target_that_is_still_damaged_emits_failed(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, events_of: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    for tag, built in (("v1", NEW), ("v2", OTHER)):
+        images.load(source, "app", built, tag)
+    mirrors.run(*(image(source, target, f"app:{tag}") for tag in ("v1", "v2")))
+    target.untag("app", "v1")
+    target.inject(Fault(method="HEAD", path="/v2/app/manifests/v2", nth=None, action=Answer(404)))
+
+    assert mirrors.check(repair=True).status == "failed"
+
+    name = f"{target.host}/app"
+    assert sorted((one["event"], one["payload"]["target"].removeprefix(name)) for one in events_of(mirrors.flow_run)) == [
+        ("image.failed", ":v2"),
+        ("image.mirrored", ":v1"),
+    ]
 
 
 def test_an_event_of_corrupt_content_names_the_place(
