@@ -46,12 +46,7 @@ def run(
     with display(context.output, quiet=quiet, doing=doing) as notify:
         notify(Note("starting Prefect"))
         with (
-            prefect_api(
-                connect_timeout_s=context.connect_timeout_s,
-                debug=context.debug,
-                load=load,
-                notify=lambda text: notify(Note(text)),
-            ) as api,
+            prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=load) as api,
             notify_also(notify),
         ):
             try:
@@ -137,6 +132,7 @@ def _run(api: PrefectApi, flow: Callable[[], Any], notify: Notify) -> tuple[RunR
     report: Any = result.report if isinstance(result, RunFailed) else result
     if isinstance(report, BaseException):
         raise report
+    api.wait_until_recorded(state.state_details.flow_run_id, ended=report.tasks)
     return report, state.state_details.flow_run_id, None
 
 

@@ -19,6 +19,7 @@ from prefect_dist.mirror.store_index import update_index
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
 from prefect_dist.storage import presence
+from prefect_dist.transfer.delivery import NewRepositories
 from prefect_dist.transfer.events import Notify, Recording, StepFailed
 from prefect_dist.transfer.pool import Pool
 from prefect_dist.transfer.session import Session
@@ -74,6 +75,8 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify,
             _require_stored(session, entry)
     lock = Lock(job.lock)
     locked = lock.read()
+    if job.lock is not None:
+        session.memo(NewRepositories).exclude(locked)
     applying = Applying(pool, scopes, notify, observer)
     receiver = _PlanReceiver(job, lock, locked, applying)
     request = PlanRequest(entries=job.entries, others=job.others, locked=locked, is_dry=job.is_dry, workers=pool.window)

@@ -5,7 +5,7 @@ the registry. Content is returned unverified; verification is left to the store.
 """
 
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import httpx
@@ -36,6 +36,9 @@ class Source(Protocol):
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
         """Return the descriptor of a tag or digest, see `Registries.resolve`."""
+
+    def download(self, reference: Reference) -> Descriptor:
+        """Return the descriptor of a manifest by tag or digest, with the content in `data`, unverified."""
 
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
         """Yield the bytes of `descriptor` from `offset` to its size, in pieces of at most 1 MiB, unverified."""
@@ -79,14 +82,11 @@ class Fetcher:
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
         """Return the descriptor of a tag or digest, see `Registries.resolve`."""
         pinned = reference.pinned_digest()
-        target = str(pinned) if pinned else reference.tag
-        if target is None:
-            raise InvalidInput(f"expected a tag or digest, such as {reference}:latest", subject=reference)
         if media_type is not None and not MEDIA_TYPE.fullmatch(media_type):
             raise InvalidInput(f"bad media type {media_type!r}, expected type/subtype", subject=reference)
         if pinned is not None and media_type is not None and not mediatypes.is_manifest(media_type):
             return self._blob(pinned, str(reference))
-        ask = _ManifestRequest(f"manifests/{target}", media_type or ANY_MANIFEST, pinned, str(reference))
+        ask = _manifest_request(reference, media_type or ANY_MANIFEST)
         try:
             found = self._by_head(ask) or self._by_get(ask)
         except RegistryNotFound:
@@ -97,6 +97,16 @@ class Fetcher:
                 raise document.too_big(str(reference), str(found.size))
             return found
         return self._blob(pinned, str(reference))  # outside the handler, so that the 404 is not the cause of its errors
+
+    def download(self, reference: Reference) -> Descriptor:
+        """Return the descriptor of a manifest by tag or digest, with the content in `data`, unverified.
+
+        Raises:
+            DistError: as `resolve`.
+        """
+        ask = _manifest_request(reference, ANY_MANIFEST)
+        raw, expected = self._read(ask)
+        return _describe(raw, expected or Digest.of(raw), ask)
 
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
         """Yield the bytes of `descriptor` from `offset` to its size, in pieces of at most 1 MiB, unverified.
@@ -126,6 +136,22 @@ class Fetcher:
         """Note that the received bytes were wrong: try another URL first next time."""
         if self._foreign is not None:
             self._foreign.distrust(descriptor.digest)
+
+    def has_tags(self) -> bool:
+        """Return False if the registry does not know the repository, or the repository has no tag.
+
+        Raises:
+            DistError: an error of the registry.
+        """
+        response = self._repository.send_read("GET", "tags/list?n=1", subject=self.locator, headers={})
+        if response.status_code == httpx.codes.OK:
+            document.read_document(response, self.locator)
+            return True
+        error = from_response(self.locator, response)
+        response.close()
+        if isinstance(error, RegistryNotFound):
+            return False
+        raise error
 
     def tags(self) -> Iterator[str]:
         """Yield the tags of this repository, each once, in the registry's order. Pages are requested as the caller reads on.
@@ -183,13 +209,17 @@ class Fetcher:
 
     def _by_get(self, ask: "_ManifestRequest") -> Descriptor:
         """Descriptor computed from the manifest itself."""
-        response = self._repository.send_read("GET", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
-        raw = document.read_document(response, ask.subject)
-        expected = ask.pinned or digest_in(response, ask.subject)
+        raw, expected = self._read(ask)
         digest = Digest.of(raw, algorithm=expected.algorithm if expected else "sha256")
         if expected is not None and digest != expected:
             raise Corrupt(f"expected {expected}, the registry sent {digest}", subject=ask.subject)
-        return Descriptor(media_type=manifest.media_type_of(raw, at=ask.subject), digest=digest, size=len(raw))
+        return replace(_describe(raw, digest, ask), data=None)
+
+    def _read(self, ask: "_ManifestRequest") -> tuple[bytes, Digest | None]:
+        """Manifest, and its digest according to the reference or to the registry."""
+        response = self._repository.send_read("GET", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
+        raw = document.read_document(response, ask.subject)
+        return raw, ask.pinned or digest_in(response, ask.subject)
 
     def _blob(self, digest: Digest, subject: str) -> Descriptor:
         """Descriptor of a pinned digest that is not a manifest. Blobs have no tags."""
@@ -225,6 +255,23 @@ class Fetcher:
                 raise error
             missing = missing or error
         raise missing or NotFound(subject)
+
+
+def _manifest_request(reference: Reference, accept: str) -> _ManifestRequest:
+    """Return the request for the manifest of a reference.
+
+    Raises:
+        InvalidInput: the reference has neither tag nor digest.
+    """
+    pinned = reference.pinned_digest()
+    target = str(pinned) if pinned else reference.tag
+    if target is None:
+        raise InvalidInput(f"expected a tag or digest, such as {reference}:latest", subject=reference)
+    return _ManifestRequest(f"manifests/{target}", accept, pinned, str(reference))
+
+
+def _describe(raw: bytes, digest: Digest, ask: _ManifestRequest) -> Descriptor:
+    return Descriptor(media_type=manifest.media_type_of(raw, at=ask.subject), digest=digest, size=len(raw), data=raw)
 
 
 def _endpoints(descriptor: Descriptor) -> tuple[str, ...]:

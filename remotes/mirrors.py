@@ -1,7 +1,7 @@
 """A repository at several registries: registry mirrors are tried in order, then the origin, the registry in the reference."""
 
 import logging
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 
@@ -27,10 +27,17 @@ class MirroredSource:
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
         """Return the descriptor of a tag or digest, see `Registries.resolve`."""
+        return self._first(lambda fetcher: fetcher.resolve(reference, media_type=media_type))
+
+    def download(self, reference: Reference) -> Descriptor:
+        """Return the descriptor of a manifest by tag or digest, with the content in `data`, unverified."""
+        return self._first(lambda fetcher: fetcher.download(reference))
+
+    def _first(self, ask: Callable[[Fetcher], Descriptor]) -> Descriptor:
         errors: list[DistError] = []
         for fetcher in self._fetchers:
             try:
-                return fetcher.resolve(reference, media_type=media_type)
+                return ask(fetcher)
             except DistError as exc:
                 errors.append(exc)
         raise _combine_errors(self._fetchers, errors)

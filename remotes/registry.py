@@ -30,6 +30,7 @@ from prefect_dist.remotes.throttled import OnThrottled, Quota, ThrottledTranspor
 from prefect_dist.remotes.transport import Urllib3Transport
 
 _log = logging.getLogger(__name__)
+_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +201,11 @@ class Registries:
         """Abort the requests in flight and refuse later requests: both fail with Unavailable."""
         self._throttled.abort()
         self._transport.abort()
+
+    def counts_pulls(self, host: str) -> bool:
+        """Return True if the registry `host`, or a registry mirror of it, limits the number of GETs of manifests."""
+        servers = {host, *self._settings.hosts.settings_for(host).mirrors}
+        return not servers.isdisjoint(_DOCKER_HUB) or not servers.isdisjoint(self.quotas())
 
     def quotas(self) -> dict[str, Quota]:
         """Return the last reported request quota of each registry, by host as written in references."""

@@ -73,12 +73,14 @@ def push(
     *,
     source: str | None = None,
     tag: str | None = None,
+    is_absent: bool = False,
     notify: Notify,
 ) -> Receipt:
     """Push the content of `descriptor` from the store to a repository. The registry verifies the content.
 
-    The registry mounts a blob from the `source` repository or from another repository, if possible. The repository must have
-    the children of a manifest. If `tag` does not resolve to the manifest, the push sets the tag.
+    The function first asks the registry for the content, unless `is_absent`. The registry mounts a blob from the `source`
+    repository or from another repository, if possible. The repository must have the children of a manifest. If `tag` does not
+    resolve to the manifest, the push sets the tag.
 
     Raises:
         NotFound: the store does not have the content.
@@ -86,7 +88,7 @@ def push(
         DistError: an error of the store or the remote. The next push of this run resumes an interrupted upload.
     """
     started = time.monotonic()
-    exists = target.has(descriptor, tag=tag)
+    exists = not is_absent and target.has(descriptor, tag=tag)
     if descriptor.is_manifest:
         raw = store.manifest(descriptor)
         # An existing manifest with a subject is pushed again. Only the response shows whether the registry lists the manifest,

@@ -18,6 +18,7 @@ from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes import RegistryError
+from prefect_dist.remotes.fetcher import Fetcher
 from prefect_dist.storage import presence
 from prefect_dist.storage.presence import present_children
 from prefect_dist.transfer import content
@@ -87,6 +88,50 @@ class MountCandidates:
         return next((repository for repository in known if repository != place.repository), None)
 
 
+class NewRepositories:
+    """The repositories that had no content before this run. A run sends no HEAD for the tags and blobs of such a repository.
+
+    A repository is new if the registry lists no tag of the repository, and if no run may have uploaded to the repository
+    before. The second condition is needed because an earlier run may have ended before it set a tag.
+
+    Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._known: frozenset[str] | None = None
+        self._new: dict[str, bool] = {}
+        self._tried: set[tuple[str, Digest]] = set()
+        self._locks: dict[str, Lock] = {}
+
+    def exclude(self, known: Iterable[Reference]) -> None:
+        """Take all targets that earlier runs recorded. Without this call, no repository is new."""
+        self._known = frozenset(target.locator for target in known)
+
+    def has(self, session: Session, place: Reference) -> bool:
+        """Return True if the repository of `place` is new. The first call for a repository sends a request."""
+        if self._known is None or place.locator in self._known:
+            return False
+        with self._locks.setdefault(place.locator, Lock()):
+            if place.locator not in self._new:
+                self._new[place.locator] = _lists_no_tag(session.registries.origin_fetcher(place))
+            return self._new[place.locator]
+
+    def lacks(self, session: Session, blob: Descriptor, place: Reference) -> bool:
+        """Return True if the repository of `place` is new, and this run has not tried to upload the blob."""
+        if (place.locator, blob.digest) in self._tried or not self.has(session, place):
+            return False
+        self._tried.add((place.locator, blob.digest))
+        return True
+
+
+def _lists_no_tag(fetcher: Fetcher) -> bool:
+    """Return True if a registry lists no tag of a repository. A registry that refuses to list tags may still accept a push."""
+    try:
+        return not fetcher.has_tags()
+    except DistError:
+        return False
+
+
 class _Deliveries:
     """The state of the deliveries of a run. Thread-safe: the state is changed in single steps.
 
@@ -137,7 +182,8 @@ def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Ref
         if mounted_from is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
             mounted_from = origin.repository
         pusher, sent = session.registries.pusher(place), session.counter.sent
-        receipt = content.push(session.store, pusher, blob, source=mounted_from, notify=sent)
+        is_absent = session.memo(NewRepositories).lacks(session, blob, place)
+        receipt = content.push(session.store, pusher, blob, source=mounted_from, is_absent=is_absent, notify=sent)
         session.counter.count(blob, receipt)
         candidates.note(place, blob.digest)
         return receipt

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 
@@ -15,7 +15,8 @@ from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes import Source
 from prefect_dist.transfer.cancellation import Stopped
-from prefect_dist.transfer.delivery import note_content, resolve_target
+from prefect_dist.transfer.delivery import NewRepositories, note_content, resolve_target
+from prefect_dist.transfer.events import ContentAdvanced
 from prefect_dist.transfer.fetching import fetch_content, report_corruption
 from prefect_dist.transfer.related import NOTHING, Related, find_all_related, list_at_source, list_at_target
 from prefect_dist.transfer.session import Session
@@ -133,6 +134,10 @@ class _Results(dict[ImageQuery, QueryResult]):
     """The results of a run without errors."""
 
 
+class _CorruptSources(set[Reference]):
+    """The images whose manifest was corrupt when it was requested by tag."""
+
+
 def survey_images(session: Session, queries: Sequence[ImageQuery], *, keep: bool, workers: int) -> list[QueryResult]:
     """Return the results of queries. At most `workers` queries are resolved at once.
 
@@ -158,20 +163,54 @@ def _survey_image(session: Session, query: ImageQuery, *, keep: bool) -> QueryRe
     """
     catch, reader = session.cancel.catch_error, Reader(session, session.open_source(query.source), query.source, keep)
     try:
-        there = tuple(catch(partial(resolve_target, session, target)) for target in query.targets)
+        there = tuple(catch(partial(_find_tag, session, target)) for target in query.targets)
         settled = _settled_root(query, there)
         if settled is not None and not (query.related or query.dated or query.whole):
             return QueryResult(query=query, image=ImageInfo(root=settled, target_root=settled), standing=there)
-        image = catch(lambda: _image_info(query, settled or reader.source.resolve(query.source), there, reader))
+        image = catch(lambda: _image_info(query, settled or _resolve(query, there, reader), there, reader))
     except Stopped as exc:  # the unit of work keeps the results of its other queries
         return QueryResult(query=query, image=exc, standing=(exc,) * len(query.targets))
     return QueryResult(query=query, image=image, standing=there)
+
+
+def _find_tag(session: Session, target: Reference) -> Descriptor | None:
+    """Return the descriptor of a tag, or None if the tag does not exist. A new repository has no tag."""
+    return None if _is_new(session, target) else resolve_target(session, target)
+
+
+def _is_new(session: Session, target: Reference) -> bool:
+    return session.memo(NewRepositories).has(session, target)
 
 
 def _settled_root(query: ImageQuery, there: Sequence[Descriptor | DistError | None]) -> Descriptor | None:
     """Return the root of a settled tag if every target has the root; otherwise None."""
     roots = [one for one in there if isinstance(one, Descriptor) and one.digest == query.settled]
     return roots[0] if roots and len(roots) == len(there) else None
+
+
+def _resolve(query: ImageQuery, there: Sequence[object], reader: Reader) -> Descriptor:
+    """Return the root at the source.
+
+    For a target in a new repository the run needs the manifest, and one GET replaces HEAD and GET. HEAD is left if the source
+    counts pulls, because tags often share a manifest; if the store has the image; and after corrupt content, because a source
+    can avoid a registry only for a known digest.
+    """
+    session, source, corrupt = reader.session, reader.source, reader.session.memo(_CorruptSources)
+    missing = [target for target, found in zip(query.targets, there, strict=True) if found is None]
+    is_first = bool(reader.keep and missing) and all(_is_new(session, target) for target in missing)
+    is_known = query.source in corrupt or session.registries.counts_pulls(query.source.host)
+    if not is_first or is_known or str(query.source) in session.store.names:
+        return source.resolve(query.source)
+    found = source.download(query.source)
+    if found.data is None:
+        return found
+    session.counter.received(ContentAdvanced(found, found.size, found.size))
+    try:
+        fetch_content(session, found, source, place=reader.place)
+    except Corrupt:
+        corrupt.add(query.source)
+        raise
+    return replace(found, data=None)
 
 
 def _image_info(query: ImageQuery, found: Descriptor, standing: Sequence[object], reader: Reader) -> ImageInfo:

@@ -217,7 +217,7 @@ def test_a_run_fails_if_the_lock_file_cannot_be_written(mirrors: Mirrors, source
     assert not [error for error in error_lines(report) if "run again to resume" in error]
     assert [error.object for error in report.errors] == [None, "results in the lock file"]
     assert next_step(report).startswith("Fix the failures below")
-    assert {one.method for one in target.requests} == {"HEAD"}
+    assert not [one for one in target.requests if one.method not in ("GET", "HEAD")]
 
     lock.parent.unlink()
     assert mirrors.run(repository(source, target), lock=str(lock)).status == "complete"
@@ -237,7 +237,7 @@ def test_a_run_that_is_stopped_during_planning_reports_and_changes_nothing(
 
     assert (report.status, set(results(report).values())) == ("stopped", {"failed"})
     assert error_lines(report) == ["3 targets not finished: asked to end; complete content is kept, run again to resume"]
-    assert {one.method for one in target.requests} == {"HEAD"}
+    assert not [one for one in target.requests if one.method not in ("GET", "HEAD")]
     assert mirrors.run(repository(source, target)).status == "complete"
 
 
@@ -265,9 +265,9 @@ def test_a_stopped_run_reports_and_the_next_run_resumes(mirrors: Mirrors, source
 
     assert again.status == "complete", error_lines(again)
     assert not [digest for tag, built in BUILT.items() for digest in find_missing(target, "copy", built, tag)]
-    assert set(before + count_reads(mirrors.take_requests(source))) == {
-        digest for one in BUILT.values() for digest in one.descriptors
-    }
+    content = {digest for one in BUILT.values() for digest in one.descriptors}
+    roots = {one.root.digest for one in BUILT.values()}
+    assert set(before + count_reads(mirrors.take_requests(source))) == content - roots | set(BUILT)
     assert layer in before
     assert layer not in count_reads(source.requests) - before
     assert max((sent + count_uploads(mirrors.take_requests(target))).values()) == 1

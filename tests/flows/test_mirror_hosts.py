@@ -52,7 +52,7 @@ def publication_listener(then: Callable[[str], None], throttled: Callable[[], No
 
 @pytest.mark.parametrize(
     ("throttled", "concurrency"),
-    [(("HEAD", ".*/manifests/.*"), 1), (("GET", ".*/tags/list"), 4)],
+    [(("GET", ".*/manifests/v.*"), 1), (("GET", ".*/tags/list"), 4)],
     ids=["survey", "list of tags"],
 )
 def test_images_are_published_while_another_registry_is_rate_limited(  # noqa: PLR0917 - fixtures
@@ -92,7 +92,7 @@ def test_blobs_that_wait_for_one_registry_do_not_delay_images_of_another(
 ) -> None:
     images.load(other if is_target else busy, "many", MANY, "v1")
     first = image(other, busy, "many:v1") if is_target else image(busy, target, "many:v1")
-    method, path = ("HEAD" if is_target else "GET"), ".*/blobs/.*"
+    method, path = ("POST" if is_target else "GET"), ".*/blobs/.*"
     busy.inject(Fault(method=method, path=path, times=4, action=Answer(429, (("Retry-After", str(30)),), b"")))
     waiting, cancel, published = threading.Event(), CancelToken(), list[str]()
     source.inject(Fault(method="GET", path=".*/tags/list", action=Stall(0, waiting)))
@@ -179,7 +179,8 @@ def test_the_plan_counts_the_pulls_against_the_quota_of_a_registry(
     index = images.index([images.image(1045, layers=1), images.image(1046, layers=1)])
     images.load(source, "app", index, "v3")
     settings = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "42;w=21600"))
-    source.inject(Fault(method="HEAD", nth=None, action=WithHeaders(settings)))
+    for method in ("HEAD", "GET"):
+        source.inject(Fault(method=method, path=".*/manifests/.*", nth=None, action=WithHeaders(settings)))
     pulls = 2 + sum(manifest.media_type != index.root.media_type for manifest in index.manifests)
 
     dry = mirrors.run(repository(source, target), dry_run=True)
