@@ -10,6 +10,7 @@ from prefect_dist.cli.login import use_login
 from prefect_dist.cli.names import find_record
 from prefect_dist.cli.options import (
     Concurrency,
+    Direct,
     Image,
     LoginOptions,
     NewDirectory,
@@ -34,6 +35,7 @@ def fetch(
     retries: Retries = 3,
     network: RunNetworkOptions = RunNetworkOptions(),
     login: LoginOptions = LoginOptions(),
+    direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -51,7 +53,7 @@ def fetch(
     }
     inputs.require_writable_store(context)
     with use_login(login, [image.host for image in images]):
-        return runs.run(context, "fetch", parameters, quiet=quiet)
+        return runs.run(context, "fetch", parameters, quiet=quiet, direct=direct)
 
 
 def pull(
@@ -65,6 +67,7 @@ def pull(
     retries: Retries = 3,
     network: RunNetworkOptions = RunNetworkOptions(),
     login: LoginOptions = LoginOptions(),
+    direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -83,7 +86,7 @@ def pull(
     }
     inputs.require_writable_store(context)
     with use_login(login, [image.host]):
-        return runs.run(context, "pull", parameters, quiet=quiet)
+        return runs.run(context, "pull", parameters, quiet=quiet, direct=direct)
 
 
 def unpack(name: StoredName, directory: NewDirectory, /, *, platform: Platform = None, context: Shared) -> int:

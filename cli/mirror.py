@@ -13,6 +13,7 @@ from prefect_dist.cli.login import use_target_login
 from prefect_dist.cli.options import (
     ConfiguredConcurrency,
     Context,
+    Direct,
     DryRun,
     From,
     LoginOptions,
@@ -59,6 +60,7 @@ def mirror(
     retries: Retries = 3,
     network: RunNetworkOptions = RunNetworkOptions(),
     login: LoginOptions = LoginOptions(),
+    direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -77,7 +79,7 @@ def mirror(
         **_load_parameters(context, wanted, network, writes=not dry_run),
     }
     with _use_mirror(login, wanted, wanted.entries):
-        return runs.run(context, "mirror", parameters, doing="mirroring", quiet=quiet)
+        return runs.run(context, "mirror", parameters, doing="mirroring", quiet=quiet, direct=direct)
 
 
 def check(
@@ -91,6 +93,7 @@ def check(
     retries: Retries = 3,
     network: RunNetworkOptions = RunNetworkOptions(),
     login: LoginOptions = LoginOptions(),
+    direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -109,7 +112,7 @@ def check(
         **_load_parameters(context, wanted, network, writes=repair),
     }
     with _use_mirror(login, wanted, (*wanted.entries, *wanted.seed)):
-        return runs.run(context, "check", parameters, doing="mirroring", quiet=quiet)
+        return runs.run(context, "check", parameters, doing="mirroring", quiet=quiet, direct=direct)
 
 
 def seed(
@@ -128,6 +131,7 @@ def seed(
     retries: Retries = 3,
     network: RunNetworkOptions = RunNetworkOptions(),
     login: LoginOptions = LoginOptions(),
+    direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -155,7 +159,7 @@ def seed(
         if not dry_run:
             inputs.require_writable_store(context)
     with _use_mirror(login, wanted, wanted.seed, is_mentioned=not is_configured):
-        return runs.run(context, "seed", parameters, doing="mirroring", quiet=quiet)
+        return runs.run(context, "seed", parameters, doing="mirroring", quiet=quiet, direct=direct)
 
 
 def _load_seed(path: str, options: Sequence[str]) -> "Mirror":

@@ -63,6 +63,7 @@ Referrers = Annotated[
     bool,
     option("Include signatures, SBOMs and attestations: referrers, and the digest tags of cosign."),
 ]
+Direct = Annotated[bool, option("Run in this process without Prefect, which records nothing. For CI jobs, scripts and cron.")]
 Quiet = Annotated[bool, option("Print only the summary and failures.", name=["--quiet", "-q"])]
 DryRun = Annotated[bool, option("Print the plan and change nothing.")]
 Platform = Annotated[str | None, Parameter(help="Platform to select from an index. Default: the platform of this machine.")]

@@ -10,6 +10,7 @@ from prefect_dist.cli.login import open_registries, use_login
 from prefect_dist.cli.names import find_record
 from prefect_dist.cli.options import (
     Concurrency,
+    Direct,
     LoginOptions,
     NetworkOptions,
     Quiet,
@@ -33,6 +34,7 @@ def push(
     retries: Retries = 3,
     network: RunNetworkOptions = RunNetworkOptions(),
     login: LoginOptions = LoginOptions(),
+    direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -49,7 +51,7 @@ def push(
         **runs.common_parameters(context, network),
     }
     with use_login(login, [reference.host]):
-        return runs.run(context, "push", parameters, doing="uploading", quiet=quiet)
+        return runs.run(context, "push", parameters, doing="uploading", quiet=quiet, direct=direct)
 
 
 def push_object(

@@ -12,9 +12,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from prefect_dist.transfer.cancellation import CancelToken, use_token
+from prefect_dist.transfer.cancellation import CancelToken, current_token, use_token
+
+if TYPE_CHECKING:
+    from prefect_dist.transfer.events import Notify
 
 INTERRUPTED = 130
 _HUNG_UP, _TERMINATED = 129, 143
@@ -67,6 +70,13 @@ def run_interruptible(command: Callable[[], int | None], *, timeout_s: float | N
     with _handle_signals(dict.fromkeys(causes, stop)), _set_alarm(timeout_s), use_token(cancel):
         code = command() or 0
     return received[0].code if received and code else code
+
+
+def note_stop(notify: "Notify") -> contextlib.AbstractContextManager[None]:
+    """Return a block with a run in progress. The first signal in the block stops the run, and sends a note to `notify`."""
+    from prefect_dist.transfer.events import Note
+
+    return current_token().on_cancel(lambda: notify(Note("stopping; press Ctrl-C again to exit immediately")))
 
 
 def abandon_threads() -> None:

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from prefect_dist.cli import inputs
 from prefect_dist.cli.login import use_target_login
 from prefect_dist.cli.names import find_record
-from prefect_dist.cli.options import Concurrency, DryRun, LoginOptions, Quiet, RunNetworkOptions, Shared
+from prefect_dist.cli.options import Concurrency, Direct, DryRun, LoginOptions, Quiet, RunNetworkOptions, Shared
 from prefect_dist.cli.output import print_error
 
 
@@ -16,6 +16,7 @@ def gc(
     *,
     grace: Annotated[str, Parameter(help="Keep blobs that were used within this time, such as 24h or 7d.")] = "24h",
     dry_run: DryRun = False,
+    direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -27,7 +28,7 @@ def gc(
     if (store := inputs.open_run_store(context)) and (warning := find_hazard(store, grace=grace_period)):
         print_error(warning)
     parameters = {**runs.store_parameters(context), "grace": grace, "dry_run": dry_run}
-    return runs.run(context, "gc", parameters, quiet=quiet)
+    return runs.run(context, "gc", parameters, quiet=quiet, direct=direct)
 
 
 def verify(
@@ -44,6 +45,7 @@ def verify(
     concurrency: Concurrency = 4,
     network: RunNetworkOptions = RunNetworkOptions(),
     login: LoginOptions = LoginOptions(),
+    direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -59,4 +61,4 @@ def verify(
         "concurrency": concurrency,
     }
     with use_target_login(login, {inputs.parse_reference(name.name).host for name in repaired}):
-        return runs.run(context, "verify", parameters, quiet=quiet)
+        return runs.run(context, "verify", parameters, quiet=quiet, direct=direct)

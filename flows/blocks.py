@@ -4,7 +4,6 @@ A Prefect server registers the types at its start, through the entry point group
 """
 
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from prefect.blocks.core import Block
@@ -15,9 +14,8 @@ from pydantic import Field, SecretStr
 
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.remotes import Credentials, Origin
-from prefect_dist.storage.options import merge_options, refuse_secrets
+from prefect_dist.storage.options import merge_options
 
-_PREFIX = "block:"
 B = TypeVar("B", bound=Block)
 # The block type of prefect-aws, and its fields for each option of s3fs.
 _AWS = "aws-credentials"
@@ -73,32 +71,31 @@ class RegistryCredentials(Block):
     identity_token: SecretStr | None = Field(default=None, description="OAuth2 refresh token, in place of a password")
 
 
-def load_credentials(blocks: Iterable[str]) -> dict[str, Credentials]:
-    """Return the credentials in blocks, by registry.
+class PrefectBlocks:
+    """Reads the blocks of the Prefect API of this process."""
 
-    NAME is the name of a Registry Credentials block. TYPE/NAME is the name of a block of another type with the fields
-    `username`, `password` and `registry_url`, such as prefect-docker's.
+    def read_store(self, name: str, options: Mapping[str, Any], /) -> tuple[str, dict[str, Any]]:
+        """Return the URL and the options of the store in a Content Store block. Secrets of the block take precedence."""
+        block = _load_block(ContentStore, name, "Content Store")
+        known = merge_options(_aws_options(block.credentials) if block.credentials else {}, block.options)
+        return block.url, merge_options(merge_options(known, options), block.secrets.get_secret_value())
 
-    Raises:
-        InvalidInput: a block does not exist, or contains no credentials.
-    """
-    found = {}
-    with get_client(sync_client=True) as client:
-        for block in blocks:
-            registry, credentials = _credentials(_data(client, block, RegistryCredentials.get_block_type_slug()), block)
-            found[registry] = credentials
-    return found
+    def read_credentials(self, names: Iterable[str], /) -> dict[str, Credentials]:
+        """Return the credentials in blocks, by registry.
 
+        NAME is the name of a Registry Credentials block. TYPE/NAME is the name of a block of another type with the fields
+        `username`, `password` and `registry_url`, such as prefect-docker's.
+        """
+        found, usual = {}, RegistryCredentials.get_block_type_slug()
+        with get_client(sync_client=True) as client:
+            for name in names:
+                registry, credentials = _credentials(_data(client, name, usual), name)
+                found[registry] = credentials
+        return found
 
-def load_configuration(config: str) -> str | None:
-    """Return the text of the configuration in `block:NAME`, or None if `config` names no block.
-
-    Raises:
-        InvalidInput: the block does not exist.
-    """
-    if not config.startswith(_PREFIX):
-        return None
-    return _load_block(MirrorConfiguration, config.removeprefix(_PREFIX), "Mirror Configuration").text
+    def read_configuration(self, name: str, /) -> str:
+        """Return the YAML text in a Mirror Configuration block."""
+        return _load_block(MirrorConfiguration, name, "Mirror Configuration").text
 
 
 def _load_block(kind: type[B], name: str, title: str) -> B:
@@ -125,26 +122,6 @@ def _credentials(data: Mapping[str, Any], block: str) -> tuple[str, Credentials]
         raise InvalidInput(f"credentials block {block!r}: expected a registry, and a password or identity token")
     origin = Origin(f"Prefect block {block}", "correct them there")
     return registry, Credentials(data.get("username") or "", data.get("password") or "", data.get("identity_token"), origin)
-
-
-def locate_store(
-    store: str, options: dict[str, Any], *, configured: Mapping[str, Any] = MappingProxyType({})
-) -> tuple[str, dict[str, Any]]:
-    """Return the path or URL of a flow's parameter `store`, and the options of the store's file system.
-
-    `store` is a path, a URL or `block:NAME`. `options` are a parameter, so they must not contain secrets. The `configured`
-    options may contain secrets; `options` take precedence over them.
-
-    Raises:
-        InvalidInput: `options` contain a secret, a block does not exist, or its options are unusable.
-    """
-    refuse_secrets(options)
-    chosen = merge_options(configured, options)
-    if not store.startswith(_PREFIX):
-        return store, chosen
-    block = _load_block(ContentStore, store.removeprefix(_PREFIX), "Content Store")
-    known = merge_options(_aws_options(block.credentials) if block.credentials else {}, block.options)
-    return block.url, merge_options(merge_options(known, chosen), block.secrets.get_secret_value())
 
 
 def _aws_options(block: str) -> dict[str, Any]:

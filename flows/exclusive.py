@@ -37,10 +37,10 @@ class AlreadyActive(Stopped):
 
 
 @contextmanager
-def only_run(flow: str, configuration: str, *, label: str) -> Iterator[None]:
+def only_run(flow: str, configuration: str | None, *, label: str | None) -> Iterator[None]:
     """Hold the slot of a configuration during this block. `label` is the configuration's name for people.
 
-    Only runs of deployments are limited, not runs that a command started.
+    Only runs of deployments with a configuration are limited, not runs that a command started.
 
     Raises:
         AlreadyActive: another run holds the slot.
@@ -48,7 +48,7 @@ def only_run(flow: str, configuration: str, *, label: str) -> Iterator[None]:
     """
     context = FlowRunContext.get()
     run = None if context is None else context.flow_run
-    if run is None or run.deployment_id is None:
+    if run is None or run.deployment_id is None or configuration is None or label is None:
         yield
         return
     name = _limit_name(flow, configuration, label)

@@ -1,20 +1,14 @@
 """The flow `gc`: remove unneeded content from a store."""
 
-from datetime import timedelta
 from typing import Annotated
 
-from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
-from prefect_dist.flows.parameters import Store, StoreOptions, label, session_spec
-from prefect_dist.flows.pool import PrefectPool
-from prefect_dist.mirror.gc import run_gc
-from prefect_dist.mirror.progress import LogWriter
+from prefect_dist.flows.parameters import Store, StoreOptions, label, make_resources
+from prefect_dist.flows.run import run
+from prefect_dist.mirror.gc import make_gc_run
 from prefect_dist.mirror.report import RunReport
-from prefect_dist.ocispec.units import seconds
-from prefect_dist.storage.gc import find_hazard
-from prefect_dist.transfer.session import open_session
 
 
 def _run_name() -> str:
@@ -32,8 +26,4 @@ def gc(
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
 ) -> RunReport:
     """Remove blobs without a name or an active run, and leftovers of crashed runs."""
-    untouched = timedelta(seconds=seconds(grace))
-    with open_session(session_spec(store, store_options), notify=LogWriter(get_run_logger())) as session:
-        if warning := find_hazard(session.store, grace=untouched):
-            get_run_logger().warning(warning)
-        return run_gc(PrefectPool(session, window=1), grace=untouched, dry_run=dry_run)
+    return run(make_gc_run(make_resources(store, store_options), grace=grace, dry_run=dry_run))

@@ -1,13 +1,9 @@
 """The flow `mirror`: plans the images that targets lack, fetches content once, pushes it once per registry, sets tags last."""
 
-from prefect import get_run_logger
 from prefect.runtime import flow_run
 
-from prefect_dist.flows import metrics
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.exclusive import only_run
-from prefect_dist.flows.loading import display_name, load_run_config
-from prefect_dist.flows.mirror_run import run
 from prefect_dist.flows.parameters import (
     Configuration,
     ConfiguredConcurrency,
@@ -18,10 +14,12 @@ from prefect_dist.flows.parameters import (
     Reached,
     Retries,
     StoreOptions,
+    make_resources,
 )
+from prefect_dist.flows.run import run
+from prefect_dist.mirror.configured import make_mirror_run
+from prefect_dist.mirror.loading import display_name
 from prefect_dist.mirror.report import RunReport
-from prefect_dist.mirror.run import MirrorJob
-from prefect_dist.mirror.skopeo import choose_parser
 from prefect_dist.transfer.attempts import RETRIES
 
 
@@ -44,17 +42,14 @@ def mirror(
     network: Reached = None,
 ) -> RunReport:
     """Mirror the images of a configuration to its targets. Only changed images are pushed, each blob once per registry."""
-    wanted, spec = load_run_config(config, store, store_options, network, parse=choose_parser(dialect, to))
-    job = MirrorJob(
-        flow="mirror",
-        configuration=wanted.name,
-        entries=wanted.entries,
-        others=wanted.seed,
-        lock=wanted.lock,
-        is_dry=dry_run,
+    spec = make_mirror_run(
+        make_resources(store, store_options, network),
+        config=config,
+        dry_run=dry_run,
+        concurrency=concurrency,
+        retries=retries,
+        dialect=dialect,
+        to=to,
     )
-    with only_run("mirror", config, label=wanted.name):
-        report = run(job, spec, concurrency=concurrency or wanted.concurrency, retries=retries)
-    if not dry_run:
-        metrics.push(report, mirror=wanted.name, log=get_run_logger())
-    return report
+    with only_run("mirror", config, label=spec.configuration):
+        return run(spec)

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from prefect_dist.flows.parameters import Network, session_spec
+from prefect_dist.flows.parameters import Network, make_resources
 from prefect_dist.flows.prefect_events import emit_corruption
 from prefect_dist.mirror.progress import LogWriter
 from prefect_dist.transfer.events import combine_listeners
@@ -24,7 +24,7 @@ def session(store: str, *, store_options: Mapping[str, Any] | None = None, netwo
     Raises:
         InvalidInput: the store cannot be used, or a block does not exist.
     """
-    spec = session_spec(store, dict(store_options or {}), network)
+    spec = make_resources(store, store_options or {}, network).make_session()
     notify = combine_listeners(LogWriter(get_run_logger()), emit_corruption)
     with open_session(spec, notify=notify) as opened:
         yield opened

@@ -1,19 +1,16 @@
 """Parameters of several flows, with the labels of their form fields in Prefect's UI."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_dist.flows.blocks import load_credentials, locate_store
-from prefect_dist.mirror.hosts_file import CONCURRENCY, MAX_CONCURRENCY, hosts
+from prefect_dist.flows.blocks import PrefectBlocks
+from prefect_dist.mirror.hosts_file import CONCURRENCY, MAX_CONCURRENCY
+from prefect_dist.mirror.resources import NetworkParameters, RunResources
 from prefect_dist.mirror.skopeo import Dialect
-from prefect_dist.remotes import RegistrySettings
 from prefect_dist.remotes.advice import PARAMETERS
-from prefect_dist.transfer.session import SessionSpec
 
 
 def label(title: str, description: str, **constraints: Any) -> Any:
@@ -86,45 +83,20 @@ class Network(BaseModel):
         default=[], description="Registries, as host[:port], whose certificates the run does not verify"
     )
 
-    def settings(self) -> RegistrySettings:
-        """Return the settings for `remotes`.
-
-        Raises:
-            InvalidInput: the hosts file is invalid.
-        """
-        return RegistrySettings(
-            hosts=hosts(self.hosts, plain_http=self.plain_http, ca_file=self.ca_file, insecure=self.insecure),
-            connect_timeout_s=self.connect_timeout,
-            read_timeout_s=self.read_timeout,
-        )
-
 
 Reached = Annotated[Network | None, label("Network", "Connection settings for registries: credentials, timeouts, TLS")]
 
 
-def session_spec(
-    store: str,
-    store_options: dict[str, Any],
-    network: Network | None = None,
-    *,
-    configured: Mapping[str, Any] = MappingProxyType({}),
-) -> SessionSpec:
-    """Return the specification of a run's session. `configured` are the store options of a configuration, including secrets.
-
-    Raises:
-        InvalidInput: `store_options` contain a secret, a block does not exist, or the hosts file is invalid.
-    """
-    url, options = locate_store(store, store_options, configured=configured)
-    reached = network or Network()
-    registries, is_deployed = reached.settings(), _is_deployed()
-    if is_deployed:
-        registries = replace(registries, hosts=replace(registries.hosts, advice=PARAMETERS))
-    return SessionSpec(
-        store=url,
-        store_options=options,
-        registries=registries,
-        credentials=load_credentials(reached.credentials) if reached.credentials else {},
+def make_resources(store: str | None, store_options: Mapping[str, Any], network: Network | None = None) -> RunResources:
+    """Return the store and the connections that parameters of a flow name."""
+    is_deployed = _is_deployed()
+    return RunResources(
+        store=store,
+        store_options=store_options,
+        network=NetworkParameters() if network is None else NetworkParameters(**network.model_dump()),
+        blocks=PrefectBlocks(),
         ways=(_WAY_DEPLOYED if is_deployed else _WAY,),
+        advice=PARAMETERS if is_deployed else None,
     )
 
 

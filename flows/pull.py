@@ -5,18 +5,12 @@ from typing import Annotated
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
-from prefect_dist.flows.fetch import FetchParts
-from prefect_dist.flows.limits import lease_slots
-from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, label, session_spec
-from prefect_dist.flows.pool import PrefectPool
-from prefect_dist.flows.progress_artifact import publish_run_progress
+from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, label, make_resources
+from prefect_dist.flows.run import run
 from prefect_dist.mirror.hosts_file import CONCURRENCY
-from prefect_dist.mirror.pull import run_pull
+from prefect_dist.mirror.pull import make_pull_run
 from prefect_dist.mirror.report import RunReport
-from prefect_dist.ocispec import Platform, Reference
-from prefect_dist.ocispec.reference import expand
 from prefect_dist.transfer.attempts import RETRIES
-from prefect_dist.transfer.session import open_session
 
 
 def _run_name() -> str:
@@ -43,12 +37,14 @@ def pull(
     network: Reached = None,
 ) -> RunReport:
     """Fetch one platform of an image into the content store, then unpack the root file system into a directory."""
-    wanted = Platform.local() if platform is None else Platform.parse(platform)
-    spec, source = session_spec(store, store_options, network), Reference.parse(expand(reference))
-    with (
-        publish_run_progress() as notify,
-        lease_slots(spec, (source.host,), workers=concurrency, notify=notify) as bounded,
-        open_session(bounded, notify=notify) as session,
-    ):
-        pool = PrefectPool(session, window=concurrency, retries=retries)
-        return run_pull(source, directory, pool, FetchParts(pool), notify, platform=wanted, referrers=referrers)
+    return run(
+        make_pull_run(
+            make_resources(store, store_options, network),
+            reference=reference,
+            directory=directory,
+            platform=platform,
+            referrers=referrers,
+            concurrency=concurrency,
+            retries=retries,
+        )
+    )

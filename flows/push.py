@@ -1,14 +1,13 @@
 """The flow `push`: upload an image of the store to a registry."""
 
-from dataclasses import replace
 from typing import Annotated
 
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
-from prefect_dist.flows.mirror_run import run
-from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, label, session_spec
-from prefect_dist.mirror.copying import make_push_job
+from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, label, make_resources
+from prefect_dist.flows.run import run
+from prefect_dist.mirror.copying import make_push_run
 from prefect_dist.mirror.hosts_file import CONCURRENCY
 from prefect_dist.mirror.report import RunReport
 from prefect_dist.transfer.attempts import RETRIES
@@ -31,6 +30,13 @@ def push(
     network: Reached = None,
 ) -> RunReport:
     """Push an image of the content store to a registry. Existing content is not uploaded, and the tag is set last."""
-    job = make_push_job(name, target, referrers=referrers)
-    spec = replace(session_spec(store, store_options, network), offline=True)
-    return run(job, spec, concurrency=concurrency, retries=retries)
+    return run(
+        make_push_run(
+            make_resources(store, store_options, network),
+            name=name,
+            target=target,
+            referrers=referrers,
+            concurrency=concurrency,
+            retries=retries,
+        )
+    )

@@ -1,21 +1,14 @@
 """The flow `verify`: hash the blobs of a store again, check the images, and repair images on request."""
 
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
-from prefect_dist.flows.fetch import FetchParts
-from prefect_dist.flows.limits import lease_slots
-from prefect_dist.flows.parameters import Concurrency, Reached, Store, StoreOptions, label, session_spec
-from prefect_dist.flows.pool import PrefectPool
-from prefect_dist.flows.progress_artifact import publish_run_progress
+from prefect_dist.flows.parameters import Concurrency, Reached, Store, StoreOptions, label, make_resources
+from prefect_dist.flows.run import run
 from prefect_dist.mirror.report import RunReport
-from prefect_dist.mirror.verify import run_verify, select_repaired
-from prefect_dist.ocispec import Reference
-from prefect_dist.storage import open_store
-from prefect_dist.transfer.session import SessionSpec, open_session
+from prefect_dist.mirror.verify import make_verify_run
 
 
 def _run_name() -> str:
@@ -34,20 +27,4 @@ def verify(
     network: Reached = None,
 ) -> RunReport:
     """Hash every blob again, move corrupt blobs into quarantine, check the images, and repair images on request."""
-    spec = session_spec(store, store_options, network)
-    with (
-        publish_run_progress() as notify,
-        lease_slots(spec, _list_hosts(spec, repair), workers=concurrency, notify=notify) as bounded,
-        open_session(bounded, notify=notify) as session,
-    ):
-        pool = PrefectPool(session, window=concurrency)
-        return run_verify(pool, FetchParts(pool), notify, repair=repair)
-
-
-def _list_hosts(spec: SessionSpec, repair: Literal["all"] | Sequence[str]) -> frozenset[str]:
-    """Return the registries of the names to fetch again."""
-    if not repair:
-        return frozenset()
-    with open_store(spec.store, options=spec.store_options) as store:
-        names, _ = store.names.read()
-    return frozenset(Reference.parse(name.name).host for name in select_repaired(names, repair))
+    return run(make_verify_run(make_resources(store, store_options, network), repair=repair, concurrency=concurrency))

@@ -1,26 +1,90 @@
 """A run that audits the targets of a mirror, and repairs targets on request."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from prefect_dist.mirror.applying import Applying, MirrorScopes
 from prefect_dist.mirror.auditing import Auditing, Audits
 from prefect_dist.mirror.config import Mirror
+from prefect_dist.mirror.loading import load_config
 from prefect_dist.mirror.lock import Lock, Records
+from prefect_dist.mirror.lock_config import accept_lock
 from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.report import AuditRow, ReportBuilder, RunError, RunReport, count_outcomes
+from prefect_dist.mirror.resources import RunResources
+from prefect_dist.mirror.run_spec import RunContext, RunSpec
+from prefect_dist.mirror.skopeo import Dialect, choose_parser
 from prefect_dist.mirror.store_index import update_index
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput
 from prefect_dist.transfer.audit import Finding
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.pool import Pool
+from prefect_dist.transfer.session import SessionSpec
 
 _Errors = Mapping[Reference, Sequence[DistError]]
 
 
 class DamagedTarget(DistError):
     """A target of a mirror lacks content, or the tag resolves to a wrong digest. The text lists the faults."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckJob:
+    """The mirror to check, and to repair if `is_repairing`."""
+
+    mirror: Mirror
+    is_repairing: bool
+
+    @property
+    def planning(self) -> float:
+        """Return the share of the audit in the work."""
+        return 0.5 if self.is_repairing else 1
+
+    def list_hosts(self, _session: SessionSpec, /) -> frozenset[str]:
+        """Return the target registries, and the source registries for a repair."""
+        entries = (*self.mirror.entries, *self.mirror.seed)
+        sources = {entry.source_host for entry in entries} if self.is_repairing else set[str]()
+        return frozenset(host for entry in entries for host in entry.target_hosts) | sources
+
+    def run(self, context: RunContext, /) -> RunReport:
+        """Check the mirror."""
+        return check_mirror(
+            self.mirror,
+            context.pool,
+            context.scopes.open_mirror(f"repair of {self.mirror.name}"),
+            context.notify,
+            context.observer,
+            is_repairing=self.is_repairing,
+        )
+
+
+def make_check_run(
+    resources: RunResources,
+    *,
+    config: str,
+    repair: bool,
+    concurrency: int | None,
+    retries: int,
+    dialect: Dialect,
+    to: Sequence[str],
+) -> RunSpec:
+    """Return the run for the parameters of a check.
+
+    Raises:
+        InvalidInput: a parameter or the configuration is invalid.
+        Denied, Unavailable: see `mirror.loading.load_config`.
+    """
+    wanted = load_config(config, resources.blocks, accept_lock(choose_parser(dialect, to)))
+    return RunSpec(
+        job=CheckJob(mirror=wanted, is_repairing=repair),
+        session=resources.make_mirror_session(wanted),
+        window=concurrency or wanted.concurrency,
+        retries=retries,
+        configuration=wanted.name,
+        warnings=wanted.warnings,
+    )
 
 
 def check_mirror(

@@ -4,11 +4,14 @@ A copy and a push are mirror runs with one entry and without a lock file.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.naming import Naming
+from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.run import MirrorJob
+from prefect_dist.mirror.run_spec import RunSpec
 from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.reference import expand
@@ -19,6 +22,19 @@ _STORE = "store:"
 def parse_store_name(source: str) -> str | None:
     """Return the name in a source `store:NAME`, or None for the source in a registry."""
     return source.removeprefix(_STORE) if source.startswith(_STORE) else None
+
+
+def make_push_run(
+    resources: RunResources, *, name: str, target: str, referrers: bool, concurrency: int, retries: int
+) -> RunSpec:
+    """Return the run for the parameters of the flow `push`. The run is offline: the store is its only source.
+
+    Raises:
+        InvalidInput: a parameter is invalid.
+    """
+    job = make_push_job(name, target, referrers=referrers)
+    session = replace(resources.make_session(), offline=True)
+    return RunSpec(job=job, session=session, window=concurrency, retries=retries)
 
 
 def make_push_job(name: str, target: str, *, referrers: bool) -> MirrorJob:

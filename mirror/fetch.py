@@ -1,18 +1,23 @@
 """A run that fetches images into the store."""
 
 from collections.abc import Sequence
-from typing import Protocol, Self
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, Self
 
 from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport
+from prefect_dist.mirror.resources import RunResources
+from prefect_dist.mirror.run_spec import RunContext, RunSpec
 from prefect_dist.mirror.store_index import update_index
-from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.platform import Platforms
+from prefect_dist.ocispec.reference import expand
 from prefect_dist.transfer import units
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.image_report import ImageReport
 from prefect_dist.transfer.pool import Pool, Unit
 from prefect_dist.transfer.related import EVERYTHING, NOTHING
+from prefect_dist.transfer.session import SessionSpec
 from prefect_dist.transfer.walk import Walk
 from prefect_dist.transfer.walk_state import ContentNode, ImageState
 
@@ -31,6 +36,53 @@ class FetchScopes(Protocol):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object, /) -> None:
         """End the flow runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchJob:
+    """The images to fetch into the store."""
+
+    references: tuple[Reference, ...]
+    platforms: Platforms
+    referrers: bool
+    planning: ClassVar[float] = 0
+
+    def list_hosts(self, _session: SessionSpec, /) -> frozenset[str]:
+        """Return the registries of the images."""
+        return frozenset(reference.host for reference in self.references)
+
+    def run(self, context: RunContext, /) -> RunReport:
+        """Fetch the images."""
+        return fetch_images(
+            self.references,
+            context.pool,
+            context.scopes.open_fetch(),
+            context.notify,
+            platforms=self.platforms,
+            referrers=self.referrers,
+        )
+
+
+def make_fetch_run(
+    resources: RunResources,
+    *,
+    references: Sequence[str],
+    platforms: Literal["all"] | Sequence[str],
+    referrers: bool,
+    concurrency: int,
+    retries: int,
+) -> RunSpec:
+    """Return the run for the parameters of a fetch.
+
+    Raises:
+        InvalidInput: a parameter is invalid.
+    """
+    job = FetchJob(
+        references=tuple(Reference.parse(expand(text)) for text in dict.fromkeys(references)),
+        platforms=None if platforms == "all" else tuple(map(Platform.parse, platforms)),
+        referrers=referrers,
+    )
+    return RunSpec(job=job, session=resources.make_session(), window=concurrency, retries=retries)
 
 
 def fetch_images(

@@ -1,11 +1,47 @@
 """A run that removes unneeded content from a store."""
 
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import ClassVar, Literal
 
 from prefect_dist.mirror.report import BlobRow, LeftoverRow, NameRow, ReportBuilder, RunReport
+from prefect_dist.mirror.resources import RunResources
+from prefect_dist.mirror.run_spec import RunContext, RunSpec
+from prefect_dist.ocispec.units import seconds
+from prefect_dist.storage import open_store
+from prefect_dist.storage.gc import find_hazard
 from prefect_dist.transfer import units
 from prefect_dist.transfer.pool import Failed, Pool, Unit
+from prefect_dist.transfer.session import SessionSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GcJob:
+    """The removal of content that was not used within the time `grace`. A dry run only reports the content."""
+
+    grace: timedelta
+    is_dry: bool
+    planning: ClassVar[float] = 0
+
+    def list_hosts(self, _session: SessionSpec, /) -> frozenset[str]:
+        """Return no registry."""
+        return frozenset()
+
+    def run(self, context: RunContext, /) -> RunReport:
+        """Remove the content."""
+        return run_gc(context.pool, grace=self.grace, dry_run=self.is_dry)
+
+
+def make_gc_run(resources: RunResources, *, grace: str, dry_run: bool) -> RunSpec:
+    """Return the run for the parameters of a garbage collection.
+
+    Raises:
+        InvalidInput: a parameter is invalid.
+    """
+    job, session = GcJob(grace=timedelta(seconds=seconds(grace)), is_dry=dry_run), resources.make_session()
+    with open_store(session.store, options=session.store_options) as store:
+        hazard = find_hazard(store, grace=job.grace)
+    return RunSpec(job=job, session=session, window=1, warnings=() if hazard is None else (hazard,))
 
 
 def run_gc(pool: Pool, *, grace: timedelta, dry_run: bool) -> RunReport:

@@ -26,8 +26,8 @@ class MirrorObserver(Protocol):
     def on_begin(self) -> None:
         """The first images are ready. The observer may cancel the run."""
 
-    def on_plan(self, plan: Plan) -> None:
-        """The plan is complete."""
+    def on_plan(self, plan: Plan, *, is_dry: bool) -> None:
+        """The plan is complete. A dry run does not carry it out."""
 
     def on_mirrored(self, action: TargetAction) -> None:
         """The target has the image."""

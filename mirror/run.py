@@ -13,16 +13,18 @@ from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.orphans import collect_known_tags, exclude_pushed
 from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
 from prefect_dist.mirror.planning import Planning, PlanRequest
-from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport
+from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport, TargetRow
 from prefect_dist.mirror.results import MirrorResults, build_mirror_report
+from prefect_dist.mirror.run_spec import RunContext
 from prefect_dist.mirror.store_index import update_index
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
 from prefect_dist.storage import presence
+from prefect_dist.storage.statefile import StateFile
 from prefect_dist.transfer.delivery import NewRepositories
 from prefect_dist.transfer.events import Notify, Recording, StepFailed
 from prefect_dist.transfer.pool import Pool
-from prefect_dist.transfer.session import Session
+from prefect_dist.transfer.session import Session, SessionSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,8 @@ class MirrorJob:
     """The images to mirror. A job without a `lock` file records no results.
 
     `configuration` is the name of the configuration, None for images that parameters name. `others` are further entries of the
-    configuration: another run with the same lock file mirrors the other entries. A dry run only makes the plan.
+    configuration: another run with the same lock file mirrors the other entries. A dry run only makes the plan. `failed` is a
+    file that receives the images that failed, as input for the next run.
     """
 
     flow: Literal["mirror", "seed", "copy", "push"]
@@ -39,6 +42,7 @@ class MirrorJob:
     lock: str | None
     is_dry: bool
     others: Sequence[Entry] = ()
+    failed: str | None = None
 
     @property
     def name(self) -> str:
@@ -59,6 +63,21 @@ class MirrorJob:
     def has_stored_source(self) -> bool:
         """Return whether the entries name images in the content store, so that the run has to be offline."""
         return any(entry.type == "name" for entry in self.entries)
+
+    @property
+    def planning(self) -> float:
+        """Return the share of planning in the work."""
+        return 1 if self.is_dry else 0.1
+
+    def list_hosts(self, session: SessionSpec, /) -> frozenset[str]:
+        """Return the target registries, and the source registries unless the run is offline."""
+        return self.target_hosts | (frozenset() if session.offline else self.source_hosts)
+
+    def run(self, context: RunContext, /) -> RunReport:
+        """Mirror the images, or make the plan."""
+        scopes = context.scopes.open_mirror(self.name)
+        report = run_mirror(self, context.pool, scopes, context.notify, context.observer)
+        return report if self.failed is None else _write_failed_images(report, self.failed)
 
 
 def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver) -> RunReport:
@@ -162,7 +181,7 @@ class _PlanReceiver:
     def take_plan(self, plan: Plan, /) -> None:
         """Report the whole plan."""
         self.plan = plan
-        self._applying.observer.on_plan(plan)
+        self._applying.observer.on_plan(plan, is_dry=self._job.is_dry)
 
 
 def _record(lock: Lock, plan: Plan, results: MirrorResults, before: Records, notify: Notify) -> list[RunError]:
@@ -173,3 +192,16 @@ def _record(lock: Lock, plan: Plan, results: MirrorResults, before: Records, not
         notify(StepFailed(exc))
         return [RunError(object="results in the lock file", error=exc.with_traceback(None))]
     return []
+
+
+def _write_failed_images(report: RunReport, url: str) -> RunReport:
+    """Write the images that failed to a file that the next run can read. Return the report, with an error if that failed.
+
+    Vetoed images are not written: their gate would veto them again.
+    """
+    failed = (str(row.source) for row in report.select(TargetRow) if row.outcome == "failed")
+    try:
+        StateFile(url).write("".join(f"{image}\n" for image in dict.fromkeys(failed)).encode())
+    except DistError as exc:
+        return report.with_error(RunError(object="list of failed images", error=exc.with_traceback(None)))
+    return report

@@ -1,14 +1,16 @@
 """A run that hashes the blobs of a store again, checks that the images are complete, and repairs images on request."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from prefect_dist.mirror.fetch import FetchScopes, walk_image_states
 from prefect_dist.mirror.report import BlobRow, NameRow, ReportBuilder, RunError, RunReport, count_outcomes, row_errors
+from prefect_dist.mirror.resources import RunResources
+from prefect_dist.mirror.run_spec import RunContext, RunSpec
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import Corrupt, DistError, NotFound
-from prefect_dist.storage import ContentStore, Info, Name, presence
+from prefect_dist.storage import ContentStore, Info, Name, open_store, presence
 from prefect_dist.storage.presence import reachable_digests
 from prefect_dist.storage.verify import Verified
 from prefect_dist.transfer import units
@@ -17,11 +19,42 @@ from prefect_dist.transfer.events import BlobsHashed, CorruptContent, Notify, St
 from prefect_dist.transfer.image_report import ImageReport
 from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Unit
 from prefect_dist.transfer.related import EVERYTHING, NOTHING
+from prefect_dist.transfer.session import SessionSpec
 from prefect_dist.transfer.walk_state import ImageState
 
 # Bounds of a unit of work: enough blobs to be worth a task, and few enough bytes that a retry costs minutes, not hours.
 _MOST_BYTES = 1024**3
 _MOST_BLOBS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyJob:
+    """The verification of a store. `repair` are the names to fetch again if they are incomplete."""
+
+    repair: Literal["all"] | tuple[str, ...]
+    planning: ClassVar[float] = 0
+
+    def list_hosts(self, session: SessionSpec, /) -> frozenset[str]:
+        """Return the registries of the names to fetch again."""
+        if not self.repair:
+            return frozenset()
+        with open_store(session.store, options=session.store_options) as store:
+            names, _ = store.names.read()
+        return frozenset(Reference.parse(name.name).host for name in select_repaired(names, self.repair))
+
+    def run(self, context: RunContext, /) -> RunReport:
+        """Verify the store."""
+        return run_verify(context.pool, context.scopes.open_fetch(), context.notify, repair=self.repair)
+
+
+def make_verify_run(resources: RunResources, *, repair: Literal["all"] | Sequence[str], concurrency: int) -> RunSpec:
+    """Return the run for the parameters of a verification.
+
+    Raises:
+        InvalidInput: a parameter is invalid.
+    """
+    job = VerifyJob(repair="all" if repair == "all" else tuple(repair))
+    return RunSpec(job=job, session=resources.make_session(), window=concurrency)
 
 
 def run_verify(pool: Pool, scopes: FetchScopes, notify: Notify, *, repair: Literal["all"] | Sequence[str]) -> RunReport:

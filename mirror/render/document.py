@@ -38,8 +38,8 @@ _ROWS: Mapping[FlowName, Mapping[str, type[Row]]] = {
 }
 
 
-def to_json(report: RunReport, flow_run_id: str) -> dict[str, Any]:
-    """Return the JSON document of a run."""
+def to_json(report: RunReport, flow_run_id: str | None) -> dict[str, Any]:
+    """Return the JSON document of a run. A run without Prefect has no `flow_run_id`."""
     return {
         "flow_run_id": flow_run_id,
         "flow": report.flow,

@@ -7,22 +7,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 from urllib.parse import parse_qs
 
-from prefect_dist.mirror import yamlfile
-from prefect_dist.mirror.applying import Admit
+from prefect_dist.mirror import direct, yamlfile
 from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.config import Mirror, make_seed_mirror, parse_mirror
 from prefect_dist.mirror.copying import make_push_job
+from prefect_dist.mirror.direct import SilentObserver, WholeFetch, WholeMirror
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.fetch import fetch_images
 from prefect_dist.mirror.mirror_policy import MirrorObserver
-from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
+from prefect_dist.mirror.plan import TargetAction
 from prefect_dist.mirror.progress import add_callers_listener
 from prefect_dist.mirror.render import message_line
 from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run import MirrorJob, run_mirror
+from prefect_dist.mirror.run_spec import RunSpec
 from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.reference import expand
@@ -30,7 +31,6 @@ from prefect_dist.remotes import RegistrySettings
 from prefect_dist.transfer.events import ignore_event
 from prefect_dist.transfer.session import SessionSpec, open_session
 from prefect_dist.transfer.threads import ThreadPool
-from prefect_dist.transfer.walk_state import ImageState
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.request import Recorded
 from tests.flows.reports import outcomes, result_of
@@ -129,7 +129,7 @@ class DirectMirrors(Mirrors):
 
     def __init__(self, directory: Path, observer: MirrorObserver | None = None) -> None:
         super().__init__(directory, cast("PrefectServer", None))
-        self._observer = observer or Unobserved()
+        self._observer = observer or SilentObserver()
 
     def run(self, *sync: dict[str, Any], dry_run: bool = False, retries: int = 0, **settings: Any) -> RunReport:
         """Return the report of a run; see `Mirrors.run`."""
@@ -150,7 +150,7 @@ class DirectMirrors(Mirrors):
         wanted = parse_mirror(yamlfile.read(str(self.config)))
         with self._pool(wanted, retries) as pool:
             return check_mirror(
-                wanted, pool, OneScope(), add_callers_listener(ignore_event), self._observer, is_repairing=repair
+                wanted, pool, WholeMirror(), add_callers_listener(ignore_event), self._observer, is_repairing=repair
             )
 
     def seed(self, *images: str, to: Sequence[FakeRegistry], retries: int = 0, **settings: Any) -> RunReport:
@@ -175,7 +175,7 @@ class DirectMirrors(Mirrors):
     ) -> RunReport:
         job = MirrorJob(flow=flow, configuration=configuration, entries=entries, others=others, lock=wanted.lock, is_dry=is_dry)
         with self._pool(wanted, retries, offline=offline) as pool:
-            return run_mirror(job, pool, OneScope(), add_callers_listener(ignore_event), self._observer)
+            return run_mirror(job, pool, WholeMirror(), add_callers_listener(ignore_event), self._observer)
 
     @contextmanager
     def _pool(self, wanted: Mirror, retries: int, *, offline: bool = False) -> Iterator[ThreadPool]:
@@ -211,7 +211,7 @@ def fetch_directly(
         open_session(SessionSpec(store=store), notify=notify) as session,
         ThreadPool(session, window=concurrency, retries=retries) as pool,
     ):
-        return fetch_images(named, pool, FetchScope(), notify, platforms=wanted, referrers=referrers)
+        return fetch_images(named, pool, WholeFetch(), notify, platforms=wanted, referrers=referrers)
 
 
 def push_directly(
@@ -224,64 +224,12 @@ def push_directly(
 
 def run_directly(job: MirrorJob, store: str, *, concurrency: int = 8, retries: int = 0) -> RunReport:
     """Return the report of a job on the thread pool, without Prefect."""
-    notify = add_callers_listener(ignore_event)
-    with (
-        open_session(SessionSpec(store=store, offline=job.has_stored_source), notify=notify) as session,
-        ThreadPool(session, window=concurrency, retries=retries) as pool,
-    ):
-        return run_mirror(job, pool, OneScope(), notify, Unobserved())
+    session = SessionSpec(store=store, offline=job.has_stored_source)
+    spec = RunSpec(job=job, session=session, window=concurrency, retries=retries)
+    return direct.run_directly(spec, add_callers_listener(ignore_event))
 
 
-class FetchScope:
-    """Leaves all images in one scope."""
-
-    def divide(self, images: Sequence[ImageState]) -> None:
-        """Do nothing."""
-
-    def end_image(self, image: ImageState) -> None:
-        """Count nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class OneScope:
-    """Admits all images to the walk at once."""
-
-    def divide(self, images: Sequence[tuple[ImageState, PlannedImage]], admit: Admit) -> None:
-        """Admit all images."""
-        admit([image for image, _ in images])
-
-    def end_image(self, image: ImageState, *, is_vetoed: bool = False) -> None:
-        """Count nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class Unobserved:
-    """Ignores the progress of a mirror run."""
-
-    def on_begin(self) -> None:
-        """Ignore it."""
-
-    def on_plan(self, plan: Plan) -> None:
-        """Ignore it."""
-
-    def on_mirrored(self, action: TargetAction) -> None:
-        """Ignore it."""
-
-    def on_failed(self, action: TargetAction, errors: Sequence[DistError]) -> None:
-        """Ignore it."""
-
-
-class Observed(Unobserved):
+class Observed(SilentObserver):
     """Records the results that a mirror run notified, in the order of the notifications.
 
     An element of `seen` is a target and the errors of the target, without errors if the target has the image.

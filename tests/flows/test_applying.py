@@ -10,8 +10,8 @@ from prefect.client.orchestration import SyncPrefectClient
 
 from prefect_dist.flows import limits, pool
 from prefect_dist.flows.mirror_parts import MirrorParts
-from prefect_dist.flows.mirror_run import MirrorEvents
 from prefect_dist.flows.pool import PrefectPool
+from prefect_dist.flows.run import MirrorEvents
 from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.auditing import Auditing
 from prefect_dist.mirror.lock import Lock, Locked

@@ -28,12 +28,12 @@ def _api(prefect: PrefectServer) -> Iterator[None]:
 
 
 def test_registry_credentials_blocks_are_loaded_with_their_origin() -> None:
-    from prefect_dist.flows.blocks import RegistryCredentials, load_credentials
+    from prefect_dist.flows.blocks import PrefectBlocks, RegistryCredentials
 
     by_password = RegistryCredentials(registry="ghcr.io/team", username="me", password=SecretStr("secret"))
     by_password.save("team", overwrite=True)
     RegistryCredentials(registry="a:5000", identity_token=SecretStr("token")).save("token", overwrite=True)
-    found = load_credentials(["team", "registry-credentials/token"])
+    found = PrefectBlocks().read_credentials(["team", "registry-credentials/token"])
     assert found == {"ghcr.io/team": Credentials("me", "secret"), "a:5000": Credentials("", "", "token")}
     assert [one.origin.place for one in found.values()] == [
         "Prefect block team",
@@ -45,27 +45,29 @@ def test_registry_credentials_blocks_are_loaded_with_their_origin() -> None:
 def test_a_credentials_block_of_prefect_docker_is_loaded() -> None:
     from prefect_docker import DockerRegistryCredentials
 
-    from prefect_dist.flows.blocks import load_credentials
+    from prefect_dist.flows.blocks import PrefectBlocks
 
     block = DockerRegistryCredentials(username="me", password=SecretStr("secret"), registry_url="https://index.docker.io/v1/")
     block.save("hub", overwrite=True)
-    assert load_credentials(["docker-registry-credentials/hub"]) == {"https://index.docker.io/v1/": Credentials("me", "secret")}
+    assert PrefectBlocks().read_credentials(["docker-registry-credentials/hub"]) == {
+        "https://index.docker.io/v1/": Credentials("me", "secret")
+    }
 
 
 @pytest.mark.parametrize("name", ["none", "no-type/none"])
 def test_a_missing_credentials_block_is_an_error_that_names_it(name: str) -> None:
-    from prefect_dist.flows.blocks import load_credentials
+    from prefect_dist.flows.blocks import PrefectBlocks
 
     with pytest.raises(InvalidInput, match=f"credentials block '{name}' not found"):
-        load_credentials([name])
+        PrefectBlocks().read_credentials([name])
 
 
 def test_a_block_without_credentials_is_refused() -> None:
-    from prefect_dist.flows.blocks import ContentStore, load_credentials
+    from prefect_dist.flows.blocks import ContentStore, PrefectBlocks
 
     ContentStore(url="memory://x").save("a-store", overwrite=True)
     with pytest.raises(InvalidInput, match="expected a registry, and a password"):
-        load_credentials(["content-store/a-store"])
+        PrefectBlocks().read_credentials(["content-store/a-store"])
 
 
 def test_prefect_block_register_registers_all_block_types(prefect: PrefectServer) -> None:
@@ -145,7 +147,7 @@ def test_a_store_block_assumes_the_aws_role_of_another_block(
 def test_options_of_the_run_override_the_store_block_and_its_credentials_block() -> None:
     from prefect.types import SecretDict
 
-    from prefect_dist.flows.blocks import ContentStore, locate_store
+    from prefect_dist.flows.blocks import ContentStore, PrefectBlocks
 
     keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "aws_session_token": "c"}
     block = aws_credentials(**keys, region_name="eu-west-1", aws_client_parameters={"endpoint_url": "http://a"})
@@ -156,7 +158,7 @@ def test_options_of_the_run_override_the_store_block_and_its_credentials_block()
         options={"endpoint_url": "http://b", "client_kwargs": {"verify": False}},
         secrets=SecretDict({"token": "d"}),
     ).save("layers", overwrite=True)
-    assert locate_store("block:layers", {"endpoint_url": "http://c"}) == (
+    assert PrefectBlocks().read_store("layers", {"endpoint_url": "http://c"}) == (
         "s3://bucket",
         {
             "key": "a",
@@ -171,7 +173,7 @@ def test_options_of_the_run_override_the_store_block_and_its_credentials_block()
 def test_secret_options_of_a_store_block_are_merged_with_its_other_options() -> None:
     from prefect.types import SecretDict
 
-    from prefect_dist.flows.blocks import ContentStore, locate_store
+    from prefect_dist.flows.blocks import ContentStore, PrefectBlocks
 
     ContentStore(
         url="s3://bucket",
@@ -179,23 +181,23 @@ def test_secret_options_of_a_store_block_are_merged_with_its_other_options() -> 
         secrets=SecretDict({"client_kwargs": {"aws_session_token": "a"}}),
     ).save("nested", overwrite=True)
     client = {"region_name": "eu-west-1", "verify": False, "aws_session_token": "a"}
-    assert locate_store("block:nested", {}) == ("s3://bucket", {"client_kwargs": client})
+    assert PrefectBlocks().read_store("nested", {}) == ("s3://bucket", {"client_kwargs": client})
 
 
 def test_an_aws_block_without_keys_leaves_keys_to_the_environment() -> None:
-    from prefect_dist.flows.blocks import ContentStore, locate_store
+    from prefect_dist.flows.blocks import ContentStore, PrefectBlocks
 
     aws_credentials(region_name="eu-west-1").save("role", overwrite=True)
     ContentStore(url="s3://bucket", credentials="role").save("role", overwrite=True)
-    assert locate_store("block:role", {}) == ("s3://bucket", {"client_kwargs": {"region_name": "eu-west-1"}})
+    assert PrefectBlocks().read_store("role", {}) == ("s3://bucket", {"client_kwargs": {"region_name": "eu-west-1"}})
 
 
 def test_a_block_of_another_type_without_keys_is_refused() -> None:
-    from prefect_dist.flows.blocks import ContentStore, locate_store
+    from prefect_dist.flows.blocks import ContentStore, PrefectBlocks
 
     ContentStore(url="s3://bucket", credentials="content-store/other").save("other", overwrite=True)
     with pytest.raises(InvalidInput, match="credentials block 'content-store/other': expected a block with keys or a profile"):
-        locate_store("block:other", {})
+        PrefectBlocks().read_store("other", {})
 
 
 @pytest.mark.parametrize(
@@ -211,13 +213,13 @@ def test_a_block_of_another_type_without_keys_is_refused() -> None:
     ],
 )
 def test_the_client_parameters_of_an_aws_block_are_used(parameters: dict[str, Any], expected: dict[str, Any]) -> None:
-    from prefect_dist.flows.blocks import ContentStore, locate_store
+    from prefect_dist.flows.blocks import ContentStore, PrefectBlocks
 
     aws_credentials(aws_access_key_id="a", aws_secret_access_key="b", aws_client_parameters=parameters).save(
         "client", overwrite=True
     )
     ContentStore(url="s3://bucket", credentials="client").save("client", overwrite=True)
-    assert locate_store("block:client", {}) == ("s3://bucket", {"key": "a", "secret": "b", **expected})
+    assert PrefectBlocks().read_store("client", {}) == ("s3://bucket", {"key": "a", "secret": "b", **expected})
 
 
 def test_options_of_a_block_are_merged_with_the_default_options_of_the_s3_client(s3: S3Server) -> None:
@@ -227,8 +229,8 @@ def test_options_of_a_block_are_merged_with_the_default_options_of_the_s3_client
 
 
 def test_a_missing_credentials_block_of_a_store_block_is_named() -> None:
-    from prefect_dist.flows.blocks import ContentStore, locate_store
+    from prefect_dist.flows.blocks import ContentStore, PrefectBlocks
 
     ContentStore(url="s3://bucket", credentials="none").save("odd", overwrite=True)
     with pytest.raises(InvalidInput, match="credentials block 'none' not found"):
-        locate_store("block:odd", {})
+        PrefectBlocks().read_store("odd", {})

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from prefect_dist.mirror.direct import WholeFetch
 from prefect_dist.mirror.gc import run_gc
 from prefect_dist.mirror.progress import ProgressCounter, notify_also
 from prefect_dist.mirror.pull import run_pull
@@ -24,7 +25,7 @@ from prefect_dist.transfer.threads import ThreadPool
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import FetchScope, count_requests, fetch_directly, push_directly
+from tests.flows.mirrors import count_requests, fetch_directly, push_directly
 from tests.flows.reports import document, error_lines, images_of, result_of
 from tests.peers.prefect import PrefectServer
 from tests.storage.conformance import Place, blob_path
@@ -122,7 +123,7 @@ def test_pull_has_the_same_result_on_both_pools(run: Run, tmp_path: Path, *, is_
     def run_directly(name: str, directory: Path, store: Path) -> RunReport:
         arm, reference = Platform.parse("linux/arm64"), Reference.parse(name)
         with open_threads(store) as pool:
-            return run_pull(reference, str(directory), pool, FetchScope(), ignore_event, platform=arm, referrers=False)
+            return run_pull(reference, str(directory), pool, WholeFetch(), ignore_event, platform=arm, referrers=False)
 
     assert into("threads", run_directly) == into(
         "prefect", lambda name, directory, store: run(pull, name, str(directory), str(store), "linux/arm64")
@@ -139,7 +140,7 @@ def test_a_stopped_pull_does_not_unpack(source: FakeRegistry, tmp_path: Path) ->
     with use_token(cancel), open_threads(tmp_path / "store") as pool:
         name = Reference.parse(load(source))
         arm = Platform.parse("linux/arm64")
-        report = run_pull(name, str(directory), pool, FetchScope(), stop, platform=arm, referrers=False)
+        report = run_pull(name, str(directory), pool, WholeFetch(), stop, platform=arm, referrers=False)
 
     assert ([row.outcome for row in images_of(report)], report.status, report.select(UnpackRow)) == (["fetched"], "stopped", [])
     assert not directory.exists()
@@ -162,7 +163,7 @@ def test_verify_has_the_same_result_on_both_pools(run: Run, tmp_path: Path, repa
     def run_directly(store: Path) -> RunReport:
         events, counter = list[Event](), ProgressCounter()
         with open_threads(store) as pool:
-            report = run_verify(pool, FetchScope(), combine_listeners(events.append, counter), repair=repair)
+            report = run_verify(pool, WholeFetch(), combine_listeners(events.append, counter), repair=repair)
         assert [str(event.digest) for event in events if isinstance(event, CorruptContent)] == [LAYER]
         assert (counter.fraction(), counter.lacks()) == (1, False)
         return report

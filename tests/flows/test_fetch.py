@@ -334,7 +334,7 @@ def test_prefect_retries_the_task_of_a_request_that_failed(prefect: PrefectServe
 
 
 def test_many_images_are_fetched_in_flow_runs_of_their_own(prefect: PrefectServer, fetch: Fetch, store: ContentStore) -> None:
-    from prefect_dist.flows.fetch import MOST_IMAGES
+    from prefect_dist.flows.fetch_parts import MOST_IMAGES
 
     image, tags = images.image(195, layers=1), [f"v{number}" for number in range(MOST_IMAGES + 1)]
     with FakeRegistry() as registry:

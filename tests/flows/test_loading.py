@@ -34,9 +34,10 @@ def _api(prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 def read(config: str) -> Mirror:
-    from prefect_dist.flows.loading import read
+    from prefect_dist.flows.blocks import PrefectBlocks
+    from prefect_dist.mirror.loading import load_config
 
-    return read(config)
+    return load_config(config, PrefectBlocks())
 
 
 def save_block(text: str, name: str) -> str:
@@ -142,6 +143,6 @@ def test_a_block_or_parameter_with_relative_paths_or_secrets_is_refused(kind: st
     ],
 )
 def test_the_display_name_of_a_run_comes_from_the_location_or_the_key_name(config: str, name: str) -> None:
-    from prefect_dist.flows.loading import display_name
+    from prefect_dist.mirror.loading import display_name
 
     assert display_name(config) == name

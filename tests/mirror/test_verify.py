@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from prefect_dist.cli.display import LiveDisplay, PlainLines
+from prefect_dist.mirror.direct import WholeFetch
 from prefect_dist.mirror.progress import ProgressCounter
 from prefect_dist.mirror.report import NameRow, RunReport
 from prefect_dist.mirror.verify import run_verify
@@ -23,7 +24,7 @@ from prefect_dist.transfer.threads import ThreadPool
 from tests import images
 from tests.fakes.faults import Answer, Fault, WithHeaders
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import FetchScope, fetch_directly
+from tests.flows.mirrors import fetch_directly
 from tests.flows.reports import error_lines
 from tests.storage.conformance import Place, blob_path
 
@@ -51,7 +52,7 @@ class Watched:
             open_session(SessionSpec(store=place.url), notify=notify) as session,
             ThreadPool(session, window=2, retries=0) as pool,
         ):
-            return run_verify(pool, FetchScope(), notify, repair=repair)
+            return run_verify(pool, WholeFetch(), notify, repair=repair)
 
     @property
     def lines(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Metrics of a mirror run for Prometheus, pushed to the Pushgateway at `$DIST_METRICS` (docs/reference/metrics.md).
+"""Metrics of the run of a mirror for Prometheus, pushed to the Pushgateway at `$DIST_METRICS` (docs/reference/metrics.md).
 
 A failed push of metrics is a warning: the images are published.
 """
@@ -6,11 +6,13 @@ A failed push of metrics is a warning: the images are published.
 import logging
 import os
 import time
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from prometheus_client import CollectorRegistry, Gauge, pushadd_to_gateway
-
 from prefect_dist.mirror.report import RunReport
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 _URL = "DIST_METRICS"
 _JOB = "prefect-dist"
@@ -19,15 +21,20 @@ _TIMEOUT_S = 10
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
-def push(report: RunReport, *, mirror: str, log: Log) -> None:
-    """Push the metrics of a run. Only a run without failures replaces the time of the last success."""
-    if not (url := os.environ.get(_URL)):
+def push_metrics(report: RunReport, *, log: Log) -> None:
+    """Push the metrics of a run of a mirror's configuration. Other runs and dry runs have no metrics.
+
+    Only a run without failures replaces the time of the last success.
+    """
+    if report.configuration is None or report.is_dry or not (url := os.environ.get(_URL)):
         return
     if _has_userinfo(url):
         log.warning("%s: expected a URL without user and password; no metrics are pushed", _URL)
         return
+    from prometheus_client import pushadd_to_gateway  # noqa: PLC0415 - most runs push no metrics
+
     try:
-        key = {"flow": report.flow, "mirror": mirror}
+        key = {"flow": report.flow, "mirror": report.configuration}
         pushadd_to_gateway(url, job=_JOB, registry=_gauges(report), grouping_key=key, timeout=_TIMEOUT_S)
     except (OSError, ValueError) as exc:  # ValueError: no URL of http
         log.warning("metrics could not be pushed to %s, which %s names: %s", url, _URL, exc)
@@ -40,7 +47,9 @@ def _has_userinfo(url: str) -> bool:
         return "@" in url
 
 
-def _gauges(report: RunReport) -> CollectorRegistry:
+def _gauges(report: RunReport) -> "CollectorRegistry":
+    from prometheus_client import CollectorRegistry, Gauge  # noqa: PLC0415 - most runs push no metrics
+
     counts, now = report.counts, time.time()
     failed = sum(counts.get(key, 0) for key in ("failed", "damaged", "unresolved"))
     vetoed = counts.get("vetoed", 0)

@@ -1,54 +1,78 @@
-"""Runs a mirror job in the current flow run."""
+"""Carries out a run in the current flow run, with a task run for each unit of work."""
 
 from collections.abc import Sequence
 
+from prefect import get_run_logger
+
 from prefect_dist.flows.api import stop_without_api
+from prefect_dist.flows.fetch_parts import FetchParts
 from prefect_dist.flows.final_state import tabulate
 from prefect_dist.flows.limits import lease_slots
 from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.prefect_events import Reason, emit_failure, emit_mirrored
 from prefect_dist.flows.progress_artifact import publish_run_progress
+from prefect_dist.mirror.metrics import push_metrics
 from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.render import plan_summary, plan_table
 from prefect_dist.mirror.report import RunReport
-from prefect_dist.mirror.run import MirrorJob, run_mirror
+from prefect_dist.mirror.run_spec import RunContext, RunSpec
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.cancellation import CancelToken, Stopped
-from prefect_dist.transfer.session import SessionSpec, open_session
+from prefect_dist.transfer.session import open_session
 
 
-def run(job: MirrorJob, spec: SessionSpec, *, concurrency: int, retries: int) -> RunReport:
-    """Carry out a job in the current flow run.
+def run(spec: RunSpec) -> RunReport:
+    """Carry out a run in the current flow run.
 
     Raises:
-        InvalidInput: the lock file is damaged.
-        DistError: the store cannot be used, or the lock file cannot be read.
+        Stopped: the run was cancelled before it began.
+        DistError: the run could not begin, such as without a store or with a damaged lock file.
     """
-    hosts = job.target_hosts | (frozenset() if spec.offline else job.source_hosts)
+    log, job = get_run_logger(), spec.job
+    for warning in spec.warnings:
+        log.warning("%s", warning)
     with (
-        publish_run_progress(planning=1 if job.is_dry else 0.1) as notify,
-        lease_slots(spec, hosts, workers=concurrency, notify=notify) as bounded,
+        publish_run_progress(planning=job.planning) as notify,
+        lease_slots(spec.session, job.list_hosts(spec.session), workers=spec.window, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):
-        pool = PrefectPool(session, window=concurrency, retries=retries)
-        return run_mirror(job, pool, MirrorParts(job.name, pool), notify, MirrorEvents(session.cancel, is_dry=job.is_dry))
+        pool = PrefectPool(session, window=spec.window, retries=spec.retries)
+        observer = MirrorEvents(session.cancel)
+        report = job.run(RunContext(pool=pool, scopes=ChildFlowRuns(pool), notify=notify, observer=observer))
+    push_metrics(report, log=log)
+    return report
+
+
+class ChildFlowRuns:
+    """Divides large runs into child flow runs, see `flows.parts`."""
+
+    def __init__(self, pool: PrefectPool) -> None:
+        self._pool = pool
+
+    def open_fetch(self) -> FetchParts:
+        """Return the parts of a fetch."""
+        return FetchParts(self._pool)
+
+    def open_mirror(self, name: str, /) -> MirrorParts:
+        """Return the parts of the mirror run `name`."""
+        return MirrorParts(name, self._pool)
 
 
 class MirrorEvents:
     """Shows a mirror run in Prefect: the plan as an artifact, and an event for the result at each target."""
 
-    def __init__(self, cancel: CancelToken, *, is_dry: bool = False) -> None:
-        self._cancel, self._is_dry = cancel, is_dry
+    def __init__(self, cancel: CancelToken) -> None:
+        self._cancel = cancel
 
     def on_begin(self) -> None:
         """Stop the run if Prefect's API does not answer: Prefect has to record each task run."""
         stop_without_api(self._cancel)
 
-    def on_plan(self, plan: Plan) -> None:
-        """Show the plan, and emit the failures of images without a plan."""
+    def on_plan(self, plan: Plan, *, is_dry: bool) -> None:
+        """Show the plan. Unless the run is dry, emit the failures of images without a plan."""
         tabulate(plan_table(plan), key="plan", description=plan_summary(plan))
-        for action in () if self._is_dry else plan.actions:
+        for action in () if is_dry else plan.actions:
             if action.error is not None:
                 self.on_failed(action, (action.error,))
 

@@ -1,0 +1,85 @@
+"""Runs a flow in the process of a command, with the Prefect API that is configured or with a temporary server."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextvars import copy_context
+from functools import partial
+from importlib import import_module
+from threading import Thread
+from typing import Any, TypeVar
+from uuid import UUID
+
+from prefect_dist.cli.finished import Finished
+from prefect_dist.cli.options import Context
+from prefect_dist.cli.prefect_api import PrefectApi, Unrecorded, prefect_api
+from prefect_dist.cli.signals import abandon_threads, note_stop
+from prefect_dist.mirror.progress import collected_reports, notify_also
+from prefect_dist.mirror.report import RunReport
+from prefect_dist.mirror.run_result import RunFailed
+from prefect_dist.transfer.cancellation import current_token
+from prefect_dist.transfer.events import Note, Notify
+
+T = TypeVar("T")
+# Number of task runs from which the settings of the Prefect server matter.
+_MANY_TASKS = 100
+
+
+def run_flow(context: Context, flow: str, parameters: Mapping[str, Any], notify: Notify) -> Finished:
+    """Run the flow named `flow`, and return the result.
+
+    Raises:
+        Stopped: the run stopped before it had a report.
+        Exception: another error of a run without a report.
+    """
+    load = partial(_import_flow, flow)
+    notify(Note("starting Prefect"))
+    with (
+        prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=load) as api,
+        notify_also(notify),
+    ):
+        report, flow_run_id, unrecorded = _run(api, partial(load(), **parameters, return_state=True), notify)
+        address = api.address(flow_run_id)
+        if unrecorded is None and report.tasks >= _MANY_TASKS and (hint := api.settings_hint()):
+            notify(Note(hint))
+    return Finished(report=report, flow_run_id=str(flow_run_id), address=address, unrecorded=unrecorded)
+
+
+def _import_flow(name: str) -> Callable[..., Any]:
+    flow: Callable[..., Any] = getattr(import_module(f"prefect_dist.flows.{name}"), name)
+    return flow
+
+
+def _run(api: PrefectApi, flow: Callable[[], Any], notify: Notify) -> tuple[RunReport, UUID, str | None]:
+    """Run a flow, and return the report, the run id, and the reason if Prefect has not recorded the end."""
+    stop = current_token()
+    with collected_reports() as reports, note_stop(notify):
+        try:
+            with api.record_events():
+                run = _in_thread(flow)
+                state = api.wait_for_state(run, is_done=lambda: bool(reports), is_urgent=lambda: stop.reason is not None)
+        except Unrecorded as exc:
+            abandon_threads()
+            return reports[-1][1], reports[-1][0], str(exc)
+    result = state.result(raise_on_failure=False)
+    report: Any = result.report if isinstance(result, RunFailed) else result
+    if isinstance(report, BaseException):
+        raise report
+    api.wait_until_recorded(state.state_details.flow_run_id, ended=report.tasks)
+    return report, state.state_details.flow_run_id, None
+
+
+def _in_thread(flow: Callable[[], T]) -> Future[T]:
+    """Run a flow in a new thread. In the main thread, Prefect would replace the handler of SIGTERM.
+
+    The process can exit without waiting for a daemon thread.
+    """
+    run, context = Future[T](), copy_context()
+
+    def work() -> None:
+        try:
+            run.set_result(context.run(flow))
+        except BaseException as exc:  # noqa: BLE001 - `Future.result` raises it again
+            run.set_exception(exc)
+
+    Thread(target=work, name="flow", daemon=True).start()
+    return run

@@ -1,0 +1,72 @@
+"""The specification of one run: the job, and the resources of the job.
+
+A flow or a command makes the specification of plain parameters. `flows.run` carries it out as task runs of Prefect, and
+`mirror.direct` carries it out in threads.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from prefect_dist.mirror.report import RunReport
+from prefect_dist.transfer.attempts import RETRIES
+from prefect_dist.transfer.events import Notify
+from prefect_dist.transfer.pool import Pool
+from prefect_dist.transfer.session import SessionSpec
+
+if TYPE_CHECKING:
+    from prefect_dist.mirror.applying import MirrorScopes
+    from prefect_dist.mirror.fetch import FetchScopes
+    from prefect_dist.mirror.mirror_policy import MirrorObserver
+
+
+class RunScopes(Protocol):
+    """Opens the scopes of the units of a run: child flow runs, or nothing."""
+
+    def open_fetch(self) -> "FetchScopes":
+        """Return the scopes of a walk that fetches images."""
+
+    def open_mirror(self, name: str, /) -> "MirrorScopes":
+        """Return the scopes of a walk that mirrors images. `name` is the name of the run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """The means of a run in progress. `observer` receives the results of a mirror run."""
+
+    pool: Pool
+    scopes: RunScopes
+    notify: Notify
+    observer: "MirrorObserver"
+
+
+class Job(Protocol):
+    """The work of one run, as a frozen value."""
+
+    @property
+    def planning(self) -> float:
+        """Return the share of planning in the work, 0 to 1."""
+
+    def list_hosts(self, session: SessionSpec, /) -> frozenset[str]:
+        """Return the registries that the job sends requests to."""
+
+    def run(self, context: RunContext, /) -> RunReport:
+        """Carry out the job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """The specification of one run.
+
+    Attributes:
+        window: the maximum number of units in flight.
+        retries: the maximum number of retries of a unit.
+        configuration: the name of the mirror's configuration, None for a run without one.
+        warnings: warnings about the parameters and the configuration, for the log of the run.
+    """
+
+    job: Job
+    session: SessionSpec
+    window: int
+    retries: int = RETRIES
+    configuration: str | None = None
+    warnings: tuple[str, ...] = ()
