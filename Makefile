@@ -45,6 +45,7 @@ demo: install peers ## Fetch a real image from a real registry on this machine, 
 
 bench: install peers ## Measure fetches and mirrors against floors and skopeo (docs/dev/benchmarks.md).
 	$(BIN)/python -m benchmarks.fetch
+	$(BIN)/python -m benchmarks.direct
 	$(BIN)/python -m benchmarks.slow
 	$(BIN)/python -m benchmarks.mirror
 

@@ -68,7 +68,7 @@ def dist(*arguments: str | Path, stdin: bytes = b"", file_limit_bytes: int | Non
 def _fork(arguments: list[str], variables: Mapping[str, str], stdin: bytes) -> Result:
     # Prefect reads its settings when it is imported, so a fork server with Prefect serves one set of them.
     settings = {key: value for key, value in variables.items() if key.startswith("PREFECT_")}
-    if "PREFECT_API_URL" in settings and _RUNS & set(arguments) and "--debug" not in arguments:
+    if "PREFECT_API_URL" in settings and _RUNS & set(arguments) and not {"--debug", "--direct"} & set(arguments):
         server = _fork_server(_WITH_PREFECT, frozenset((prefect_api.ENVIRONMENT | settings).items()))
     else:
         server = _fork_server(_WITHOUT_PREFECT, frozenset())

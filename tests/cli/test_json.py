@@ -1,7 +1,6 @@
 """The keys of `--output json` are the keys in docs/reference/json.md."""
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from prefect_dist.cli.app import app
 from prefect_dist.storage import open_store
 from tests import images
 from tests.cli.dist import dist
+from tests.cli.json_keys import Keys, find_objects, read_documented_keys
 from tests.fakes.faults import Answer, Fault, WithHeaders
 from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer
@@ -21,40 +21,8 @@ IMAGE, OTHER = images.image(960, layers=2), images.image(961, layers=2)
 ARTIFACT = images.artifact(962, subject=IMAGE)
 QUOTA = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "99"))
 MIRROR = "sync: [{source: HOST/app, target: HOST/copy, type: repository, tags: {allow: [TAGS]}, prune: {after: 0s}}]"
-DESCRIPTOR = {"mediaType", "digest", "size"}
-DESCRIPTOR_TOO = {"urls", "annotations", "data", "artifactType", "platform"}
 BYTES = {"get", "fetch-object"}  # these commands write content
 ALIASES = {"list", "rmi"}
-
-Keys = dict[tuple[str, str], set[str]]
-
-
-def documented() -> tuple[Keys, set[tuple[str, str]]]:
-    """Return the documented keys of each object of each command, and the objects whose row is for several commands."""
-    manual = (Path(__file__).parents[2] / "docs" / "reference" / "json.md").read_text()
-    keys, shared = defaultdict[tuple[str, str], set[str]](set), set[tuple[str, str]]()
-    for names, place, named in re.findall(r"^\| (`[^|]+`) \| `([^`]+)` \| (.+) \|$", manual, re.MULTILINE):
-        commands = re.findall(r"`([^`]+)`", names)
-        for command in commands:
-            keys[command, place] |= set(re.findall(r"`([^`]+)`", named))
-            shared |= {(command, place)} if len(commands) > 1 else set()
-    return dict(keys), shared
-
-
-def objects(document: Any, at: str = ".") -> Iterator[tuple[str, set[str]]]:
-    """Yield the place, as in the table, and the keys of each object except descriptors, which the OCI specification defines."""
-    if isinstance(document, list):
-        for item in document:
-            yield from objects(item, f"{at}[]")
-    elif isinstance(document, dict):
-        if document.keys() >= DESCRIPTOR:
-            assert document.keys() <= DESCRIPTOR | DESCRIPTOR_TOO
-            return
-        keyed_by_host = at.endswith(".quotas")
-        if not keyed_by_host:
-            yield at, set(document)
-        for key, value in document.items():
-            yield from objects(value, f"{at}[]" if keyed_by_host else f"{at.removesuffix('.')}.{key}")
 
 
 @pytest.fixture(scope="module")
@@ -116,16 +84,16 @@ def written(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_every_command_is_in_the_table() -> None:
-    named = {command.partition(" ")[0] for command, _ in documented()[0]}
+    named = {command.partition(" ")[0] for command, _ in read_documented_keys()[0]}
     assert named | BYTES | ALIASES == {name for name in app if not name.startswith("-")}
 
 
 def test_the_json_of_each_command_has_the_documented_keys(written: dict[str, list[Any]]) -> None:
     seen: Keys = {}
     for command, document in [(command, document) for command, documents in written.items() for document in documents]:
-        for place, keys in objects(document):
+        for place, keys in find_objects(document):
             assert seen.setdefault((command, place), keys) == keys, (command, place)
-    table, shared = documented()
+    table, shared = read_documented_keys()
     assert {one: found for one, found in seen.items() if found != table.get(one)} == {}
     places = {place for _, place in seen}
     unseen = table.keys() - seen.keys()
