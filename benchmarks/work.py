@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PIECE_BYTES = 1024 * 1024
+_POLL_S = 0.05
 
 
 def measure_floor(host: str, repository: str, directory: str, *digests: str) -> float:
@@ -98,11 +99,16 @@ def _run_time(state: Any, tasks: int) -> float:
 
     from prefect_dist.cli.prefect_api import PrefectApi
 
-    recorder = PrefectApi(None, PREFECT_API_URL.value() or "")
-    with recorder.record_events():
+    with PrefectApi(PREFECT_API_URL.value() or "").record_events():
         pass
-    recorder.wait_until_recorded(state.state_details.flow_run_id, ended=tasks)
+    flow_run = {"any_": [str(state.state_details.flow_run_id)]}
+    ended = {
+        "flow_runs": {"operator": "or_", "id": flow_run, "parent_flow_run_id": flow_run},
+        "task_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}},
+    }
     with get_client(sync_client=True) as client:
+        while client.request("POST", "/task_runs/count", json=ended).json() < tasks:
+            time.sleep(_POLL_S)
         run = client.read_flow_run(state.state_details.flow_run_id)
     return run.total_run_time.total_seconds()
 

@@ -122,6 +122,12 @@ _add(
     "Write the files of a new project: prefect.yaml, mirror.yaml with its JSON schema, and automations/.",
     usage="Usage: dist init [DIR]",
 )
+_add(
+    SETUP,
+    "server:server",
+    "Show, start, stop or open the local Prefect server, which run commands start without PREFECT_API_URL.",
+    usage="Usage: dist server [OPTIONS] status|start|stop|open [RUN]",
+)
 _add(SETUP, "config:config", "Validate the configuration of a mirror, and show its entries. No registry is contacted.")
 
 

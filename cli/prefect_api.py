@@ -1,8 +1,9 @@
-"""The Prefect API of a run: the configured API, or the API of an embedded server."""
+"""The Prefect API of a run: the configured API, or the API of the local server."""
 
 import contextlib
 import logging
 import os
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -13,13 +14,11 @@ from http import HTTPStatus
 from typing import TypeVar, cast
 from uuid import UUID
 
-from prefect_dist.cli import embedded, signals
+from prefect_dist.cli import local_server, signals
 from prefect_dist.ocispec.errors import DistError, Unavailable
 
 R = TypeVar("R")
 
-_ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
-_POLL_S = 0.05
 _RECORDED_S = 120
 _PROBE_S = 1.0
 # Time without an answer of the API, after the work of the run is done, until the command stops waiting.
@@ -28,6 +27,8 @@ _ONE_BY_ONE = (
     "hint: this Prefect server records task runs one by one; start it with "
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=200 (docs/how-to/schedule-and-limit.md)"
 )
+_REMEDY = "PREFECT_API_URL must point to a running Prefect 3 server"
+_LOCAL_REMEDY = "the local server has ended or does not answer; run the command again"
 ENVIRONMENT = {
     # The command prints its own progress. The API still gets every line of the log.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -44,18 +45,18 @@ class Unrecorded(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class PrefectApi:
-    """The API at `endpoint`, for runs in the block of `prefect_api`. `url` is None for an embedded server."""
+    """The API at `url`, for runs in the block of `prefect_api`. `local` is the local server, or None for a configured API."""
 
-    url: str | None
-    endpoint: str
+    url: str
+    local: local_server.LocalServer | None = None
 
     def address(self, flow_run_id: UUID) -> str:
-        """Return a line with the URL of the run."""
+        """Return a line with the URL of the run. On a terminal, the URL also logs the browser in to the local server."""
         from prefect.utilities.urls import url_for
 
-        if self.url is not None:
+        if self.local is None:
             return f"run: {url_for('flow-run', obj_id=flow_run_id)}"
-        return f"run: start 'prefect server start', then open http://127.0.0.1:4200/runs/flow-run/{flow_run_id}"
+        return self.local.describe_address(f"/runs/flow-run/{flow_run_id}", is_terminal=sys.stdout.isatty())
 
     @contextlib.contextmanager
     def record_events(self) -> Iterator[None]:
@@ -72,9 +73,7 @@ class PrefectApi:
             raise
         except Exception as exc:
             # The state of the run has its own failures. This is a failure of Prefect, most likely of its API.
-            raise Unavailable(
-                f"Prefect API {self.url or '(temporary)'}: {exc}; PREFECT_API_URL must point to a running Prefect 3 server"
-            ) from exc
+            raise Unavailable(f"Prefect API {self.url}: {exc}; {_LOCAL_REMEDY if self.local else _REMEDY}") from exc
         finally:
             deadline = time.monotonic() + _RECORDED_S
             drained = cast("tuple[set[Future[bool]], set[Future[bool]]]", EventsWorker.drain_all(timeout=_PROBE_S))
@@ -113,7 +112,7 @@ class PrefectApi:
         """Return a hint if the server records task runs without batches, which is much slower, or None."""
         from prefect.client.orchestration import get_client
 
-        if self.url is None:
+        if self.local is not None:
             return None
         try:
             with get_client(sync_client=True) as client:
@@ -125,61 +124,59 @@ class PrefectApi:
 
     def check_answer(self) -> str | None:
         """Return the reason if the API does not answer, or None."""
-        return _check_answer(self.endpoint, _PROBE_S)
+        return _check_answer(self.url, _PROBE_S)
 
     def _describe_loss(self, reason: str) -> str:
-        return f"Prefect API {self.endpoint} does not answer: {reason}; the end of this run is not recorded there"
-
-    def wait_until_recorded(self, flow_run_id: UUID, *, ended: int) -> None:
-        """Wait until an embedded server has recorded the end of `ended` task runs of a run and its parts.
-
-        Raises:
-            Unavailable: the server needed too much time.
-        """
-        from prefect.client.orchestration import get_client
-
-        if self.url is not None:
-            return
-        it = {"any_": [str(flow_run_id)]}
-        body = {
-            "flow_runs": {"operator": "or_", "id": it, "parent_flow_run_id": it},
-            "task_runs": {"state": {"type": {"any_": _ENDED}}},
-        }
-        deadline = time.monotonic() + _RECORDED_S
-        with get_client(sync_client=True) as client:
-            while client.request("POST", "/task_runs/count", json=body).json() < ended:
-                if time.monotonic() > deadline:
-                    lost = f"did not record all {ended} task runs within {_RECORDED_S} s"
-                    raise Unavailable(f"run {flow_run_id}: the temporary Prefect server {lost}")
-                time.sleep(_POLL_S)
+        return f"Prefect API {self.url} does not answer: {reason}; the end of this run is not recorded there"
 
 
 @contextlib.contextmanager
-def prefect_api(*, connect_timeout_s: float, debug: bool, load: Callable[[], object]) -> Iterator[PrefectApi]:
-    """Yield the configured Prefect API, or start an embedded server. `load` imports the flow meanwhile.
+def prefect_api(
+    *, connect_timeout_s: float, debug: bool, load: Callable[[], object], notify: Callable[[str], None]
+) -> Iterator[PrefectApi]:
+    """Yield the configured Prefect API, or the API of the local server. `load` imports the flow while a server starts.
 
     Raises:
-        Unavailable: the configured API does not answer, or the embedded server does not start.
+        Unavailable: the configured API does not answer, or the local server does not start.
     """
     logging.raiseExceptions = debug  # else Prefect prints an error for each batch of log lines that it cannot send
     os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ and not debug})
     _bypass_proxies_for_loopback()
-    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
     url = PREFECT_API_URL.value()
     if url:
         _require_answer(url, connect_timeout_s)
         load()
-        yield PrefectApi(url, url)
+        yield PrefectApi(url)
         return
     with (
-        embedded.run_server(PREFECT_HOME.value()) as server,
-        # Heartbeats have no reader here, and their thread delays the end of each run by a second.
-        temporary_settings({PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+        local_server.use_server(PREFECT_HOME.value(), answer_s=connect_timeout_s, notify=notify) as server,
+        _use_settings(server),
     ):
         load()
         server.wait_until_ready()
-        yield PrefectApi(None, server.url)
+        yield PrefectApi(server.url, server)
+
+
+def _use_settings(server: local_server.LocalServer) -> contextlib.AbstractContextManager[object]:
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_KEY,
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
+
+    return temporary_settings(
+        {
+            PREFECT_API_URL: server.url,
+            PREFECT_API_AUTH_STRING: server.secret,
+            PREFECT_API_KEY: None,
+            # Heartbeats have no reader here, and their thread delays the end of each run by a second.
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        }
+    )
 
 
 def _bypass_proxies_for_loopback() -> None:

@@ -1,4 +1,4 @@
-"""Runs a flow in the process of a command, with the Prefect API that is configured or with a temporary server."""
+"""Runs a flow in the process of a command, with the Prefect API that is configured or with the local server."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -34,7 +34,12 @@ def run_flow(context: Context, flow: str, parameters: Mapping[str, Any], notify:
     load = partial(_import_flow, flow)
     notify(Note("starting Prefect"))
     with (
-        prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=load) as api,
+        prefect_api(
+            connect_timeout_s=context.connect_timeout_s,
+            debug=context.debug,
+            load=load,
+            notify=lambda text: notify(Note(text)),
+        ) as api,
         notify_also(notify),
     ):
         report, flow_run_id, unrecorded = _run(api, partial(load(), **parameters, return_state=True), notify)
@@ -64,7 +69,6 @@ def _run(api: PrefectApi, flow: Callable[[], Any], notify: Notify) -> tuple[RunR
     report: Any = result.report if isinstance(result, RunFailed) else result
     if isinstance(report, BaseException):
         raise report
-    api.wait_until_recorded(state.state_details.flow_run_id, ended=report.tasks)
     return report, state.state_details.flow_run_id, None
 
 

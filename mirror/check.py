@@ -134,9 +134,9 @@ class _Repairs:
         """Report the begin."""
         self._observer.on_begin()
 
-    def on_plan(self, plan: Plan) -> None:
+    def on_plan(self, plan: Plan, *, is_dry: bool) -> None:
         """Report the plan."""
-        self._observer.on_plan(plan)
+        self._observer.on_plan(plan, is_dry=is_dry)
 
     def on_mirrored(self, action: TargetAction) -> None:
         """Keep the action of a published target for `report`."""

@@ -44,6 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("HOME", str(directory))
         patch.setenv("XDG_RUNTIME_DIR", str(directory / "run"))  # without this variable, the code would read /run/containers
         patch.setenv("PREFECT_HOME", str(directory / "prefect"))
+        patch.setenv("DIST_SERVER_IDLE", "0")  # a local server ends with the command that started it
         patch.setenv("DO_NOT_TRACK", "1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # a client without keys fails without a request to the network
         yield directory

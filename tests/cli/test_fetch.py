@@ -1,4 +1,4 @@
-"""The command fetch on real servers: interrupted, twice in parallel, and with the embedded Prefect server."""
+"""The command fetch on real servers: interrupted, twice in parallel, and with the local Prefect server."""
 
 import json
 import os
@@ -158,7 +158,7 @@ def test_two_parallel_commands_share_the_downloads(registry: CncfRegistry, prefe
     assert sum(result.json["images"][0]["fetched"] for result in results) == len(image.descriptors)
 
 
-def test_the_embedded_server_records_the_whole_run(tmp_path: Path) -> None:
+def test_the_local_server_records_the_whole_run(tmp_path: Path) -> None:
     index = images.index([images.image(420), images.image(421, platform="linux/arm64")])
     home = tmp_path / "prefect"
     with cncf_registry(tmp_path / "registry") as registry:
@@ -192,7 +192,7 @@ def servers_on(home: Path) -> list[str]:
     return found
 
 
-def test_the_embedded_server_ends_with_a_killed_command(stalling: FakeRegistry, tmp_path: Path) -> None:
+def test_the_local_server_of_one_command_ends_with_a_killed_command(stalling: FakeRegistry, tmp_path: Path) -> None:
     home = tmp_path / "prefect"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))

@@ -1,4 +1,4 @@
-"""The records of a mirror run on an embedded Prefect server."""
+"""The records of a mirror run on a local Prefect server."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ TAGS = MOST_TASKS + 1
 PLAN = 1 + TAGS // 100 + 1  # one task for the tags, and one survey per hundred images
 
 
-def test_the_embedded_server_records_all_parts_of_a_run(tmp_path: Path) -> None:
+def test_the_local_server_records_all_parts_of_a_run(tmp_path: Path) -> None:
     config, home = tmp_path / "mirror.yaml", tmp_path / "prefect"
     with FakeRegistry() as registry:
         images.load(registry, "app", IMAGE)

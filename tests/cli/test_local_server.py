@@ -1,4 +1,4 @@
-"""Commands without a configured Prefect server start an embedded server in any directory."""
+"""Commands without a configured Prefect server start a local server, in any directory."""
 
 import json
 import os

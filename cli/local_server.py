@@ -1,0 +1,222 @@
+"""The local Prefect server: a process in the background that later commands of the same user and PREFECT_HOME use again.
+
+The server uses the database `$PREFECT_HOME/prefect.db`, like `prefect server start`. A command holds a lease on the server. The
+The server uses the database `$PREFECT_HOME/prefect.db`, like `prefect server start`. A command holds a lease on the server. The
+server ends after the time of DIST_SERVER_IDLE without a lease and without a request. With `DIST_SERVER_IDLE=0`, the server that
+a command starts serves only this command, and ends with the command. docs/dev/adr/0009 has the reasons for the design.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlencode
+
+from prefect_dist.cli import local_process, local_state
+from prefect_dist.cli.local_client import Connection, NoAnswer, NotOurs, open_connection
+from prefect_dist.cli.local_state import State
+from prefect_dist.ocispec.errors import Busy, Unavailable
+from prefect_dist.ocispec.units import format_count
+
+# The migration of a new database takes about 15 s on a slow machine.
+_START_S = 120
+_ANSWER_S = 10
+_NOTE_S = 1
+
+Notify = Callable[[str], None]
+
+
+class LocalServer:
+    """A starting or running server, which the command uses until `close`."""
+
+    def __init__(self, home: Path, state: State, lock: contextlib.ExitStack, connection: Connection | None = None) -> None:
+        self.url, self.secret = f"{state.url}/api", state.secret
+        self._home, self._state, self._lock, self._connection = home, state, lock, connection
+
+    def wait_until_ready(self) -> None:
+        """Wait until the server answers, and take a lease. From now on, other commands can use the server.
+
+        Raises:
+            Unavailable: the server did not start. The message has the last line of the log.
+        """
+        try:
+            # The socket listens already, so the request waits until the server is ready.
+            self._connection = self._connection or _take_lease(self._state, _START_S)
+            if not self._state.is_ready and local_state.read_state(self._home) == self._state:
+                local_state.write_state(self._home, replace(self._state, is_ready=True))
+            self._lock.close()
+        except (NoAnswer, NotOurs) as exc:
+            local_process.kill(self._state)
+            reason = local_process.read_last_line(self._home) or str(exc)
+            log = local_state.log_path(self._home)
+            raise Unavailable(f"local Prefect server: did not start: {reason} (log: {log})") from exc
+
+    def make_address(self, path: str) -> str:
+        """Return an address that logs a browser in and opens a page of the UI. The address is valid once, for ten minutes.
+
+        Raises:
+            Unavailable: the server does not answer.
+        """
+        try:
+            with open_connection(self._state, timeout_s=_ANSWER_S) as connection:
+                code = connection.request("POST", "/dist/codes")["code"]
+        except (NoAnswer, NotOurs) as exc:
+            raise _hangs(self._state) from exc
+        return f"{self._state.url}/open?{urlencode({'code': code, 'to': path}, safe='/')}"
+
+    def describe_address(self, path: str, *, is_terminal: bool) -> str:
+        """Return a line with the URL of a page of the UI. Only the line for a terminal has a code that logs a browser in."""
+        run = path.rpartition("/")[2]
+        if not self._state.idle_s:
+            return f"run: {run}; to open it, run 'dist server open {run}'"
+        if is_terminal:
+            return f"run: {self.make_address(path)}"
+        return f"run: {self._state.url}{path} (to log in: dist server open {run})"
+
+    def close(self) -> None:
+        """End the lease."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def use_server(home: Path, *, answer_s: float, notify: Notify, min_idle_s: float = 0) -> Iterator[LocalServer]:
+    """Find or start a server. Call `wait_until_ready` before a request.
+
+    A running server must answer within `answer_s`. `notify` gets messages for the user.
+
+    Raises:
+        Unavailable: the server does not answer, or a file cannot be written.
+        Busy: another command does not finish the start of a server.
+    """
+    idle_s = max(local_process.read_idle(), min_idle_s)
+    local_state.prepare_home(home)
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(contextlib.ExitStack())
+        lock.enter_context(local_state.hold_lock(home, timeout_s=_START_S))
+        found = _find(home, answer_s, notify)
+        if found is None:
+            shared_s = idle_s if local_state.is_private(home) else 0
+            server = LocalServer(home, stack.enter_context(local_process.run_process(home, idle_s=shared_s)), lock)
+        else:
+            server = LocalServer(home, found[0], lock, found[1])
+        yield stack.enter_context(server)
+
+
+def read_status(home: Path, *, answer_s: float) -> dict[str, Any] | None:
+    """Return the state of the running server without its secret, and its use, or None if no server runs.
+
+    Raises:
+        Unavailable: the server does not answer.
+    """
+    state = _read_running(home)
+    if state is None:
+        return None
+    try:
+        with open_connection(state, timeout_s=_limit_answer(state, answer_s)) as connection:
+            use = connection.request("GET", "/dist/status")
+    except NotOurs:
+        return None
+    except NoAnswer as exc:
+        raise _hangs(state) from exc
+    return {
+        "url": state.url,
+        "pid": state.pid,
+        "started_at": state.started_at,
+        "prefect": state.build["prefect"],
+        "commands": use["leases"],
+        "idle_s": round(use["idle_s"], 1),
+        "ends_after_s": state.idle_s,
+        "log": str(local_state.log_path(home)),
+    }
+
+
+def stop_server(home: Path, *, answer_s: float, force: bool) -> bool:
+    """End the server after it has recorded what it has received. Return False if no server runs.
+
+    Raises:
+        Busy: commands use the server, and `force` is False.
+        Unavailable: the server still runs after its time limit.
+    """
+    state = _read_running(home)
+    if state is None:
+        return False
+    try:
+        with open_connection(state, timeout_s=_limit_answer(state, answer_s)) as connection:
+            answer = connection.request("POST", f"/dist/stop?when={'now' if force else 'unused'}")
+    except NoAnswer:
+        local_process.kill(state)
+    except NotOurs:  # the server ends already
+        pass
+    else:
+        if not answer["stops"]:
+            users = format_count(answer["leases"], "command")
+            raise Busy(f"local Prefect server: {users} in use; wait for the end of the runs, or run 'dist server stop --force'")
+    if not local_process.wait_for_exit(state, timeout_s=local_process.END_S):
+        raise _hangs(state)
+    return True
+
+
+def _find(home: Path, answer_s: float, notify: Notify) -> tuple[State, Connection] | None:
+    """Return the running server and a lease, or None if a server can be started now. The caller holds the lock."""
+    state = _read_running(home)
+    if state is None:
+        return None
+    try:
+        if state.build == local_process.describe_build():
+            return state, _take_lease(state, _limit_answer(state, answer_s))
+        with open_connection(state, timeout_s=_limit_answer(state, answer_s)) as connection:
+            users = connection.request("POST", "/dist/stop?when=released")["leases"]
+        _wait_for_users(state, users, notify)
+    except NoAnswer as exc:
+        raise _hangs(state) from exc
+    except NotOurs as exc:  # the server ends: two servers must not use the database during a migration
+        if not local_process.wait_for_exit(state, timeout_s=local_process.END_S):
+            raise _hangs(state) from exc
+    return None
+
+
+def _wait_for_users(state: State, users: int, notify: Notify) -> None:
+    """Wait for the end of a server of another version, which ends after its last lease."""
+    if not local_process.wait_for_exit(state, timeout_s=_NOTE_S) and users:
+        command = format_count(users, "command")
+        notify(f"waiting for the end of {command} on a local server with Prefect {state.build['prefect']} and other settings")
+    while not local_process.wait_for_exit(state, timeout_s=_NOTE_S):
+        pass
+
+
+def _read_running(home: Path) -> State | None:
+    """Return the state of the running server, or None. The file of a server that was killed is left to the next start."""
+    state = local_state.read_state(home)
+    return state if state is not None and state.is_process_running() else None
+
+
+def _take_lease(state: State, timeout_s: float) -> Connection:
+    connection = open_connection(state, timeout_s=timeout_s)
+    try:
+        connection.lease()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _limit_answer(state: State, answer_s: float) -> float:
+    """Return the seconds to wait for an answer. A server whose starter was killed may still be starting."""
+    age = (datetime.now(UTC) - datetime.fromisoformat(state.started_at)).total_seconds()
+    return answer_s if state.is_ready else max(answer_s, _START_S - max(age, 0))
+
+
+def _hangs(state: State) -> Unavailable:
+    return Unavailable(
+        f"local Prefect server: process {state.pid} does not answer on {state.url}; "
+        "end the server with 'dist server stop', and run the command again"
+    )
