@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_dist.flows.mirror_parts import MOST_OPEN, MOST_TASKS
+from prefect_dist.flows.mirror_parts import MOST_OPEN
 from tests import images
 from tests.cli.dist import command
 from tests.fakes.faults import Fault, Stall
@@ -21,7 +21,9 @@ from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
 
 IMAGE = images.image(6600, layers=1)
-TAGS = MOST_TASKS + 1
+# Tasks per part of a run, with a smaller limit than the limit of Prefect runs, so that small runs have parts.
+PART = 100
+TAGS = PART + 1
 _ENDS_S = 30
 _HEARD_S = 10
 _TIMEOUT_S = 60
@@ -36,16 +38,15 @@ def api(prefect: PrefectServer) -> Iterator[Relay]:
 
 @contextmanager
 def started(
-    directory: Path, api: Relay, source: FakeRegistry, target: FakeRegistry, *, most_tasks: int | None = None
+    directory: Path, api: Relay, source: FakeRegistry, target: FakeRegistry, *, most_tasks: int
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start a mirror of all tags of `app` in parts of `most_tasks` tasks, and kill the command at the end of the block."""
     config = directory / "mirror.yaml"
     entry = f"{{source: {source.host}/app, target: {target.host}/copy, type: repository}}"
     config.write_text(f"lock: {directory}/lock.json\nsync: [{entry}]\n")
     argv = command("--store", directory / "store", "--output", "json", "mirror", "--concurrency", "4", config)
-    if most_tasks is not None:
-        setting = f"from prefect_dist.flows import mirror_parts; mirror_parts.MOST_TASKS = {most_tasks}"
-        argv[1:3] = ["-c", f"from prefect_dist.cli.main import main; {setting}; main()"]
+    setting = f"from prefect_dist.flows import mirror_parts; mirror_parts.MOST_TASKS = {most_tasks}"
+    argv[1:3] = ["-c", f"from prefect_dist.cli.main import main; {setting}; main()"]
     quiet = {f"PREFECT_LOGGING_HANDLERS_{name}_LEVEL": "CRITICAL" for name in ("CONSOLE", "DEBUG")}
     env = os.environ | quiet | {"PREFECT_API_URL": api.url, "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "CRITICAL"}
     with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
@@ -74,8 +75,8 @@ def test_an_unreachable_api_ends_the_command_and_keeps_the_results(api: Relay, t
         images.load(source, "app", IMAGE)
         for number in range(TAGS):
             source.put_manifest("app", IMAGE.manifests[-1].raw, IMAGE.root.media_type, tag=f"v{number}")
-        with started(tmp_path, api, source, target) as process:
-            assert poll_until(lambda: len(published(target)) > 50 or process.poll() is not None, timeout_s=50)
+        with started(tmp_path, api, source, target, most_tasks=PART) as process:
+            assert poll_until(lambda: len(published(target)) > 20 or process.poll() is not None, timeout_s=50)
             api.cut()
             silence = _silence_until_end(process, target)
         there = published(target)
@@ -83,7 +84,7 @@ def test_an_unreachable_api_ends_the_command_and_keeps_the_results(api: Relay, t
     out, err = (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
     assert process.returncode == 1, err
     assert silence < _ENDS_S, err
-    assert len(there) > 50  # active parts continue without the API
+    assert len(there) > 20  # active parts continue without the API
     assert recorded(tmp_path) == there
     report = json.loads(out)
     assert sum(target["outcome"] == "added" for target in report["targets"]) == len(there)
@@ -117,7 +118,7 @@ def test_a_signal_ends_the_command_at_once_without_the_api(api: Relay, tmp_path:
     with FakeRegistry() as source, FakeRegistry() as target:
         images.load(source, "app", IMAGE, "v1")
         source.inject(Fault(path=f"/v2/app/blobs/{list(IMAGE.blobs)[-1]}", nth=None, action=Stall(0)))
-        with started(tmp_path, api, source, target) as process:
+        with started(tmp_path, api, source, target, most_tasks=PART) as process:
             assert poll_until(lambda: _asks_for_content(source) or process.poll() is not None, timeout_s=50)
             api.cut()
             began = time.monotonic()

@@ -1,15 +1,20 @@
 """The records of a mirror run on a local Prefect server."""
 
+import json
+import os
+import subprocess
 from pathlib import Path
 
-from prefect_dist.flows.mirror_parts import MOST_TASKS
 from tests import images
-from tests.cli.dist import dist
+from tests.cli.dist import command
 from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import prefect_server
 
 IMAGE = images.image(980, layers=1)
-TAGS = MOST_TASKS + 1
+# Tasks per part, with a smaller limit than the limit of Prefect runs. The server records tasks in batches of 200.
+PART = 300
+TAGS = PART + 1
+SETTING = f"from prefect_dist.flows import mirror_parts; mirror_parts.MOST_TASKS = {PART}"
 PLAN = 1 + TAGS // 100 + 1  # one task for the tags, and one survey per hundred images
 
 
@@ -21,13 +26,15 @@ def test_the_local_server_records_all_parts_of_a_run(tmp_path: Path) -> None:
             registry.put_manifest("app", IMAGE.manifests[-1].raw, IMAGE.root.media_type, tag=f"v{number}")
         config.write_text(f"sync: [{{source: {registry.host}/app, target: {registry.host}/copy, type: repository}}]")
 
-        result = dist(
-            "--store", tmp_path / "store", "--output", "json", "mirror", config, PREFECT_HOME=str(home), PREFECT_API_URL=None
-        )
+        argv = command("--store", tmp_path / "store", "--output", "json", "mirror", config)
+        argv[1:3] = ["-c", f"from prefect_dist.cli.main import main; {SETTING}; main()"]
+        environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
+        environment["PREFECT_HOME"] = str(home)
+        result = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
 
-    assert (result.code, result.err) == (0, "")
+    assert (result.returncode, result.stderr) == (0, "")
     with prefect_server(home) as server:
-        run = result.json["flow_run_id"]
+        run = json.loads(result.stdout)["flow_run_id"]
         parts = server.post("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}})
         assert [part["state_type"] for part in parts] == ["COMPLETED"] * 2
         assert len(server.task_runs(run)) == PLAN + len(parts)
