@@ -5,6 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
+from prefect_dist.cli import prefect_api
 from tests import images
 from tests.cli.dist import command
 from tests.fakes.registry import FakeRegistry
@@ -29,7 +30,7 @@ def test_the_local_server_records_all_parts_of_a_run(tmp_path: Path) -> None:
         argv = command("--store", tmp_path / "store", "--output", "json", "mirror", config)
         argv[1:3] = ["-c", f"from prefect_dist.cli.main import main; {SETTING}; main()"]
         environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
-        environment["PREFECT_HOME"] = str(home)
+        environment |= prefect_api.ENVIRONMENT | {"PREFECT_HOME": str(home)}  # Prefect reads them before the command sets them
         result = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
 
     assert (result.returncode, result.stderr) == (0, "")
