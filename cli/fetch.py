@@ -7,7 +7,6 @@ from cyclopts import Parameter
 
 from prefect_dist.cli import inputs, output
 from prefect_dist.cli.login import use_login
-from prefect_dist.cli.names import find_record
 from prefect_dist.cli.options import (
     Concurrency,
     Direct,
@@ -91,6 +90,7 @@ def pull(
 
 def unpack(name: StoredName, directory: NewDirectory, /, *, platform: Platform = None, context: Shared) -> int:
     """Unpack an image of the content store."""
+    from prefect_dist.cli.names import find_record
     from prefect_dist.storage.unpack import unpack
 
     store, target = inputs.open_store(context), inputs.check_new_directory(directory)

@@ -14,7 +14,7 @@ from prefect_dist.flows.prefect_events import Reason, emit_failure, emit_mirrore
 from prefect_dist.flows.progress_artifact import publish_run_progress
 from prefect_dist.mirror.metrics import push_metrics
 from prefect_dist.mirror.plan import Plan, TargetAction
-from prefect_dist.mirror.render import plan_summary, plan_table
+from prefect_dist.mirror.render.plans import plan_summary, plan_table
 from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
 from prefect_dist.ocispec.errors import DistError

@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
 
-from prefect_dist.mirror.plan import Change, Plan
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.units import format_count
@@ -17,6 +16,9 @@ from prefect_dist.remotes import Quota
 from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.image_report import ImageReport
 from prefect_dist.transfer.pool import Pool
+
+if TYPE_CHECKING:
+    from prefect_dist.mirror.plan import Change, Plan
 
 FlowName = Literal["fetch", "pull", "push", "copy", "mirror", "seed", "check", "verify", "gc"]
 Status = Literal["complete", "failed", "stopped", "vetoed"]
@@ -55,7 +57,7 @@ class TargetRow:
 
     source: Reference
     target: Reference | None
-    action: Change | None = None
+    action: "Change | None" = None
     outcome: TargetOutcome
     old: Descriptor | None = None
     new: Descriptor | None = None
@@ -166,7 +168,7 @@ class RunReport:
     stopped: Stopped | None = None
     quotas: Mapping[str, Quota] = field(default_factory=dict)
     configuration: str | None = None
-    plan: Plan | None = None
+    plan: "Plan | None" = None
     is_dry: bool = False
 
     def select(self, kind: type[R]) -> list[R]:
@@ -195,7 +197,7 @@ class ReportBuilder:
         is_stopped: bool = True,
         notes: tuple[str, ...] = (),
         configuration: str | None = None,
-        plan: Plan | None = None,
+        plan: "Plan | None" = None,
         is_dry: bool = False,
     ) -> RunReport:
         """Return the report. `errors` are errors of no row.

@@ -5,9 +5,9 @@ A renderer reads only the values of a report.
 
 from prefect_dist.mirror.render.causes import Cause, group_causes
 from prefect_dist.mirror.render.document import to_json
-from prefect_dist.mirror.render.lines import message_line, next_step, plan_summary, summary_line
+from prefect_dist.mirror.render.lines import message_line, next_step, summary_line
 from prefect_dist.mirror.render.markdown import facts, failures_markdown, summary_markdown
-from prefect_dist.mirror.render.table import plan_table, table
+from prefect_dist.mirror.render.table import table
 
 __all__ = [
     "Cause",
@@ -16,8 +16,6 @@ __all__ = [
     "group_causes",
     "message_line",
     "next_step",
-    "plan_summary",
-    "plan_table",
     "summary_line",
     "summary_markdown",
     "table",

@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prefect_dist.mirror.plan import Plan
-from prefect_dist.mirror.plan_cost import PlanCost
 from prefect_dist.mirror.report import (
     AuditRow,
     BlobRow,
@@ -22,6 +20,9 @@ from prefect_dist.mirror.report import (
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.image_report import ImageReport
+
+if TYPE_CHECKING:
+    from prefect_dist.mirror.plan import Plan
 
 _MIRROR = {"targets": TargetRow, "orphaned": OrphanRow}
 # The keys of each flow's rows.
@@ -59,18 +60,10 @@ def to_json(report: RunReport, flow_run_id: str | None) -> dict[str, Any]:
     }
 
 
-def _plan_json(plan: Plan) -> dict[str, Any]:
-    cost = PlanCost(plan)
-    return {
-        "fetch": {"descriptors": len(cost.to_fetch), "bytes": cost.fetched_bytes},
-        "send": {"descriptors": len(cost.to_send), "bytes": cost.sent_bytes},
-        "requests": cost.requests,
-        "trusted": plan.trusted,
-        "quotas": {
-            host: {"needed": cost.pulls_from(host), "remaining": quota.remaining, "limit": quota.limit}
-            for host, quota in plan.quotas.items()
-        },
-    }
+def _plan_json(plan: "Plan") -> dict[str, Any]:
+    from prefect_dist.mirror.render.plans import plan_json  # noqa: PLC0415 - a fetch needs no modules of plans
+
+    return plan_json(plan)
 
 
 def _row_json(row: Row) -> dict[str, Any]:

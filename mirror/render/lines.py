@@ -1,10 +1,7 @@
 """Reports and plans as lines of text."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 
-from prefect_dist.mirror.plan import Plan
-from prefect_dist.mirror.plan_cost import PlanCost
 from prefect_dist.mirror.report import FlowName, RunReport, UnpackRow
 from prefect_dist.ocispec.units import duration, format_count, size
 
@@ -33,34 +30,8 @@ def next_step(report: RunReport) -> str:
     return _RESUME if report.status == "stopped" else _NEXT.get(report.flow, _RUN_AGAIN)
 
 
-def plan_summary(plan: Plan) -> str:
-    """Return a line with the counts and the cost of a plan."""
-    found = Counter(action.change for action in plan.actions)
-    parts = [f"{found['add']} to add, {found['change']} to change, {found['unchanged'] + plan.trusted} unchanged"]
-    parts += _nonzero(
-        (found["failed"] + len(plan.unnamed), "failed"),
-        (len(plan.problems), "unresolved"),
-        (len(plan.orphans) - len(plan.unowned_orphans), "orphaned"),
-        (len(plan.to_prune), "to remove"),
-        (len(plan.held_orphans), "held back by prune.most"),
-        (len(plan.unowned_orphans), "of no entry"),
-    )
-    cost = PlanCost(plan)
-    moved = f"{size(cost.fetched_bytes)} to fetch, at most {size(cost.sent_bytes)} to send"
-    moved += f", about {format_count(cost.requests, 'request')}"
-    moved += ", plus referrers" if any(image.item.related for image in plan.due) else ""
-    return "; ".join([", ".join(parts), moved, *(_planned_pulls(cost, host) for host in plan.quotas)])
-
-
-def _planned_pulls(cost: PlanCost, host: str) -> str:
-    """Return the number of planned pulls from a registry with a quota."""
-    quota, needed = cost.plan.quotas[host], cost.pulls_from(host)
-    if needed is None:
-        return f"{host}: {format_count(quota.remaining, 'pull')} left"
-    return f"{host}: {needed} of {format_count(quota.remaining, 'pull')} left{'; too few' if needed > quota.remaining else ''}"
-
-
-def _nonzero(*counts: tuple[int, str]) -> list[str]:
+def list_nonzero(*counts: tuple[int, str]) -> list[str]:
+    """Return the counts that are not zero, as text."""
     return [f"{count} {what}" for count, what in counts if count]
 
 
@@ -73,7 +44,7 @@ def _summarize_fetch(report: RunReport) -> str:
     of = f" of {counts['images']}" if counts["failed"] else ""
     noun = "image" if counts["images"] == 1 else "images"
     parts = [f"{counts['fetched']} fetched", f"{counts['existed']} existed"]
-    parts += _nonzero((counts["failed_descriptors"], "failed"))
+    parts += list_nonzero((counts["failed_descriptors"], "failed"))
     parts += [f"with {format_count(counts['referrers'], 'referrer')}"] if counts["referrers"] else []
     moved = f"{size(counts['fetched_bytes'])} in {duration(report.seconds)}"
     return f"{counts['images'] - counts['failed']}{of} {noun} complete: {', '.join(parts)}; {moved}{_quotas(report)}"
@@ -91,15 +62,17 @@ def _summarize_mirror(report: RunReport) -> str:
     # A configuration is often named like the flow, by the file mirror.yaml.
     title = " ".join(dict.fromkeys(filter(None, (report.flow, report.configuration))))
     if report.is_dry and report.plan is not None:
+        from prefect_dist.mirror.render.plans import plan_summary  # noqa: PLC0415 - a fetch needs no modules of plans
+
         return f"plan of {title}: {plan_summary(report.plan)}"
     counts = report.counts
     parts = [f"{counts[outcome]} {outcome}" for outcome in ("added", "changed", "unchanged")]
-    parts += _nonzero(*((counts[outcome], outcome) for outcome in ("vetoed", "failed", "unresolved", "removed")))
-    parts += _nonzero((counts["not_removed"], "not removed"))
+    parts += list_nonzero(*((counts[outcome], outcome) for outcome in ("vetoed", "failed", "unresolved", "removed")))
+    parts += list_nonzero((counts["not_removed"], "not removed"))
     held = f" ({counts['held']} held back by prune.most)" if counts["held"] else ""
-    parts += _nonzero((counts["orphaned"], f"orphaned{held}"), (counts["unowned"], "of no entry"))
+    parts += list_nonzero((counts["orphaned"], f"orphaned{held}"), (counts["unowned"], "of no entry"))
     moved = f"{size(counts['fetched_bytes'])} fetched, {size(counts['sent_bytes'])} sent"
-    spared = _nonzero((counts["mounted"], "mounted"), (counts["existed"], "existed"))
+    spared = list_nonzero((counts["mounted"], "mounted"), (counts["existed"], "existed"))
     moved += f" ({', '.join(spared)})" if spared else ""
     return f"{title} {report.status}: {', '.join(parts)}; {moved} in {duration(report.seconds)}{_quotas(report)}"
 
@@ -107,7 +80,7 @@ def _summarize_mirror(report: RunReport) -> str:
 def _summarize_check(report: RunReport) -> str:
     counts = report.counts
     parts = [f"{counts['ok']} ok"]
-    parts += _nonzero(*((counts[outcome], outcome) for outcome in ("damaged", "repaired", "failed", "unresolved")))
+    parts += list_nonzero(*((counts[outcome], outcome) for outcome in ("damaged", "repaired", "failed", "unresolved")))
     parts += [f"{size(counts['sent_bytes'])} sent"] if counts["sent_bytes"] else []
     unchecked = f"; {format_count(counts['unchecked'], 'tag')} of no entry unchecked" if counts["unchecked"] else ""
     return f"check of {report.configuration} {report.status}: {', '.join(parts)} in {duration(report.seconds)}{unchecked}"
@@ -117,7 +90,7 @@ def _summarize_verify(report: RunReport) -> str:
     counts = report.counts
     parts = [f"{format_count(counts['ok'], 'blob')} ok, {size(counts['hashed_bytes'])}"]
     parts[0] += f", {counts['corrupt']} corrupt (now in quarantine)" if counts["corrupt"] else ""
-    names = _nonzero((counts["damaged"], "damaged"), (counts["repaired"], "repaired"))
+    names = list_nonzero((counts["damaged"], "damaged"), (counts["repaired"], "repaired"))
     parts += [f"names: {', '.join(names)}"] if names else []
     unreferenced = counts.get("unreferenced", 0)
     parts += [f"{format_count(unreferenced, 'blob')} unreferenced"] if unreferenced else []

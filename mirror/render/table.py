@@ -6,9 +6,7 @@ A row maps columns to cells. The column `error` has the errors.
 from collections.abc import Iterable
 from functools import singledispatch
 
-from prefect_dist.mirror.plan import Plan
 from prefect_dist.mirror.report import AuditRow, BlobRow, LeftoverRow, NameRow, OrphanRow, Row, RunReport, TargetRow
-from prefect_dist.mirror.results import plan_rows
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.units import size
@@ -20,15 +18,11 @@ Cells = dict[str, str | int]
 
 def table(report: RunReport) -> list[Cells]:
     """Return the cells of a report, without the targets of a mirror that are unchanged or that a stopped run did not reach."""
-    return _table(report.rows)
+    return tabulate_rows(report.rows)
 
 
-def plan_table(plan: Plan) -> list[Cells]:
-    """Return the cells of a plan, without unchanged targets."""
-    return _table(plan_rows(plan))
-
-
-def _table(rows: Iterable[Row]) -> list[Cells]:
+def tabulate_rows(rows: Iterable[Row]) -> list[Cells]:
+    """Return the cells of rows, with errors first."""
     shown = [cells for row in rows if (cells := _cells(row))]
     return sorted(shown, key=lambda cells: not cells["error"])
 

@@ -14,7 +14,7 @@ from prefect_dist.mirror.lock import Locked, Records
 from prefect_dist.mirror.orphans import find_orphans
 from prefect_dist.mirror.plan import Plan, PlannedImage, SyncItem, TargetAction
 from prefect_dist.mirror.plan_cost import PlanCost
-from prefect_dist.mirror.render import plan_summary
+from prefect_dist.mirror.render.plans import plan_summary
 from prefect_dist.mirror.results import GateVeto, MirrorResults, plan_rows
 from prefect_dist.mirror.yamlfile import Document
 from prefect_dist.ocispec import Descriptor, Digest, Reference, mediatypes
