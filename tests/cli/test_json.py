@@ -41,7 +41,7 @@ def written(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) ->
         for image, tag in ((IMAGE, "v1"), (OTHER, "v2"), (ARTIFACT, None)):
             images.load(registry, "app", image, tag)
         registry.inject(Fault(method="HEAD", nth=None, action=WithHeaders(QUOTA)))
-        registry.inject(Fault(method="POST", path="/v2/denied/.*", nth=None, action=Answer(403)))
+        registry.inject(Fault(method="PUT", path="/v2/denied/.*", nth=None, action=Answer(403)))
         name, other, host = f"{registry.host}/app:v1", f"{registry.host}/app:v2", registry.host
         layer, config = list(OTHER.blobs)[-1], scratch / "mirror.yaml"
 
