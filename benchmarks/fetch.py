@@ -80,7 +80,7 @@ class FetchBench:
         floor, noop, fetch = [], [], []
         for _ in range(ROUNDS):
             floor.append(self._measure_floor(case))
-            noop.append(self._run_work("noop", str(tasks), WORKERS)[0])
+            noop.append(self._run_work("noop", str(tasks), WORKERS).seconds)
             fetch.append(self._measure_fetch(case))
         print(
             f"{case.name}: read, hash, write {format_times(floor)}; {tasks} no-op tasks {format_times(noop)}; "
@@ -94,7 +94,7 @@ class FetchBench:
         tasks = len(self._publish(case)) + 1
         noop, fetch = [], []
         for _ in range(ROUNDS):
-            noop.append(self._run_work("noop", str(tasks), WORKERS)[0])
+            noop.append(self._run_work("noop", str(tasks), WORKERS).seconds)
             fetch.append(self._measure_fetch(case))
         print(f"{case.name}: {tasks} no-op tasks {format_times(noop)}; dist fetch {format_times(fetch)}")
         return meets_bar(f"{case.name} / no-op tasks", [took / least for took, least in zip(fetch, noop, strict=True)], bar)
@@ -120,7 +120,7 @@ class FetchBench:
         directory.mkdir()
         try:
             layers = self._digests[case][1 : case.layers + 1]
-            return self._run_work("floor", self._host, repository_of(case), str(directory), *layers)[0]
+            return self._run_work("floor", self._host, repository_of(case), str(directory), *layers).seconds
         finally:
             shutil.rmtree(directory)
 
@@ -132,22 +132,30 @@ class FetchBench:
         a small blob.
         """
         store = self._scratch / f"store-{next(self._stores)}"
-        seconds, self._peaks[case] = self._run_work("fetch", f"{self._host}/{repository_of(case)}:v1", str(store), WORKERS)
+        work = self._run_work("fetch", f"{self._host}/{repository_of(case)}:v1", str(store), WORKERS)
+        self._peaks[case] = work.peak_bytes
         if case.manifests == 1:
             shutil.rmtree(store)
         return seconds
 
-    def _run_work(self, *arguments: str) -> tuple[float, int]:
+    def _run_work(self, *arguments: str) -> Work:
         return run_work(self._api, *arguments)
 
 
-def run_work(api: str, *arguments: str) -> tuple[float, int]:
-    """Run `benchmarks.work` with a Prefect server. Return the seconds and the peak memory in bytes."""
+class Work(NamedTuple):
+    """A measurement: seconds, peak memory in bytes, and CPU seconds of the process."""
+
+    seconds: float
+    peak_bytes: int
+    cpu_s: float
+
+
+def run_work(api: str, *arguments: str) -> Work:
+    """Run `benchmarks.work` with a Prefect server."""
     quiet = {"PREFECT_LOGGING_LEVEL": "ERROR", "PREFECT_API_URL": api, "PATH": "/usr/bin:/bin"}
     argv = [sys.executable, "-m", "benchmarks.work", *arguments]
     done = subprocess.run(argv, env=quiet, stdout=subprocess.PIPE, check=True)
-    result = json.loads(done.stdout.splitlines()[-1])
-    return result["seconds"], result["peak_bytes"]
+    return Work(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def build_image(blobs: Sequence[bytes]) -> BuiltImage:

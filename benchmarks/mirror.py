@@ -48,7 +48,7 @@ def main() -> None:
         cncf_registry(Path(scratch) / "source") as source,
         prefect_server(Path(scratch) / "prefect") as server,
     ):
-        _fill(source.host)
+        fill_registry(source.host)
         bench = MirrorBench(Path(scratch), source.host, server.url)
         near = bench.compare("without a delay", delay_ms=0, cold=0.5, again=0.2)
         far = bench.compare(f"with a delay of {DELAY_MS} ms", delay_ms=DELAY_MS, cold=0.15, again=0.2)
@@ -91,7 +91,7 @@ class MirrorBench:
 
     def _mirror_by_skopeo(self, source: str, target: str, directory: Path) -> float:
         config = directory / "skopeo.yaml"
-        selected = {_repository(number): [_tag(tag) for tag in range(TAGS)] for number in range(REPOSITORIES)}
+        selected = {repository_name(number): [_tag(tag) for tag in range(TAGS)] for number in range(REPOSITORIES)}
         config.write_text(json.dumps({source: {"tls-verify": False, "images": selected}}))  # JSON is YAML
         argv = [require("skopeo", "skopeo"), "--insecure-policy", "sync", "--src", "yaml", "--dest", "docker"]
         argv += ["--all", "--dest-tls-verify=false", str(config), f"{target}/bench"]
@@ -101,10 +101,10 @@ class MirrorBench:
 
     def _mirror_by_flow(self, source: str, target: str, directory: Path) -> float:
         config = directory / "mirror.yaml"
-        repositories = [_repository(number) for number in range(REPOSITORIES)]
+        repositories = [repository_name(number) for number in range(REPOSITORIES)]
         entries = [{"source": f"{source}/{one}", "target": f"{target}/{one}", "type": "repository"} for one in repositories]
         config.write_text(json.dumps({"version": 1, "sync": entries}))
-        return run_work(self._api, "mirror", str(config), str(directory / "store"), WORKERS)[0]
+        return run_work(self._api, "mirror", str(config), str(directory / "store"), WORKERS).seconds
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def _delayed_host(host: str, delay_ms: int) -> Iterator[str]:
         yield f"{LOOPBACK}:{port}"
 
 
-def _fill(host: str) -> None:
+def fill_registry(host: str) -> None:
     """Push images of four blobs: a config, a layer of all images, a layer of the repository, and a layer of its own."""
     seeded = random.Random(1)
 
@@ -131,10 +131,10 @@ def _fill(host: str) -> None:
         base = layer(_BASE_BYTES)
         for tag in range(TAGS):
             image = build_image([shared, base, layer(_OWN_BYTES)])
-            images.push(host, _repository(number), image, _tag(tag))
+            images.push(host, repository_name(number), image, _tag(tag))
 
 
-def _repository(number: int) -> str:
+def repository_name(number: int) -> str:
     return f"bench/r{number:02}"
 
 
@@ -144,7 +144,7 @@ def _tag(number: int) -> str:
 
 def _require_equal_tags(source: str, target: str) -> None:
     """Exit unless each tag resolves to the same digest at the source and at the target."""
-    for path in (f"{_repository(number)}/manifests/{_tag(tag)}" for number in range(REPOSITORIES) for tag in range(TAGS)):
+    for path in (f"{repository_name(number)}/manifests/{_tag(tag)}" for number in range(REPOSITORIES) for tag in range(TAGS)):
         if _digest(source, path) != _digest(target, path):
             raise SystemExit(f"{path}: source and target resolve to different digests")
 

@@ -4,6 +4,7 @@
     noop COUNT WORKERS                        a flow of tasks that do nothing
     fetch REFERENCE STORE WORKERS             the flow of `dist fetch`
     mirror CONFIG STORE WORKERS               the flow of `dist mirror`
+    imports MODULE                            the import of a module, such as prefect_dist.flows.mirror
 
 Flows run with the Prefect server of PREFECT_API_URL. The seconds of a flow are the run time that the server records. The
 process waits until the server has recorded the task runs, because the recording would slow down the next measurement.
@@ -15,6 +16,7 @@ import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +95,13 @@ def measure_mirror(config: str, store: str, workers: str) -> float:
     return _run_time(state, report.tasks)
 
 
+def measure_imports(module: str) -> float:
+    """Return the seconds to import a module."""
+    start = time.perf_counter()
+    import_module(module)
+    return time.perf_counter() - start
+
+
 def _run_time(state: Any, tasks: int) -> float:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
@@ -120,15 +129,16 @@ def _peak_bytes() -> int:
 
 
 def main() -> None:
-    """Run the measurement that the arguments name, and print the seconds and the peak memory."""
+    """Run the measurement that the arguments name. Print the seconds, the peak memory, and the CPU seconds of the process."""
     kinds: dict[str, Callable[..., float]] = {
         "floor": measure_floor,
         "noop": measure_noop,
         "fetch": measure_fetch,
         "mirror": measure_mirror,
+        "imports": measure_imports,
     }
     seconds = kinds[sys.argv[1]](*sys.argv[2:])
-    sys.stdout.write(json.dumps({"seconds": seconds, "peak_bytes": _peak_bytes()}) + "\n")
+    sys.stdout.write(json.dumps({"seconds": seconds, "peak_bytes": _peak_bytes(), "cpu_s": time.process_time()}) + "\n")
 
 
 if __name__ == "__main__":
