@@ -108,7 +108,9 @@ def main() -> None:
     """Measure, and compare with the bars."""
     with _bench() as bench:
         rounds = [bench.measure_round() for _ in range(ROUNDS)]
-    for name, costs in zip(("first mirror", "repeated mirror", "tasks that do nothing"), zip(*rounds, strict=True), strict=False):
+    for name, costs in zip(
+        ("first mirror", "repeated mirror", "tasks that do nothing"), zip(*rounds, strict=True), strict=False
+    ):
         _print_costs(name, costs)
     first, again, empty, imports = zip(*rounds, strict=True)
     print(f"imports: CPU {format_times(list(imports))}")

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from prefect_dist.ocispec.units import size
 from tests import images
@@ -63,6 +64,14 @@ def main() -> None:
             bench.compare_memory(BIG, TINY, bar_bytes=64 * _MIB),
         ]
     sys.exit(not all(verdicts))
+
+
+class Work(NamedTuple):
+    """A measurement: seconds, peak memory in bytes, and CPU seconds of the process."""
+
+    seconds: float
+    peak_bytes: int
+    cpu_s: float
 
 
 class FetchBench:
@@ -136,18 +145,10 @@ class FetchBench:
         self._peaks[case] = work.peak_bytes
         if case.manifests == 1:
             shutil.rmtree(store)
-        return seconds
+        return work.seconds
 
     def _run_work(self, *arguments: str) -> Work:
         return run_work(self._api, *arguments)
-
-
-class Work(NamedTuple):
-    """A measurement: seconds, peak memory in bytes, and CPU seconds of the process."""
-
-    seconds: float
-    peak_bytes: int
-    cpu_s: float
 
 
 def run_work(api: str, *arguments: str) -> Work:
