@@ -48,6 +48,7 @@ bench: install peers ## Measure fetches and mirrors against floors and skopeo (d
 	$(BIN)/python -m benchmarks.direct
 	$(BIN)/python -m benchmarks.slow
 	$(BIN)/python -m benchmarks.mirror
+	$(BIN)/python -m benchmarks.cost
 
 fuzz: install ## Fuzz the parsers of untrusted input, for a minute (docs/dev/fuzzing.md).
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
