@@ -63,6 +63,13 @@ _add(
 )
 _add(RUNS, "fetch:pull", "Fetch one platform of an image, and unpack its root file system into a directory.")
 _add(RUNS, "push:push", "Upload an image from the content store to a registry: missing content first, the tag last.")
+_add(
+    RUNS,
+    "copy:copy",
+    "Copy one image, or all tags of a repository, to a registry: missing content first, each tag last.\n\n"
+    "The content passes through the content store. dist push is the short form for an image of the store.",
+    usage="Usage: dist copy [OPTIONS] SRC DST",
+)
 _add(RUNS, "mirror:mirror", "Mirror the images of a configuration to their targets: missing content first, each tag last.")
 _add(RUNS, "mirror:seed", "Copy many images to registries, each under its own repository and tag.")
 _add(RUNS, "mirror:check", "Check each mirrored tag against the lock file, with all its manifests, blobs and referrers.")

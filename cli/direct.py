@@ -12,7 +12,7 @@ from prefect_dist.mirror.resources import BlockUnreadable, NetworkParameters, No
 from prefect_dist.mirror.run_spec import RunSpec
 from prefect_dist.transfer.events import Notify
 
-_MODULES = {"mirror": "configured", "seed": "configured", "push": "copying"}
+_MODULES = {"mirror": "configured", "seed": "configured", "push": "copying", "copy": "copying"}
 
 
 def make_run(flow: str, parameters: Mapping[str, Any]) -> RunSpec:

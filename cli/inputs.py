@@ -12,6 +12,7 @@ from prefect_dist.ocispec.reference import expand
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.config import Mirror, Parser
+    from prefect_dist.mirror.run import MirrorJob
     from prefect_dist.remotes import Hosts
     from prefect_dist.storage import ContentStore
 
@@ -132,6 +133,13 @@ def make_seed_mirror(to: Sequence[str], **parameters: Any) -> "Mirror":
     from prefect_dist.mirror import config
 
     return _require_valid(lambda: config.make_seed_mirror(to, **parameters))
+
+
+def make_copy_job(source: str, target: str, **options: Any) -> "MirrorJob":
+    """Return the job that copies `source` to `target`."""
+    from prefect_dist.mirror import copying
+
+    return _require_valid(lambda: copying.make_copy_job(source, target, **options))
 
 
 def parse_images(lines: Iterable[str]) -> list[str]:

@@ -22,6 +22,7 @@ from prefect_dist.cli.options import (
     Quiet,
     Referrers,
     Retries,
+    RewriteIndex,
     RunNetworkOptions,
     Shared,
     To,
@@ -45,7 +46,6 @@ _SeedTargets = Annotated[
     list[str] | None,
     option("Target registry, with or without a path before its repositories; repeatable."),
 ]
-_RewriteIndex = Annotated[bool, option("Publish a new index that has only the selected platforms. Its digest is different.")]
 _Offline = Annotated[bool, option("Read images only from the content store; contact no source registry.")]
 
 
@@ -121,7 +121,7 @@ def seed(
     *,
     to: _SeedTargets = None,
     platform: Platforms = None,
-    rewrite_index: _RewriteIndex = False,
+    rewrite_index: RewriteIndex = False,
     referrers: Referrers = False,
     offline: _Offline = False,
     failed: Annotated[str | None, Parameter(help="Write the images that failed to this file, as input for a retry.")] = None,

@@ -71,6 +71,7 @@ Platforms = Annotated[
     list[str] | None,
     option("Platform to select from an index, such as linux/arm64; repeatable. Default: all."),
 ]
+RewriteIndex = Annotated[bool, option("Publish a new index that has only the selected platforms. Its digest is different.")]
 Image = Annotated[str, Parameter(name="REF", help="An image, such as redis:7.")]
 StoredName = Annotated[str, Parameter(name="NAME", help="A name in the content store, as dist names shows it.")]
 BlobDigest = Annotated[str, Parameter(name="DIGEST", help="A complete digest, as dist ls shows it.")]

@@ -45,6 +45,9 @@ Referrers = Annotated[
     bool,
     label("Referrers", "Include referrers (signatures, SBOMs, attestations) and digest tags"),
 ]
+RewriteIndex = Annotated[
+    bool, label("Rewrite index", "Push a new index of only these platforms, for registries that reject a sparse index")
+]
 Concurrency = Annotated[int, label("Concurrency", _TASKS, ge=1, le=MAX_CONCURRENCY)]
 ConfiguredConcurrency = Annotated[
     int | None,

@@ -16,6 +16,7 @@ from prefect_dist.flows.parameters import (
     Reached,
     Referrers,
     Retries,
+    RewriteIndex,
     StoreOptions,
     label,
     make_resources,
@@ -53,9 +54,7 @@ def seed(
             "Instead of images and targets: a configuration with a section seed: block:NAME, a path or URL, or the YAML text",
         ),
     ] = None,
-    rewrite_index: Annotated[
-        bool, label("Rewrite index", "Push a new index of only these platforms, for registries that reject a sparse index")
-    ] = False,
+    rewrite_index: RewriteIndex = False,
     referrers: Referrers = False,
     offline: Annotated[bool, label("Offline", "Read images only from the content store; contact no source registry")] = False,
     failed: Annotated[

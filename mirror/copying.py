@@ -16,12 +16,13 @@ from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.reference import expand
 
-_STORE = "store:"
+STORE = "store:"
+"""The prefix of a source that is a name in the content store."""
 
 
 def parse_store_name(source: str) -> str | None:
     """Return the name in a source `store:NAME`, or None for the source in a registry."""
-    return source.removeprefix(_STORE) if source.startswith(_STORE) else None
+    return source.removeprefix(STORE) if source.startswith(STORE) else None
 
 
 def make_push_run(
@@ -37,13 +38,44 @@ def make_push_run(
     return RunSpec(job=job, session=session, window=concurrency, retries=retries)
 
 
+def make_copy_run(
+    resources: RunResources,
+    *,
+    source: str,
+    target: str,
+    platforms: Literal["all"] | Sequence[str] = "all",
+    rewrite_index: bool,
+    referrers: bool,
+    all_tags: bool,
+    dry_run: bool,
+    concurrency: int,
+    retries: int,
+) -> RunSpec:
+    """Return the run for the parameters of the flow `copy`. A run whose source is a store name is offline.
+
+    Raises:
+        InvalidInput, Unsupported: a parameter is invalid.
+    """
+    job = make_copy_job(
+        source,
+        target,
+        platforms=() if platforms == "all" else platforms,
+        rewrite_index=rewrite_index,
+        referrers=referrers,
+        all_tags=all_tags,
+        is_dry=dry_run,
+    )
+    session = replace(resources.make_session(), offline=job.has_stored_source)
+    return RunSpec(job=job, session=session, window=concurrency, retries=retries)
+
+
 def make_push_job(name: str, target: str, *, referrers: bool) -> MirrorJob:
     """Return the job that pushes the image with a store name to the reference `target`.
 
     Raises:
         InvalidInput: the target is invalid.
     """
-    return make_copy_job(f"{_STORE}{name}", target, referrers=referrers, flow="push")
+    return make_copy_job(f"{STORE}{name}", target, referrers=referrers, flow="push")
 
 
 def make_copy_job(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prefect_dist.flows.blocks import ContentStore, MirrorConfiguration, RegistryCredentials
     from prefect_dist.flows.check import check
+    from prefect_dist.flows.copy import copy
     from prefect_dist.flows.fetch import fetch
     from prefect_dist.flows.gc import gc
     from prefect_dist.flows.mirror import mirror
@@ -92,6 +93,7 @@ __all__ = [
     "Unsupported",
     "__version__",
     "check",
+    "copy",
     "fetch",
     "gc",
     "mirror",
@@ -106,6 +108,7 @@ __all__ = [
 _MODULES = {
     "flows.blocks": ("ContentStore", "MirrorConfiguration", "RegistryCredentials"),
     "flows.check": ("check",),
+    "flows.copy": ("copy",),
     "flows.fetch": ("fetch",),
     "flows.gc": ("gc",),
     "flows.mirror": ("mirror",),

@@ -54,7 +54,7 @@ _CHAPTERS = {
     "GateSection": "gate",
     "PruneSection": "prune",
 }
-# Options of the commands for parameters of flows with other names.
+# Options of the commands for parameters of flows with other names. A key can begin with the name of one flow.
 _OPTIONS = {
     "references": "`REF…`",
     "reference": "`REF`",
@@ -68,6 +68,8 @@ _OPTIONS = {
     "dialect": "`--from`",
     "store_options": "`--store-option`",
     "network": "[see below](#network)",
+    "copy.source": "`SRC`",
+    "copy.target": "`DST`",
 }
 
 
@@ -231,7 +233,7 @@ def _flow(name: str) -> str:
     rows = [
         [
             *_parameter(key, part, is_required=key in flow.parameters.required),
-            _OPTIONS.get(key) or f"`--{key.replace('_', '-')}`",
+            _OPTIONS.get(f"{name}.{key}") or _OPTIONS.get(key) or f"`--{key.replace('_', '-')}`",
         ]
         for key, part in flow.parameters.properties.items()
     ]

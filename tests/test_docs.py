@@ -16,7 +16,7 @@ from scripts import reference
 
 TOP = Path(__file__).parents[1]
 PAGES = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").rglob("*.md"))]
-FLOWS = ("fetch", "pull", "push", "mirror", "seed", "check", "verify", "gc")
+FLOWS = ("fetch", "pull", "push", "copy", "mirror", "seed", "check", "verify", "gc")
 LAYERS = ("ocispec", "storage", "remotes", "transfer", "mirror", "tasks", "flows", "cli")
 SOURCES = [path for layer in LAYERS for path in (TOP / layer).rglob("*.py")]
 # The page, the language and the text of each block.

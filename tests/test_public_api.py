@@ -9,7 +9,7 @@ import pytest
 import prefect_dist
 from tests.source import TOP, find_imports, read_modules
 
-FLOWS = ("check", "fetch", "gc", "mirror", "pull", "push", "seed", "verify")
+FLOWS = ("check", "copy", "fetch", "gc", "mirror", "pull", "push", "seed", "verify")
 
 
 def run_python(code: str, directory: Path) -> str:
@@ -89,12 +89,13 @@ def test_an_unknown_name_raises_an_attribute_error() -> None:
 
 def test_mypy_knows_the_type_of_the_report_that_each_flow_returns(tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text("""
-from prefect_dist import RunFailed, check, fetch, gc, mirror, pull, push, seed, verify
+from prefect_dist import RunFailed, check, copy, fetch, gc, mirror, pull, push, seed, verify
 from prefect_dist import RunReport, RunSummary, __version__
 
 fetched: RunReport = fetch(["app:v1"], "store")
 pulled: RunReport = pull("app:v1", "directory", "store")
 pushed: RunReport = push("app:v1", "registry.example/app:v1", "store")
+copied: RunReport = copy("app:v1", "registry.example/app:v1", "store")
 mirrored: RunReport = mirror("mirror.yaml")
 seeded: RunReport = seed(images=["app:v1"], to=["registry.example"], store="store")
 checked: RunReport = check("mirror.yaml")
@@ -111,5 +112,5 @@ except RunFailed as failed:
     )
     errors = [line for line in done.stdout.splitlines() if "error:" in line]
     assert errors == [
-        'user.py:15: error: No overload variant of "__call__" of "Flow" matches argument type "list[str]"  [call-overload]'
+        'user.py:16: error: No overload variant of "__call__" of "Flow" matches argument type "list[str]"  [call-overload]'
     ]

@@ -19,7 +19,7 @@ from tests.peers.processes import poll_until
 
 _TIMEOUT_S = 100
 _START_S = 60
-_RUNS = {"fetch", "pull", "push", "mirror", "seed", "check", "verify", "gc"}
+_RUNS = {"fetch", "pull", "push", "copy", "mirror", "seed", "check", "verify", "gc"}
 # Packages whose modules a fork server imports.
 _WITHOUT_PREFECT = tuple(f"prefect_dist.{layer}" for layer in ("ocispec", "storage", "remotes", "transfer", "mirror", "cli"))
 _WITH_PREFECT = (*_WITHOUT_PREFECT, "prefect_dist.tasks", "prefect_dist.flows")

@@ -52,8 +52,9 @@ def written(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) ->
         run("fetch", "--referrers", "--retries", "0", name, f"{host}/app:none", code=1)
         run("pull", "--platform", "linux/amd64", other, scratch / "root")
         run("pull", "--platform", "linux/amd64", f"{host}/app:none", scratch / "none", code=1)
-        run("push", name, f"{host}/pushed:v1")
-        run("push", name, f"{host}/denied:v1", code=1)
+        for command in ("push", "copy"):
+            run(command, name, f"{host}/{command}:v1")
+            run(command, name, f"{host}/denied/{command}:v1", code=1)
         for tags in ("v1, v2", "v1"):
             config.write_text(MIRROR.replace("HOST", host).replace("TAGS", tags))
             run("mirror", config)

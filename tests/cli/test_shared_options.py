@@ -39,7 +39,7 @@ def logged_in(*arguments: str | Path) -> Result:
     return dist(*arguments, "--username", "me", "--password-stdin", stdin=PASSWORD)
 
 
-def test_a_login_is_for_the_target_of_a_mirror_seed_or_check(private: FakeRegistry, tmp_path: Path) -> None:
+def test_a_login_is_for_the_target_of_a_mirror_seed_copy_or_check(private: FakeRegistry, tmp_path: Path) -> None:
     store = "--store", tmp_path / "store"
     with FakeRegistry() as source:
         images.load(source, "app", ONE, "v1")
@@ -52,12 +52,13 @@ def test_a_login_is_for_the_target_of_a_mirror_seed_or_check(private: FakeRegist
             logged_in(*store, "mirror", config),
             logged_in(*store, "check", config),
             logged_in(*store, "seed", listed, "--to", f"{private.host}/seeded"),
+            logged_in(*store, "copy", f"{source.host}/app:v1", f"{private.host}/copied:v1"),
             dist(*store, "check", config, DIST_USERNAME="me", DIST_PASSWORD=PASSWORD.decode()),
         ]
 
     assert refused.code == 1
-    assert [result.code for result in done] == [0, 0, 0, 0], [result.err for result in done]
-    assert find_missing(private, "app", ONE, "v1") + find_missing(private, "seeded/app", ONE, "v1") == []
+    assert [result.code for result in done] == [0, 0, 0, 0, 0], [result.err for result in done]
+    assert [find_missing(private, name, ONE, "v1") for name in ("app", "seeded/app", "copied")] == [[], [], []]
 
 
 def test_a_login_is_for_the_registry_of_a_repair(private: FakeRegistry, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 from prefect_dist.mirror import direct, yamlfile
 from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.config import Mirror, make_seed_mirror, parse_mirror
-from prefect_dist.mirror.copying import make_push_job
+from prefect_dist.mirror.copying import make_copy_job, make_push_job
 from prefect_dist.mirror.direct import SilentObserver, WholeFetch, WholeMirror
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.fetch import fetch_images
@@ -220,6 +220,11 @@ def push_directly(
     """Return the report of a push on the thread pool, without Prefect. The parameters are those of the flow."""
     job = make_push_job(name, target, referrers=referrers)
     return run_directly(job, store, concurrency=concurrency, retries=retries)
+
+
+def copy_directly(store: str, source: str, target: str, *, concurrency: int = 8, retries: int = 0, **options: Any) -> RunReport:
+    """Return the report of a copy on the thread pool, without Prefect. `options` are those of `make_copy_job`."""
+    return run_directly(make_copy_job(source, target, **options), store, concurrency=concurrency, retries=retries)
 
 
 def run_directly(job: MirrorJob, store: str, *, concurrency: int = 8, retries: int = 0) -> RunReport:

@@ -19,7 +19,7 @@ from tests.peers.processes import poll_until
 from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.peers.skopeo import inspect
 
-FLOWS = ("check", "fetch", "gc", "mirror", "pull", "push", "seed", "verify")
+FLOWS = ("check", "copy", "fetch", "gc", "mirror", "pull", "push", "seed", "verify")
 SCHEDULES = {
     "mirror": {"cron": "0 3 * * *", "timezone": "Etc/UTC", "day_or": True},
     "check": {"cron": "0 6 * * 0", "timezone": "Etc/UTC", "day_or": True},

@@ -7,6 +7,7 @@ import pytest
 
 FIRST = {
     "check": ["Configuration", "Content store", "Repair"],
+    "copy": ["Source", "Target", "Content store", "Platforms"],
     "fetch": ["Images", "Content store", "Platforms"],
     "gc": ["Content store", "Grace period", "Dry run"],
     "mirror": ["Configuration", "Content store", "Dry run"],
