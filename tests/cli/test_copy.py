@@ -29,7 +29,9 @@ def test_a_copy_prints_its_target_and_a_copy_from_the_store_needs_no_source(pref
     assert copied.code == 0, copied.err
     assert copied.lines[1].split()[:4] == [name, f"{target.host}/copy:v1", "add", "added"]
     assert copied.lines[2].startswith("copy complete: 1 added, 0 changed, 0 unchanged; ")
-    assert (missing.code, f"dist: {name[:-2]}none to {target.host}/copy:none: not found" in missing.err) == (1, True), missing.err
+    assert (missing.code, f"dist: {name[:-2]}none to {target.host}/copy:none: not found" in missing.err) == (1, True), (
+        missing.err
+    )
     assert stored.code == 0, stored.err
     assert (stored.json["flow"], stored.json["targets"][0]["source"]) == ("copy", name)
 

@@ -150,6 +150,8 @@ def test_the_json_of_each_direct_run_has_the_documented_keys(registry: FakeRegis
             (0, ("fetch", name)),
             (0, ("pull", "--platform", "linux/amd64", name, tmp_path / "root")),
             (0, ("push", name, f"{target.host}/pushed:v1")),
+            (0, ("copy", name, f"{target.host}/copied:v1")),
+            (0, ("copy", f"store:{name}", f"{target.host}/stored:v1")),
             (3, ("mirror", config)),
             (0, ("mirror", "--dry-run", config)),
             (0, ("seed", listed, "--to", f"{target.host}/seeded")),
