@@ -81,7 +81,8 @@ class Server:
         if not self._idle_s:
             threading.Thread(target=_wait_for_end_of_input, args=(loop, self._gate.stop), daemon=True).start()
         watch = asyncio.create_task(self._watch())
-        await self._uvicorn.serve(sockets=[self._listening])
+        with contextlib.suppress(SystemExit):  # uvicorn raises SystemExit if Prefect does not start
+            await self._uvicorn.serve(sockets=[self._listening])
         watch.cancel()
         if (state := local_state.read_state(self._home)) is not None and state.secret == self._secret:
             local_state.remove_state(self._home)
@@ -92,6 +93,7 @@ class Server:
     async def _watch(self) -> None:
         """Make uvicorn exit as soon as there is a reason."""
         await self._gate.started.wait()
+        self._gate.usage.restart_clock()
         gc.freeze()
         gc.enable()
         self._identity = _identify(self._database)

@@ -53,7 +53,7 @@ class Usage:
             yield
         finally:
             self.open -= 1
-            self._last = time.monotonic()
+            self.restart_clock()
 
     @contextlib.contextmanager
     def count_lease(self) -> Iterator[None]:
@@ -63,7 +63,11 @@ class Usage:
             yield
         finally:
             self.leases -= 1
-            self._last = time.monotonic()
+            self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Count the idle time from now on."""
+        self._last = time.monotonic()
 
     def measure_idle(self) -> float:
         """Return the seconds since the last request or lease ended, or 0 while one is open."""

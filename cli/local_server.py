@@ -49,6 +49,7 @@ class LocalServer:
             self._lock.close()
         except (NoAnswer, NotOurs) as exc:
             local_process.kill(self._state)
+            local_state.remove_state(self._home)
             reason = local_process.read_last_line(self._home) or str(exc)
             log = local_state.log_path(self._home)
             raise Unavailable(f"local Prefect server: did not start: {reason} (log: {log})") from exc
