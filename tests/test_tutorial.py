@@ -49,17 +49,17 @@ def test_the_commands_of_the_tutorial_first_mirror_publish_the_selected_tags(tmp
             script = script.replace(name, host)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DIST_", "XDG_"))}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=tmp_path,
-            env=kept | {"HOME": str(tmp_path), "PATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        env = kept | {"HOME": str(tmp_path), "PATH": path}
+        argv = ["bash", "-euo", "pipefail", "-c", script]
+        try:
+            done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        finally:  # the local Prefect server of the commands would stay for ten minutes
+            stop = ["bash", "-c", "dist server stop"]
+            stopped = subprocess.run(stop, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         published = {request.path.rpartition("/")[2] for request in target.requests() if request.method == "PUT"}
 
     assert done.returncode == 0, (done.stdout, done.stderr)
+    assert (stopped.returncode, stopped.stdout) == (0, "stopped\n")
     assert published >= {"3.21.5", "3.21.6", "3.22.0", "3.22.1"}
     assert not published & {"3.20.9", "edge"}
     assert not (tmp_path / "first-mirror").exists()

@@ -65,6 +65,11 @@ def dist(*arguments: str | Path, stdin: bytes = b"", file_limit_bytes: int | Non
     return _fork([str(argument) for argument in arguments], variables, stdin)
 
 
+def dist_direct(*arguments: str | Path, stdin: bytes = b"", **environment: str | None) -> Result:
+    """Run `dist` with --direct to its end: the same run without Prefect, for tests of other subjects than Prefect."""
+    return dist(*arguments, "--direct", stdin=stdin, file_limit_bytes=None, **environment)
+
+
 def _fork(arguments: list[str], variables: Mapping[str, str], stdin: bytes) -> Result:
     # Prefect reads its settings when it is imported, so a fork server with Prefect serves one set of them.
     settings = {key: value for key, value in variables.items() if key.startswith("PREFECT_")}

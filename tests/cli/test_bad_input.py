@@ -10,11 +10,10 @@ import pytest
 
 from prefect_dist.storage import open_store
 from tests import images
-from tests.cli.dist import Result, command, dist
+from tests.cli.dist import Result, command, dist, dist_direct
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Answer, Fault, Flip, Lengthen, Replace, Shorten
 from tests.fakes.registry import FakeRegistry
-from tests.peers.prefect import PrefectServer
 from tests.peers.processes import free_port
 from tests.peers.tls import self_signed
 
@@ -31,10 +30,9 @@ def fake() -> Iterator[FakeRegistry]:
 
 
 @pytest.fixture
-def fetch(prefect: PrefectServer, tmp_path: Path) -> Callable[[str], Result]:
+def fetch(tmp_path: Path) -> Callable[[str], Result]:
     def run(reference: str) -> Result:
-        assert prefect.url
-        return dist("--store", tmp_path / "store", "--output", "json", "fetch", "--retries", "0", reference)
+        return dist_direct("--store", tmp_path / "store", "--output", "json", "fetch", "--retries", "0", reference)
 
     return run
 
@@ -266,14 +264,11 @@ def test_a_read_only_store_is_refused_before_prefect_starts(fake: FakeRegistry, 
     assert not home.exists()
 
 
-def test_a_full_store_keeps_its_blobs_and_the_next_run_resumes(
-    fake: FakeRegistry, prefect: PrefectServer, tmp_path: Path
-) -> None:
-    assert prefect.url
+def test_a_full_store_keeps_its_blobs_and_the_next_run_resumes(fake: FakeRegistry, tmp_path: Path) -> None:
     big = images.image(310, layers=1, layer_bytes=6_000_000)
     layer = list(big.blobs)[-1]
     images.load(fake, "big", big, "v1")
-    arguments = ("--store", tmp_path, "--output", "json", "fetch", "--retries", "0", f"{fake.host}/big:v1")
+    arguments = ("--store", tmp_path, "--output", "json", "fetch", "--direct", "--retries", "0", f"{fake.host}/big:v1")
 
     full = dist(*arguments, file_limit_bytes=4_000_000)
 

@@ -15,7 +15,7 @@ import pytest
 
 from prefect_dist.storage import open_store
 from tests import images
-from tests.cli.dist import command, dist
+from tests.cli.dist import command, dist, dist_direct
 from tests.fakes.faults import Answer, Fault, Stall
 from tests.fakes.registry import FakeRegistry
 from tests.peers import skopeo
@@ -264,14 +264,13 @@ def test_a_run_that_waits_for_slots_reports_the_wait_and_stops_at_a_signal(prefe
     ]
 
 
-def test_a_wait_for_a_rate_limited_registry_is_logged(prefect: PrefectServer, tmp_path: Path) -> None:
-    assert prefect.url
+def test_a_wait_for_a_rate_limited_registry_is_logged(tmp_path: Path) -> None:
     image = images.image(402, layers=2)
     with FakeRegistry() as registry:
         images.load(registry, "app", image, "v1")
         registry.inject(Fault(method="HEAD", action=Answer(429, (("Retry-After", "2"),))))
         fetch = ("fetch", "--retries", "0", f"{registry.host}/app:v1")
-        result = dist("--store", tmp_path / "store", *fetch, COLUMNS="20")  # the width matters only for terminals
+        result = dist_direct("--store", tmp_path / "store", *fetch, COLUMNS="20")  # the width matters only for terminals
     assert result.code == 0, result.err
     (line,) = [line for line in result.err.splitlines() if "rate-limited" in line]
     found = re.fullmatch(rf"{registry.host}: rate-limited; requests pause for 2\.0 s, until ([-0-9: ]+) UTC", line)
@@ -280,8 +279,7 @@ def test_a_wait_for_a_rate_limited_registry_is_logged(prefect: PrefectServer, tm
     assert timedelta(0) <= datetime.now(UTC) - until < timedelta(minutes=5)
 
 
-def test_a_layer_is_fetched_from_its_urls(prefect: PrefectServer, tmp_path: Path) -> None:
-    assert prefect.url
+def test_a_layer_is_fetched_from_its_urls(tmp_path: Path) -> None:
     image = images.image(401, layers=2)
     with FakeRegistry() as registry, FakeRegistry() as elsewhere:
         document = json.loads(image.manifests[-1].raw)
@@ -296,7 +294,7 @@ def test_a_layer_is_fetched_from_its_urls(prefect: PrefectServer, tmp_path: Path
         hosts.write_text(f'registries: {{"{elsewhere.host}": {{}}}}')
         fetch = ("--store", tmp_path / "store", "--output", "json", "fetch", f"{registry.host}/app:v1")
 
-        refused = dist(*fetch, "--retries", "0")
+        refused = dist_direct(*fetch, "--retries", "0")
 
         assert refused.code == 1
         (error,) = refused.json["errors"]
@@ -304,7 +302,7 @@ def test_a_layer_is_fetched_from_its_urls(prefect: PrefectServer, tmp_path: Path
         assert "127.0.0.1 is a loopback address; to allow it, add " in error["message"]
         assert elsewhere.requests == []
 
-        fetched = dist(*fetch, "--hosts", hosts)
+        fetched = dist_direct(*fetch, "--hosts", hosts)
 
         assert fetched.code == 0, fetched.err
         assert len(elsewhere.requests) == 1

@@ -4,22 +4,15 @@ import json
 from pathlib import Path
 
 import httpx
-import pytest
 
 from prefect_dist.mirror.config import load
 from tests import images
-from tests.cli.dist import dist
+from tests.cli.dist import dist_direct
 from tests.fakes.access import Basic
 from tests.fakes.registry import FakeRegistry
-from tests.peers.prefect import PrefectServer
 from tests.peers.tls import self_signed
 
 IMAGE = images.image(1280, layers=1)
-
-
-@pytest.fixture(autouse=True)
-def _api(prefect: PrefectServer) -> None:
-    assert prefect.url
 
 
 def failure(tmp_path: Path, source: FakeRegistry, **said: object) -> str:
@@ -28,7 +21,7 @@ def failure(tmp_path: Path, source: FakeRegistry, **said: object) -> str:
     path = tmp_path / "mirror.yaml"
     lines = [f'"{key}": {json.dumps(value)}' for key, value in {**said, "store": "store", "sync": [entry]}.items()]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    result = dist("mirror", "--quiet", "--dry-run", "--retries", "0", path)
+    result = dist_direct("mirror", "--quiet", "--dry-run", "--retries", "0", path)
     assert result.code == 1
     assert " --" not in result.err
     return result.err.replace(str(path), "FILE")
@@ -65,7 +58,7 @@ def test_the_remedy_for_missing_credentials_names_the_configuration(tmp_path: Pa
             ({"creds": [{"registry": "a.example"}]}, "set user and pass in creds of"),
         ):
             path.write_text(json.dumps({"store": "store", "sync": [entry], **said}))
-            assert f"; {way} {path}, " in dist("mirror", "--dry-run", "--retries", "0", path).err
+            assert f"; {way} {path}, " in dist_direct("mirror", "--dry-run", "--retries", "0", path).err
 
 
 def test_remedies_without_a_configuration_name_options(tmp_path: Path) -> None:
@@ -74,5 +67,5 @@ def test_remedies_without_a_configuration_name_options(tmp_path: Path) -> None:
         hosts.write_text(f"registries: {{{source.host}: {{tls: enabled}}}}\n")
         listed.write_text(f"{source.host}/app:v1\n")
         seed = "--store", tmp_path / "store", "seed", listed, "--to", "127.0.0.1:1", "--hosts", hosts, "--dry-run"
-        message = dist(*seed, "--retries", "0").err
+        message = dist_direct(*seed, "--retries", "0").err
     assert f"add its CA with --ca-file, or skip verification with --insecure {source.host}" in message

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests import images
-from tests.cli.dist import dist
+from tests.cli.dist import dist, dist_direct
 from tests.fakes.access import Basic
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import find_missing
@@ -58,12 +58,11 @@ def test_a_dry_run_then_its_run(prefect: PrefectServer, tmp_path: Path) -> None:
         assert not [text for text in (dry.out, dry.err, done.out, done.err) if SECRET in str(text)]
 
 
-def test_the_store_option_overrides_the_configuration(prefect: PrefectServer, tmp_path: Path) -> None:
-    assert prefect.url
+def test_the_store_option_overrides_the_configuration(tmp_path: Path) -> None:
     with FakeRegistry() as source, FakeRegistry() as target:
         images.load(source, "app", ONE, "v1")
         entry = {"type": "image", "source": f"{source.host}/app:v1", "target": f"{target.host}/copy:v1"}
-        done = dist("--store", tmp_path / "other", "mirror", config(tmp_path, entry))
+        done = dist_direct("--store", tmp_path / "other", "mirror", config(tmp_path, entry))
     assert done.code == 0, done.err
     assert (tmp_path / "other" / "oci-layout").exists()
     assert not (tmp_path / "store").exists()
@@ -101,11 +100,11 @@ def test_a_veto_exits_with_3_unless_another_image_failed(prefect: PrefectServer,
             for name in ("app", "bad", "none")
         )
 
-        vetoed = dist("--output", "json", "mirror", config(tmp_path, app, bad))
+        vetoed = dist_direct("--output", "json", "mirror", config(tmp_path, app, bad))
         said = dist("mirror", config(tmp_path, app, bad))
-        quiet = dist("mirror", "--quiet", config(tmp_path, app, bad))
-        failed = dist("--output", "json", "mirror", "--retries", "0", config(tmp_path, app, bad, none))
-        passed = dist("mirror", config(tmp_path, app))
+        quiet = dist_direct("mirror", "--quiet", config(tmp_path, app, bad))
+        failed = dist_direct("--output", "json", "mirror", "--retries", "0", config(tmp_path, app, bad, none))
+        passed = dist_direct("mirror", config(tmp_path, app))
 
         assert (vetoed.code, vetoed.json["status"], vetoed.json["errors"]) == (3, "vetoed", [])
         assert [one["outcome"] for one in vetoed.json["targets"]] == ["added", "vetoed"]
@@ -120,14 +119,13 @@ def test_a_veto_exits_with_3_unless_another_image_failed(prefect: PrefectServer,
         assert target.manifest("bad", "v1") is None
 
 
-def test_check_of_a_mirror_with_a_file_of_skopeo(prefect: PrefectServer, tmp_path: Path) -> None:
-    assert prefect.url
+def test_check_of_a_mirror_with_a_file_of_skopeo(tmp_path: Path) -> None:
     with FakeRegistry() as source, FakeRegistry() as target:
         images.load(source, "app", ONE, "v1")
         path = tmp_path / "sync.yaml"
         path.write_text(json.dumps({source.host: {"images": {"app": ["v1"]}}}))
         form = ("--from", "skopeo", "--to", target.host)
-        done = dist("--store", tmp_path / "store", "mirror", path, *form)
+        done = dist_direct("--store", tmp_path / "store", "mirror", path, *form)
         assert done.code == 0, done.err
-        found = dist("--store", tmp_path / "store", "--output", "json", "check", path, *form)
+        found = dist_direct("--store", tmp_path / "store", "--output", "json", "check", path, *form)
     assert (found.code, found.json["status"], found.json["counts"]["ok"]) == (0, "complete", 1)

@@ -7,17 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests import images
-from tests.cli.dist import dist
+from tests.cli.dist import dist, dist_direct
 from tests.fakes.access import Basic
 from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer
 
 BUILT = {name: images.image(1240 + number, layers=2) for number, name in enumerate("abc")}
-
-
-@pytest.fixture(autouse=True)
-def _api(prefect: PrefectServer) -> None:
-    assert prefect.url
 
 
 @pytest.fixture
@@ -34,12 +29,12 @@ def test_a_wrong_password_is_reported_once_with_all_its_images(tmp_path: Path) -
         for name, built in BUILT.items():
             images.load(source, name, built, "v1")
         fetch = "--store", tmp_path / "store", "fetch", "--retries", "0"
-        fetched = dist(*fetch, *names, DIST_USERNAME="me", DIST_PASSWORD="wrong")
+        fetched = dist_direct(*fetch, *names, DIST_USERNAME="me", DIST_PASSWORD="wrong")
         sync = [{"type": "image", "source": name, "target": f"{target.host}/{name.partition('/')[2]}"} for name in names]
         config = tmp_path / "mirror.yaml"
         said = {"store": "store", "registries": {source.host: {"user": "me", "pass": "wrong"}}, "sync": sync}
         config.write_text(json.dumps(said))
-        mirrored = dist("mirror", "--retries", "0", config)
+        mirrored = dist_direct("mirror", "--retries", "0", config)
 
     hit = {fetched: names, mirrored: [f"{one['source']} to {one['target']}" for one in sync]}
     for result, objects in hit.items():
@@ -51,7 +46,10 @@ def test_a_wrong_password_is_reported_once_with_all_its_images(tmp_path: Path) -
         assert [one, two, three] == [f"    {name}" for name in objects]
 
 
-def test_progress_has_a_line_per_image_and_no_line_per_descriptor(source: FakeRegistry, tmp_path: Path) -> None:
+def test_progress_has_a_line_per_image_and_no_line_per_descriptor(
+    source: FakeRegistry, prefect: PrefectServer, tmp_path: Path
+) -> None:
+    assert prefect.url
     names = [f"{source.host}/{name}:v1" for name in BUILT]
     result = dist("--store", tmp_path / "store", "fetch", *names)
     assert result.code == 0
@@ -63,13 +61,14 @@ def test_progress_has_a_line_per_image_and_no_line_per_descriptor(source: FakeRe
 def test_the_line_of_a_mirrored_image_names_its_targets(source: FakeRegistry, tmp_path: Path) -> None:
     (tmp_path / "all.txt").write_text(f"{source.host}/a:v1\n")
     with FakeRegistry() as target:
-        result = dist("--store", tmp_path / "store", "seed", tmp_path / "all.txt", "--to", target.host)
+        result = dist_direct("--store", tmp_path / "store", "seed", tmp_path / "all.txt", "--to", target.host)
         assert result.err.splitlines()[-1] == (
             f"{source.host}/a:v1 complete: 3 fetched, 1 existed, published at {target.host}/a:v1"
         )
 
 
-def test_quiet_prints_only_the_summary_and_the_failures(source: FakeRegistry, tmp_path: Path) -> None:
+def test_quiet_prints_only_the_summary_and_the_failures(source: FakeRegistry, prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
     store = "--store", tmp_path / "store"
     done = dist(*store, "fetch", "--quiet", f"{source.host}/a:v1")
     failed = dist(*store, "fetch", "-q", "--retries", "0", f"{source.host}/a:v1", f"{source.host}/a:none")
@@ -87,7 +86,7 @@ def test_a_run_lists_orphaned_tags_and_removed_tags(source: FakeRegistry, tmp_pa
     def mirror(*wanted: str, **said: object) -> list[list[str]]:
         entry = {"source": f"{source.host}/a", "target": f"{target.host}/a", "type": "repository"}
         config.write_text(json.dumps({"store": "store", "sync": [entry | {"tags": {"allow": wanted}} | said]}))
-        result = dist("mirror", config)
+        result = dist_direct("mirror", config)
         assert result.code == 0, result.err
         return [line.split() for line in result.lines if f"{target.host}/a:v2" in line]
 

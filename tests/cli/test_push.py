@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests import images
-from tests.cli.dist import dist
+from tests.cli.dist import dist, dist_direct
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
 from tests.peers.registry import CncfRegistry
@@ -14,15 +14,15 @@ IMAGE = images.image(620, layers=2)
 
 
 @pytest.fixture
-def store(tmp_path: Path, registry: CncfRegistry, prefect: PrefectServer) -> Path:
-    assert prefect.url
+def store(tmp_path: Path, registry: CncfRegistry) -> Path:
     images.push(registry.host, "cli/source", IMAGE, "v1")
     store = tmp_path / "store"
-    assert dist("--store", store, "fetch", f"{registry.host}/cli/source:v1").code == 0
+    assert dist_direct("--store", store, "fetch", f"{registry.host}/cli/source:v1").code == 0
     return store
 
 
-def test_push_from_the_store_to_another_repository(store: Path, registry: CncfRegistry) -> None:
+def test_push_from_the_store_to_another_repository(store: Path, registry: CncfRegistry, prefect: PrefectServer) -> None:
+    assert prefect.url
     source, target = f"{registry.host}/cli/source:v1", f"{registry.host}/cli/target:v2"
     result = dist("--store", store, "--output", "json", "push", source, target)
     assert result.code == 0, result.err
@@ -42,7 +42,7 @@ def test_push_from_the_store_to_another_repository(store: Path, registry: CncfRe
 
 
 def test_push_prints_its_outcome(store: Path, registry: CncfRegistry) -> None:
-    result = dist("--store", store, "push", f"{registry.host}/cli/source:v1", f"{registry.host}/cli/reported")
+    result = dist_direct("--store", store, "push", f"{registry.host}/cli/source:v1", f"{registry.host}/cli/reported")
     assert result.code == 0, result.err
     assert result.lines[0].split()[:4] == ["IMAGE", "TARGET", "ACTION", "OUTCOME"]
     assert result.lines[1].split()[1:4] == [f"{registry.host}/cli/reported:latest", "add", "added"]
@@ -51,7 +51,7 @@ def test_push_prints_its_outcome(store: Path, registry: CncfRegistry) -> None:
 
 
 def test_push_of_a_missing_name_fails(store: Path, registry: CncfRegistry) -> None:
-    result = dist("--store", store, "push", "none", f"{registry.host}/cli/x")
+    result = dist_direct("--store", store, "push", "none", f"{registry.host}/cli/x")
     assert (result.code, "not in the store; dist names lists all names" in result.line) == (1, True), result.err
 
 

@@ -6,9 +6,8 @@ import pytest
 
 from prefect_dist.storage import open_store
 from tests import images
-from tests.cli.dist import dist
+from tests.cli.dist import dist_direct
 from tests.peers import skopeo
-from tests.peers.prefect import PrefectServer
 from tests.peers.registry import cncf_registry
 from tests.peers.tls import client_certificate, self_signed
 from tests.peers.token_server import PASSWORD, USER, TokenServer
@@ -20,8 +19,7 @@ LEEWAY_S = 60
 
 
 @pytest.mark.parametrize("demanding", [False, True], ids=["server", "client too"])
-def test_fetch_and_push_over_tls(prefect: PrefectServer, tmp_path: Path, *, demanding: bool) -> None:
-    assert prefect.url
+def test_fetch_and_push_over_tls(tmp_path: Path, *, demanding: bool) -> None:
     self_signed(tmp_path)
     client = client_certificate(tmp_path) if demanding else None
     content, store, hosts = tmp_path / "registry", tmp_path / "store", tmp_path / "hosts.yaml"
@@ -34,10 +32,12 @@ def test_fetch_and_push_over_tls(prefect: PrefectServer, tmp_path: Path, *, dema
         source, target = f"{secure.host}/app:v1", f"{secure.host}/pushed:v2"
         trusted = ("--ca-file", tmp_path / "cert.pem", "--hosts", shown)
 
-        fetched = dist("--store", store, "fetch", *trusted, source)
-        pushed = dist("--store", store, "push", *trusted, source, target)
-        unknown = dist("--store", store, "fetch", "--retries", "0", "--hosts", shown, source)
-        bare = dist("--store", store, "fetch", "--retries", "0", "--ca-file", tmp_path / "cert.pem", "--hosts", hosts, source)
+        fetched = dist_direct("--store", store, "fetch", *trusted, source)
+        pushed = dist_direct("--store", store, "push", *trusted, source, target)
+        unknown = dist_direct("--store", store, "fetch", "--retries", "0", "--hosts", shown, source)
+        bare = dist_direct(
+            "--store", store, "fetch", "--retries", "0", "--ca-file", tmp_path / "cert.pem", "--hosts", hosts, source
+        )
 
         statuses = {one.status for one in secure.requests(at_least=10)}
     assert (fetched.code, pushed.code) == (0, 0), fetched.err + pushed.err
@@ -50,9 +50,8 @@ def test_fetch_and_push_over_tls(prefect: PrefectServer, tmp_path: Path, *, dema
         assert skopeo.raw(f"docker://{plain.host}/pushed:v2") == IMAGE.manifests[-1].raw
 
 
-def test_a_token_that_expires_during_a_run_is_replaced(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_a_token_that_expires_during_a_run_is_replaced(tmp_path: Path) -> None:
     """The requests, two per second and one after the other, take longer than the life of a token, on any machine."""
-    assert prefect.url
     with cncf_registry(tmp_path / "registry") as plain:
         images.push(plain.host, "team/app", MANY, "v1")
     with TokenServer(tmp_path) as tokens, cncf_registry(tmp_path / "registry", tokens=tokens) as guarded:
@@ -61,7 +60,7 @@ def test_a_token_that_expires_during_a_run_is_replaced(prefect: PrefectServer, t
         hosts.write_text(f"registries:\n  {guarded.host}:\n    reqPerSec: 2\n")
         arguments = ("--hosts", hosts, "--concurrency", "1", "--retries", "0", f"{guarded.host}/team/app:v1")
 
-        result = dist("--store", tmp_path / "store", "fetch", *arguments, DIST_USERNAME=USER, DIST_PASSWORD=PASSWORD)
+        result = dist_direct("--store", tmp_path / "store", "fetch", *arguments, DIST_USERNAME=USER, DIST_PASSWORD=PASSWORD)
 
         statuses = [one.status for one in guarded.requests(at_least=len(MANY.descriptors) + 2)]
     assert result.code == 0, result.err

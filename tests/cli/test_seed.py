@@ -8,11 +8,10 @@ import pytest
 
 from prefect_dist.storage import open_store
 from tests import images
-from tests.cli.dist import dist
+from tests.cli.dist import dist, dist_direct
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import find_missing
-from tests.peers.prefect import PrefectServer
 from tests.storage.archives import put
 
 ONE, TWO = images.image(1210, layers=1), images.image(1211, layers=1)
@@ -27,14 +26,13 @@ def source() -> Iterator[FakeRegistry]:
         yield source
 
 
-def test_an_offline_seed_copies_a_list_to_each_registry(prefect: PrefectServer, tmp_path: Path) -> None:
-    assert prefect.url
+def test_an_offline_seed_copies_a_list_to_each_registry(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     put(store, ONE, "docker.io/library/one:latest")
     put(store, TWO, "ghcr.io/a/two:2")
     listed = b"# what the site needs\n\none   # a short name\nghcr.io/a/two:2\n"
     with FakeRegistry() as target, FakeRegistry() as other:
-        result = dist(
+        result = dist_direct(
             *("--store", store.url, "--output", "json", "seed", "-", "--offline"),
             *("--to", target.host, "--to", f"{other.host}/edge/site"),
             stdin=listed,
@@ -50,16 +48,15 @@ def test_an_offline_seed_copies_a_list_to_each_registry(prefect: PrefectServer, 
         assert find_missing(target, "library/one", ONE, "latest") + find_missing(other, "edge/site/a/two", TWO, "2") == []
 
 
-def test_failed_images_are_a_list_for_the_next_run(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
-    assert prefect.url
+def test_failed_images_are_a_list_for_the_next_run(source: FakeRegistry, tmp_path: Path) -> None:
     (tmp_path / "all.txt").write_text(f"{source.host}/team/one:v1\n{source.host}/two:v1\n")
     failed = tmp_path / "failed.txt"
     with FakeRegistry() as target:
         target.inject(Fault(method="PUT", path=".*/two/manifests/v1", action=Answer(403)))
         run = "--store", tmp_path / "store", "seed"
-        first = dist(*run, tmp_path / "all.txt", "--to", target.host, "--failed", failed, "--retries", "0")
+        first = dist_direct(*run, tmp_path / "all.txt", "--to", target.host, "--failed", failed, "--retries", "0")
         listed = failed.read_text()
-        second = dist(*run, failed, "--to", target.host, "--failed", failed)
+        second = dist_direct(*run, failed, "--to", target.host, "--failed", failed)
 
         assert (first.code, second.code) == (1, 0), second.err
         assert listed == f"{source.host}/two:v1\n"
@@ -68,24 +65,20 @@ def test_failed_images_are_a_list_for_the_next_run(prefect: PrefectServer, sourc
         assert find_missing(target, "team/one", ONE, "v1") + find_missing(target, "two", TWO, "v1") == []
 
 
-def test_a_vetoed_image_is_not_on_the_list_of_failed_images(
-    prefect: PrefectServer, source: FakeRegistry, tmp_path: Path
-) -> None:
-    assert prefect.url
+def test_a_vetoed_image_is_not_on_the_list_of_failed_images(source: FakeRegistry, tmp_path: Path) -> None:
     failed, seeding = tmp_path / "failed.txt", tmp_path / "seeding.yaml"
     with FakeRegistry() as target:
         gate = {"command": ["sh", "-c", 'test "${DIST_REFERENCE##*/}" != two:v1']}
         section = {"images": [f"{source.host}/team/one:v1", f"{source.host}/two:v1"], "to": target.host}
         seeding.write_text(json.dumps({"store": "store", "defaults": {"gate": gate}, "seed": section}))
-        result = dist("seed", seeding, "--failed", failed)
+        result = dist_direct("seed", seeding, "--failed", failed)
 
         assert (result.code, failed.read_text()) == (3, ""), result.err
         assert find_missing(target, "team/one", ONE, "v1") == []
         assert target.manifest("two", "v1") is None
 
 
-def test_a_seed_section_is_locked_checked_and_repaired(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
-    assert prefect.url
+def test_a_seed_section_is_locked_checked_and_repaired(source: FakeRegistry, tmp_path: Path) -> None:
     config = tmp_path / "site.yaml"
     layer = list(ONE.blobs)[-1]
     with FakeRegistry() as target:
@@ -93,13 +86,13 @@ def test_a_seed_section_is_locked_checked_and_repaired(prefect: PrefectServer, s
             f"store: store\nseed:\n  images: ['{source.host}/team/one:v1']\n  list: more.txt\n  to: {target.host}/edge\n"
         )
         (tmp_path / "more.txt").write_text(f"{source.host}/two:v1\n")
-        unlocked = dist("check", config)
-        seeded = dist("seed", config)
+        unlocked = dist_direct("check", config)
+        seeded = dist_direct("seed", config)
         locked = json.loads((tmp_path / "site.lock.json").read_text())["images"]
-        right = dist("check", config)
+        right = dist_direct("check", config)
         target.lose("edge/team/one", layer)
-        damaged = dist("--output", "json", "check", config)
-        repaired = dist("check", config, "--repair")
+        damaged = dist_direct("--output", "json", "check", config)
+        repaired = dist_direct("check", config, "--repair")
         assert find_missing(target, "edge/team/one", ONE, "v1") == []
 
     assert (unlocked.code, "run mirror or seed first" in unlocked.err) == (1, True)
@@ -112,13 +105,12 @@ def test_a_seed_section_is_locked_checked_and_repaired(prefect: PrefectServer, s
     assert any(line.startswith(name) and " repaired " in line for line in repaired.lines)
 
 
-def test_an_unwritable_list_of_failed_images_is_reported(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
-    assert prefect.url
+def test_an_unwritable_list_of_failed_images_is_reported(source: FakeRegistry, tmp_path: Path) -> None:
     (tmp_path / "all.txt").write_text(f"{source.host}/two:v1\n")
     (tmp_path / "file").touch()
     with FakeRegistry() as target:
         failed = tmp_path / "file" / "failed.txt"
-        result = dist(
+        result = dist_direct(
             *("--store", tmp_path / "store", "--output", "json"),
             *("seed", tmp_path / "all.txt", "--to", target.host, "--failed", failed),
         )
@@ -168,20 +160,17 @@ def test_a_wrong_target_registry_is_named(tmp_path: Path) -> None:
         assert (result.code, f"seed.to[1]: {place!r}: " in result.line) == (2, True), result.err
 
 
-def test_a_list_with_a_lock_file_can_be_checked_and_repaired(
-    prefect: PrefectServer, source: FakeRegistry, tmp_path: Path
-) -> None:
-    assert prefect.url
+def test_a_list_with_a_lock_file_can_be_checked_and_repaired(source: FakeRegistry, tmp_path: Path) -> None:
     listed, lock, store = tmp_path / "all.txt", tmp_path / "site.lock.json", ("--store", tmp_path / "store")
     listed.write_text(f"{source.host}/team/one:v1\n{source.host}/two:v1\n")
     layer = list(ONE.blobs)[-1]
     with FakeRegistry() as target:
-        seeded = dist(*store, "seed", listed, "--to", target.host, "--lock", lock)
-        right = dist(*store, "--output", "json", "check", lock)
+        seeded = dist_direct(*store, "seed", listed, "--to", target.host, "--lock", lock)
+        right = dist_direct(*store, "--output", "json", "check", lock)
         target.lose("team/one", layer)
-        damaged = dist(*store, "check", lock)
-        without_store = dist("check", lock, DIST_STORE=None, XDG_DATA_HOME=str(tmp_path))
-        repaired = dist(*store, "check", lock, "--repair")
+        damaged = dist_direct(*store, "check", lock)
+        without_store = dist_direct("check", lock, DIST_STORE=None, XDG_DATA_HOME=str(tmp_path))
+        repaired = dist_direct(*store, "check", lock, "--repair")
         assert find_missing(target, "team/one", ONE, "v1") == []
 
     assert [result.code for result in (seeded, right, damaged, repaired)] == [0, 0, 1, 0], repaired.err

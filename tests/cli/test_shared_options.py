@@ -9,7 +9,7 @@ import pytest
 from prefect_dist.ocispec import Digest, Platform
 from prefect_dist.storage import open_store
 from tests import images
-from tests.cli.dist import Result, dist
+from tests.cli.dist import Result, dist, dist_direct
 from tests.fakes.access import Basic
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import find_missing
@@ -23,11 +23,6 @@ BILL = images.artifact(1262, subject=ONE)
 PASSWORD = b"hunter2"
 
 
-@pytest.fixture(autouse=True)
-def _api(prefect: PrefectServer) -> None:
-    assert prefect.url
-
-
 @pytest.fixture
 def private() -> Iterator[FakeRegistry]:
     """A registry that requires a password for each request."""
@@ -39,7 +34,10 @@ def logged_in(*arguments: str | Path) -> Result:
     return dist(*arguments, "--username", "me", "--password-stdin", stdin=PASSWORD)
 
 
-def test_a_login_is_for_the_target_of_a_mirror_seed_copy_or_check(private: FakeRegistry, tmp_path: Path) -> None:
+def test_a_login_is_for_the_target_of_a_mirror_seed_copy_or_check(
+    private: FakeRegistry, prefect: PrefectServer, tmp_path: Path
+) -> None:
+    assert prefect.url
     store = "--store", tmp_path / "store"
     with FakeRegistry() as source:
         images.load(source, "app", ONE, "v1")
@@ -47,13 +45,13 @@ def test_a_login_is_for_the_target_of_a_mirror_seed_copy_or_check(private: FakeR
         entry = {"type": "image", "source": f"{source.host}/app:v1", "target": f"{private.host}/app:v1"}
         config.write_text(json.dumps({"sync": [entry]}))
         listed.write_text(f"{source.host}/app:v1\n")
-        refused = dist(*store, "mirror", "--retries", "0", config)
+        refused = dist_direct(*store, "mirror", "--retries", "0", config)
         done = [
             logged_in(*store, "mirror", config),
-            logged_in(*store, "check", config),
-            logged_in(*store, "seed", listed, "--to", f"{private.host}/seeded"),
-            logged_in(*store, "copy", f"{source.host}/app:v1", f"{private.host}/copied:v1"),
-            dist(*store, "check", config, DIST_USERNAME="me", DIST_PASSWORD=PASSWORD.decode()),
+            logged_in(*store, "check", config, "--direct"),
+            logged_in(*store, "seed", listed, "--to", f"{private.host}/seeded", "--direct"),
+            logged_in(*store, "copy", f"{source.host}/app:v1", f"{private.host}/copied:v1", "--direct"),
+            dist_direct(*store, "check", config, DIST_USERNAME="me", DIST_PASSWORD=PASSWORD.decode()),
         ]
 
     assert refused.code == 1
@@ -61,11 +59,12 @@ def test_a_login_is_for_the_target_of_a_mirror_seed_copy_or_check(private: FakeR
     assert [find_missing(private, name, ONE, "v1") for name in ("app", "seeded/app", "copied")] == [[], [], []]
 
 
-def test_a_login_is_for_the_registry_of_a_repair(private: FakeRegistry, tmp_path: Path) -> None:
+def test_a_login_is_for_the_registry_of_a_repair(private: FakeRegistry, prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
     images.load(private, "app", ONE, "v1")
     name = f"{private.host}/app:v1"
     store = "--store", tmp_path / "store"
-    assert logged_in(*store, "fetch", name).code == 0
+    assert logged_in(*store, "fetch", name, "--direct").code == 0
     blob = list(ONE.blobs)[-1]
     (tmp_path / "store" / "blobs" / blob.replace(":", "/")).unlink()
 
@@ -81,7 +80,7 @@ def test_a_login_for_several_targets_is_refused_and_ignored_in_the_environment(t
         (tmp_path / "all.txt").write_text(f"{source.host}/app:v1\n")
         seed = "--store", tmp_path / "store", "seed", tmp_path / "all.txt", "--to", one.host, "--to", other.host
         refused = logged_in(*seed)
-        done = dist(*seed, DIST_USERNAME="me", DIST_PASSWORD="unused")
+        done = dist_direct(*seed, DIST_USERNAME="me", DIST_PASSWORD="unused")
     assert refused.code == 2
     assert refused.line.startswith("dist: user me: expected one registry to log in to, got 127.0.0.1:")
     assert done.code == 0, done.err
@@ -91,7 +90,7 @@ def test_pull_fetches_referrers_and_defaults_to_the_platform_of_this_machine(tmp
     with FakeRegistry() as source:
         images.load(source, "app", INDEX, "v1")
         images.load(source, "app", BILL)
-        result = dist(
+        result = dist_direct(
             *("--store", tmp_path / "store", "--output", "json", "pull", "--referrers"),
             *(f"{source.host}/app:v1", tmp_path / "root"),
         )

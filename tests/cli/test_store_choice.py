@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests import images
-from tests.cli.dist import Result, dist
+from tests.cli.dist import Result, dist, dist_direct
 from tests.fakes.registry import FakeRegistry
-from tests.peers.prefect import PrefectServer
 
 IMAGE = images.image(1250, layers=1)
 
@@ -41,10 +40,7 @@ class Choice:
     ],
     ids=str,
 )
-def test_the_option_overrides_the_file_and_the_file_overrides_the_environment(
-    prefect: PrefectServer, tmp_path: Path, choice: Choice
-) -> None:
-    assert prefect.url
+def test_the_option_overrides_the_file_and_the_file_overrides_the_environment(tmp_path: Path, choice: Choice) -> None:
     with FakeRegistry() as source, FakeRegistry() as target:
         images.load(source, "app", IMAGE, "v1")
         path = config(tmp_path, source, target, **({"store": choice.file} if choice.file else {}))
@@ -55,9 +51,9 @@ def test_the_option_overrides_the_file_and_the_file_overrides_the_environment(
             return dist(*options, *arguments, DIST_STORE=named, XDG_DATA_HOME=str(tmp_path / "data"))
 
         shown = run("--output", "json", "config", path)
-        planned = run("--output", "json", "mirror", "--dry-run", path)
+        planned = run("--output", "json", "mirror", "--direct", "--dry-run", path)
         made = sorted(str(marker.parent.relative_to(tmp_path)) for marker in tmp_path.rglob("oci-layout"))
-        done = run("mirror", path)
+        done = run("mirror", "--direct", path)
 
     place = str(tmp_path / choice.used)
     assert (shown.json["store"], planned.json["store"], made) == (place, place, [])
@@ -72,13 +68,12 @@ def test_the_option_overrides_the_file_and_the_file_overrides_the_environment(
     )
 
 
-def test_a_dry_run_and_a_check_create_no_store(prefect: PrefectServer, tmp_path: Path) -> None:
-    assert prefect.url
+def test_a_dry_run_and_a_check_create_no_store(tmp_path: Path) -> None:
     store = tmp_path / "store"
     (tmp_path / "all.txt").write_text("127.0.0.1:1/app:v1\n")
-    dry = dist("--store", store, "seed", tmp_path / "all.txt", "--to", "127.0.0.1:1", "--dry-run", "--retries", "0")
+    dry = dist_direct("--store", store, "seed", tmp_path / "all.txt", "--to", "127.0.0.1:1", "--dry-run", "--retries", "0")
     with FakeRegistry() as source, FakeRegistry() as target:
-        check = dist("--store", store, "check", config(tmp_path, source, target))
+        check = dist_direct("--store", store, "check", config(tmp_path, source, target))
     assert (dry.code, f"store: {store}" in dry.lines, check.code) == (1, True, 1)
     assert not store.exists()
 

@@ -6,7 +6,7 @@ import pytest
 
 from prefect_dist.storage import ContentStore, open_store
 from tests import images
-from tests.cli.dist import Result, dist
+from tests.cli.dist import Result, dist, dist_direct
 from tests.peers.prefect import PrefectServer
 from tests.peers.seaweedfs import S3Server
 from tests.storage.archives import content, put
@@ -14,11 +14,6 @@ from tests.storage.conformance import ingest
 
 IMAGE = images.image(850)
 NAME, OTHER = "docker.io/library/app:1", "docker.io/library/app:2"
-
-
-@pytest.fixture(autouse=True)
-def server(prefect: PrefectServer) -> PrefectServer:
-    return prefect
 
 
 @pytest.fixture
@@ -33,7 +28,7 @@ def store(tmp_path: Path) -> ContentStore:
 def test_gc_fails_for_a_damaged_name_with_a_remedy(store: ContentStore) -> None:
     free = str(ingest(store, b"free"))
 
-    result = dist("--store", store.url, "--output", "json", "gc", "--grace", "0")
+    result = dist_direct("--store", store.url, "--output", "json", "gc", "--grace", "0")
 
     assert result.code == 1
     assert result.line.startswith(f"dist: name {OTHER}: damaged record {store._layout.name(OTHER)} (record: not JSON ")
@@ -41,7 +36,8 @@ def test_gc_fails_for_a_damaged_name_with_a_remedy(store: ContentStore) -> None:
     assert free in content(store)
 
 
-def test_verify_reports_a_damaged_name_and_continues(store: ContentStore) -> None:
+def test_verify_reports_a_damaged_name_and_continues(store: ContentStore, prefect: PrefectServer) -> None:
+    assert prefect.url
     result = dist("--store", store.url, "--output", "json", "verify", "--repair", "all")
 
     assert result.code == 1
@@ -56,7 +52,7 @@ def test_gc_without_a_grace_period_needs_no_warning_on_a_disk_or_on_s3(s3: S3Ser
 
     def gc(*arguments: str) -> Result:
         where = ("--store", store.url, "--store-option", f"endpoint_url={s3.endpoint}", "--output", "json")
-        return dist(*where, "gc", *arguments, AWS_ACCESS_KEY_ID=s3.key, AWS_SECRET_ACCESS_KEY=s3.secret)
+        return dist_direct(*where, "gc", *arguments, AWS_ACCESS_KEY_ID=s3.key, AWS_SECRET_ACCESS_KEY=s3.secret)
 
     short, long = gc("--grace", "0"), gc("--grace", "24h")
 
@@ -64,7 +60,7 @@ def test_gc_without_a_grace_period_needs_no_warning_on_a_disk_or_on_s3(s3: S3Ser
         assert (result.code, result.err) == (0, "")
         assert (result.json["counts"]["kept"], result.json["names"]) == (len(IMAGE.descriptors), [])
     open_store(str(tmp_path)).prepare()
-    assert dist("--store", tmp_path, "--output", "json", "gc", "--grace", "0").err == ""
+    assert dist_direct("--store", tmp_path, "--output", "json", "gc", "--grace", "0").err == ""
 
 
 def test_verify_shows_its_progress(tmp_path: Path) -> None:
@@ -72,7 +68,7 @@ def test_verify_shows_its_progress(tmp_path: Path) -> None:
     put(store, IMAGE, NAME)
     count = len(IMAGE.descriptors)
 
-    result = dist("--store", store.url, "verify")
+    result = dist_direct("--store", store.url, "verify")
 
     assert result.code == 0
     hashed = [line for line in result.err.splitlines() if " hashed, " in line]

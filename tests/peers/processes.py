@@ -20,7 +20,8 @@ _START_S = 90.0
 _END_S = 20.0
 """SeaweedFS, the slowest peer to stop, takes up to 18 s after SIGTERM."""
 
-_POLL_S = 0.02
+_POLL_S, _LONG_POLL_S = 0.02, 0.2
+"""Shortest and longest interval of polls. Frequent polls of a Prefect server cost more CPU time than the awaited run."""
 _LAST_OUTPUT_BYTES = 4000
 
 
@@ -114,12 +115,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def poll_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
-    """Call `condition` until it is true; return False after `timeout_s` seconds."""
-    deadline = time.monotonic() + timeout_s
+    """Call `condition` until it is true; return False after `timeout_s` seconds. The interval grows with the duration."""
+    began = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        elapsed = time.monotonic() - began
+        if elapsed > timeout_s:
             return False
-        time.sleep(_POLL_S)
+        time.sleep(min(max(_POLL_S, elapsed / 20), _LONG_POLL_S))
     return True
 
 
