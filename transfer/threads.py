@@ -10,8 +10,6 @@ from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Generic, Self, TypeVar
 
-import tenacity
-
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.attempts import RETRIES, Attempt, use_attempt
 from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Raised, Unexpected, Unit, WaitingUnits
@@ -99,35 +97,28 @@ class _Attempts(Generic[T]):
         self._pool, self._key, self._unit = pool, key, unit
         self._began = datetime.now(UTC)
         self._number = 1
-        self._wait_s: float | None = None
 
     def run(self) -> T:
         """Return the result of the first successful attempt. Raise the error of the last attempt."""
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(self._is_retried), wait=self._delay_s, sleep=self._sleep, reraise=True
-        )
-        return retrying(self._attempt)
+        while True:
+            attempt = Attempt(self._number, self._pool.retries, self._began)
+            try:
+                return self._try(attempt)
+            except DistError as exc:
+                if not attempt.has_successor(exc):
+                    raise
+                wait_s = attempt.wait_s(exc)
+            if wait_s is None:
+                self._pool.pause(self._key, self._delay_s(), is_waiting=False)
+                self._number += 1
+            else:
+                self._pool.pause(self._key, wait_s, is_waiting=True)
 
-    def _attempt(self) -> T:
-        attempt = Attempt(self._number, self._pool.retries, self._began)
+    def _try(self, attempt: Attempt) -> T:
         with use_attempt(attempt), self._pool.session.cancel.raise_stopped():
             return self._unit.work(self._pool.session, *self._unit.arguments, **self._unit.options)
 
-    def _is_retried(self, error: BaseException) -> bool:
-        if not isinstance(error, DistError):
-            return False
-        attempt = Attempt(self._number, self._pool.retries, self._began)
-        self._wait_s = attempt.wait_s(error)
-        return attempt.has_successor(error)
-
-    def _delay_s(self, _state: tenacity.RetryCallState) -> float:
+    def _delay_s(self) -> float:
         """Return the seconds before the next attempt. Attempts that ended with a Retry-After do not lengthen the delay."""
-        if self._wait_s is not None:
-            return self._wait_s
         longest = min(_FIRST_DELAY_S * 2 ** (self._number - 1), _LONGEST_DELAY_S)
         return random.uniform(longest / 2, longest)  # noqa: S311 - spreads the attempts, hides nothing
-
-    def _sleep(self, seconds: float) -> None:
-        is_waiting = self._wait_s is not None
-        self._pool.pause(self._key, seconds, is_waiting=is_waiting)
-        self._number += not is_waiting
