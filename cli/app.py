@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
 
-from prefect_dist.cli.options import POSITIVE, Context, Output, choose_store, option
+from prefect_dist.cli.options import Context, Output, choose_store, duration, option
 
 HELP = """Mirror OCI and Docker images between registries, through a content store. Transfers are verified and can be resumed.
 
@@ -149,8 +149,8 @@ def launch(
         list[str] | None,
         option("NAME=VALUE for the file system of the store, such as endpoint_url=https://…; repeatable."),
     ] = None,
-    timeout: Annotated[float | None, Parameter(validator=POSITIVE, help="Seconds for the whole command.")] = None,
-    connect_timeout: Annotated[float, Parameter(validator=POSITIVE, help="Seconds to wait for a connection.")] = 30,
+    timeout: Annotated[float | None, duration("Time for the whole command, such as 30m; without a unit: seconds.")] = None,
+    connect_timeout: Annotated[float, duration("Time to wait for a connection, such as 10s; without a unit: seconds.")] = 30,
     output: Annotated[Output, Parameter(help="Format of standard output.")] = "text",
     debug: Annotated[bool, option("Write logs and tracebacks to standard error.")] = False,
 ) -> int:

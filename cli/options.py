@@ -2,14 +2,19 @@
 
 import os
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cyclopts import Token
 
 Output = Literal["text", "json"]
 Origin = Literal["option", "environment", "default"]
 Dialect = Literal["dist", "skopeo"]
-POSITIVE = validators.Number(gt=0)
+_POSITIVE = validators.Number(gt=0)
 _CONCURRENCY = validators.Number(gte=1, lte=64)
 
 
@@ -43,6 +48,26 @@ def choose_store(option: str | None) -> tuple[str, Origin]:
 def option(text: str, **options: Any) -> Parameter:
     """Return a parameter with the help `text`, without a negative form and without a displayed default."""
     return Parameter(negative=(), show_default=False, help=text, **options)
+
+
+def duration(text: str) -> Parameter:
+    """Return a parameter with the help `text`, whose value is a duration such as 30m, or a number of seconds."""
+    return Parameter(converter=_convert_duration, validator=_POSITIVE, help=text)
+
+
+def _convert_duration(_type: Any, tokens: "Sequence[Token]") -> float:
+    from prefect_dist.ocispec import units
+    from prefect_dist.ocispec.errors import InvalidInput
+
+    text = tokens[0].value
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return units.seconds(text)
+    except InvalidInput:
+        raise ValueError(f"expected a duration such as 90s, 30m or 1h30m, or a number of seconds, got {text!r}") from None
 
 
 Shared = Annotated[Context, Parameter(parse=False)]
@@ -87,7 +112,7 @@ class NetworkOptions:
     plain_http: Annotated[
         bool, option("Use plain HTTP for registries without a tls setting. Loopback registries use plain HTTP anyway.")
     ] = False
-    read_timeout: Annotated[float, Parameter(validator=POSITIVE, help="Seconds to wait for the next bytes.")] = 60
+    read_timeout: Annotated[float, duration("Time to wait for the next bytes, such as 2m; without a unit: seconds.")] = 60
     hosts: Annotated[str | None, Parameter(help="Hosts file: connection settings of registries (YAML).")] = None
     ca_file: Annotated[
         str | None,

@@ -157,7 +157,7 @@ def _placeholder(argument: Argument) -> str:
         return ""
     if get_origin(argument.hint) is Literal:
         return f" {'|'.join(get_args(argument.hint))}"
-    kind = " INT" if "int" in hint else " FLOAT" if "float" in hint else " STR"
+    kind = " INT" if "int" in hint else " DURATION" if "float" in hint else " STR"
     return kind + ("…" if "list" in hint or "tuple" in hint else "")
 
 

@@ -101,6 +101,10 @@ def test_an_invalid_reference_is_bad_input(reference: str, says: str, tmp_path: 
         (("catalog", "a.invalid", "--filter", "("), "pattern '(': not a regular expression"),
         (("frobnicate",), "frobnicate"),
         (("--timeout", "soon", "ls"), "timeout"),
+        (("--timeout", "soon", "ls"), "expected a duration such as 90s, 30m or 1h30m, or a number of seconds, got 'soon'"),
+        (("--timeout", "0s", "ls"), "timeout"),
+        (("--connect-timeout", "-1", "ls"), "connect-timeout"),
+        (("resolve", "redis", "--read-timeout", "1 m"), "expected a duration such as 90s"),
         (("--store", "nosuch://x", "ls"), "nosuch"),
         (("--store", "nosuch://x", "gc"), "nosuch"),
         (("--store", "nosuch://x", "verify"), "nosuch"),
@@ -314,7 +318,7 @@ def test_a_server_error_of_the_prefect_api_fails_with_one_line(fake: FakeRegistr
 def test_a_silent_prefect_api_times_out(fake: FakeRegistry, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts connections, and no process answers
         api = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
-        fetch = ("--store", tmp_path, "--connect-timeout", "0.5", "fetch", f"{fake.host}/app:v1")
+        fetch = ("--store", tmp_path, "--connect-timeout", "0.5s", "fetch", f"{fake.host}/app:v1")
 
         result = dist(*fetch, PREFECT_API_URL=api)
 

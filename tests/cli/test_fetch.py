@@ -97,7 +97,7 @@ def test_a_run_stops_at_its_timeout_and_reports_its_results(
     stalling: FakeRegistry, prefect: PrefectServer, tmp_path: Path
 ) -> None:
     assert prefect.url
-    arguments = ("--store", tmp_path, "--timeout", "8", "--output", "json", "fetch")
+    arguments = ("--store", tmp_path, "--timeout", "8s", "--output", "json", "fetch")
 
     result = dist(*arguments, f"{stalling.host}/app:v1")
 
