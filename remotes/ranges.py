@@ -143,11 +143,11 @@ class _RangePart:
         self.opened = threading.Event()
         self.is_abandoned = False
         self.received = 0
-        self.pieces: Future[list[bytes]]
+        self.pieces: Future[deque[bytes]]
 
-    def fetch(self) -> list[bytes]:
+    def fetch(self) -> deque[bytes]:
         """Return the bytes; stop early if the part is abandoned."""
-        pieces = []
+        pieces = deque[bytes]()
         for piece in self.transfer.read_part(self.start, self.end):
             if self.is_abandoned:
                 break
@@ -156,7 +156,7 @@ class _RangePart:
             self.opened.set()
         return pieces
 
-    def wait(self, patience_s: float) -> list[bytes]:
+    def wait(self, patience_s: float) -> deque[bytes]:
         """Wait for the part and return its bytes.
 
         Raises:
@@ -217,14 +217,15 @@ class _PartsAhead:
         part = self._parts.popleft()
         try:
             pieces = part.wait(self._patience_s)
+            skip = position - part.start  # the first connection may have been faster
+            while pieces:  # each piece is freed before the next: the caller may take long to write them
+                piece = pieces.popleft()
+                kept, skip = piece[skip:], max(0, skip - len(piece))
+                if kept:
+                    yield kept
         finally:
             self._pool.release(part)
         self._fill()
-        skip = position - part.start  # the first connection may have been faster
-        for piece in pieces:
-            kept, skip = piece[skip:], max(0, skip - len(piece))
-            if kept:
-                yield kept
 
     def _fill(self) -> None:
         """Start as many parts as the pool allows."""
