@@ -61,7 +61,7 @@ def active(
         output.print_json(
             [
                 {
-                    "ref": status.ref,
+                    "key": status.ref,
                     "offset": status.offset,
                     "total": status.total,
                     "expected": None if status.expected is None else str(status.expected),
@@ -75,7 +75,7 @@ def active(
         output.print_lines([status.ref for status in found])
     else:
         rows = [(s.ref, size(s.offset), "-" if s.total is None else size(s.total), output.format_age(s.updated)) for s in found]
-        output.print_columns(("REF", "OFFSET", "TOTAL", "AGE"), rows)
+        output.print_columns(("KEY", "OFFSET", "TOTAL", "AGE"), rows)
     return 0
 
 

@@ -39,6 +39,7 @@ def take_picture(page: Page, ui: str, name: str, path: Path) -> None:
         page.wait_for("mirror mirror")
         page.wait_for("Every 15 seconds")
         page.picture(path, height=800)
+    page.open("about:blank")  # the pages of Prefect poll the server, and draw the graph of a run again and again
     print(path)
 
 

@@ -1,8 +1,8 @@
-"""Foreign layers: blobs missing at their registry, fetched from the `urls` of the descriptor (image-spec 1.1, descriptor.md).
+"""Non-distributable layers: blobs missing at their registry, fetched from the URLs in their descriptor.
 
-The author of a manifest chooses the URLs. The digest proves the content, so plain http is acceptable. Requests have no
-credentials, and go only to public addresses or to servers in the hosts file (`remotes.guard`): otherwise a manifest could make
-this machine send requests into its private network.
+The author of a manifest chooses the URLs (`urls`, image-spec 1.1, descriptor.md). The digest proves the content, so plain http
+is acceptable. Requests have no credentials, and go only to public addresses or to servers in the hosts file (`remotes.guard`):
+otherwise a manifest could make this machine send requests into its private network.
 """
 
 from collections.abc import Iterator, Sequence

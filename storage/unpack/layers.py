@@ -130,7 +130,7 @@ def require_unpackable(store: ContentStore, layer: Descriptor) -> None:
 
     Raises:
         NotFound: the store lacks the layer.
-        Unsupported: another media type, or a foreign layer whose content the store lacks.
+        Unsupported: another media type, or a non-distributable layer whose content the store lacks.
         Corrupt: the stored blob has another size.
     """
     compression(layer)
@@ -138,7 +138,8 @@ def require_unpackable(store: ContentStore, layer: Descriptor) -> None:
         return
     match = _GRAMMAR.fullmatch(layer.media_type)
     if match and (match["foreign"] or match["nondistributable"]):
-        raise Unsupported(f"a foreign layer ({layer.media_type}), whose content is missing in {store.url}", subject=layer)
+        kind = f"a non-distributable layer ({layer.media_type})"
+        raise Unsupported(f"{kind}, whose content is missing in {store.url}", subject=layer)
     raise NotFound(f"not in {store.url}; fetch the image first", subject=layer)
 
 

@@ -69,10 +69,10 @@ def test_active_lists_ingests(store: Path) -> None:
     text = dist("--store", store, "active").lines
     known, unknown = dist("--store", store, "--output", "json", "active").json
 
-    assert [line.split("  ")[0] for line in text] == ["REF", "known", "unknown"]
+    assert [line.split("  ")[0] for line in text] == ["KEY", "known", "unknown"]
     assert [line.split()[1:4] for line in text[1:]] == [["1.0", "KiB", "2.0"], ["4", "B", "-"]]
     assert dist("--store", store, "active", "-q").lines == ["known", "unknown"]
-    assert (known["ref"], known["offset"], known["total"], known["expected"]) == ("known", 1024, 2048, str(Digest.of(b"")))
+    assert (known["key"], known["offset"], known["total"], known["expected"]) == ("known", 1024, 2048, str(Digest.of(b"")))
     assert (unknown["offset"], unknown["total"], unknown["expected"]) == (4, None, None)
     assert unknown["started"] <= unknown["updated"]
 

@@ -1,4 +1,4 @@
-"""Foreign layers: fetched from the URLs of a descriptor after the registry, without credentials, and verified."""
+"""Non-distributable layers: fetched from the URLs of a descriptor after the registry, without credentials, and verified."""
 
 import re
 import ssl

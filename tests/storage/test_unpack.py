@@ -296,12 +296,12 @@ def test_other_types_of_layers_are_refused_with_their_media_type(store: ContentS
     "media_type",
     [f"{OCI_LAYER.replace('layer', 'layer.nondistributable')}+gzip", DOCKER.replace("diff", "foreign.diff.tar.gzip")[:-4]],
 )
-def test_a_foreign_layer_without_content_is_refused_with_its_media_type(
+def test_a_non_distributable_layer_without_content_is_refused_with_its_media_type(
     store: ContentStore, place: Path, media_type: str
 ) -> None:
     root = single(store, ONE, media_type, diff_id=Digest.of(ONE))
     store.delete(Digest.of(ONE))
-    assert f"a foreign layer ({media_type})" in refusal_message(store, root, place, Unsupported)
+    assert f"a non-distributable layer ({media_type})" in refusal_message(store, root, place, Unsupported)
 
 
 def parts(store: ContentStore, root: Descriptor) -> dict[str, Digest]:
