@@ -1,6 +1,8 @@
 """Fixtures of all tests: a registry, an S3 server and a Prefect server for the whole session, and an empty home directory."""
 
+import fcntl
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ from botocore.loaders import create_loader
 from hypothesis import HealthCheck, settings
 
 from tests.markers import MARKERS, mark_by_peers
-from tests.peers.prefect import PrefectServer, prefect_server
+from tests.peers.prefect import PrefectServer, migrate_database, prefect_server
 from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.peers.seaweedfs import S3Server, seaweedfs
 
@@ -74,8 +76,23 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
-def prefect(home: Path) -> Iterator[PrefectServer]:
+def migrated(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of Prefect. One process of pytest-xdist runs the migrations for all: they take seconds of CPU time."""
+    assert home
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (shared / "migrated.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "migrated.db").exists():
+            migrate_database(base / "migrations").rename(shared / "migrated.db")
+    return shared / "migrated.db"
+
+
+@pytest.fixture(scope="session")
+def prefect(home: Path, migrated: Path) -> Iterator[PrefectServer]:
     """A real Prefect server, for flows in this process and commands in other processes."""
+    (home / "prefect-server").mkdir()
+    shutil.copy(migrated, home / "prefect-server" / "prefect.db")
     with prefect_server(home / "prefect-server") as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", server.url)
         yield server

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -192,8 +193,12 @@ def servers_on(home: Path) -> list[str]:
     return found
 
 
-def test_the_local_server_of_one_command_ends_with_a_killed_command(stalling: FakeRegistry, tmp_path: Path) -> None:
+def test_the_local_server_of_one_command_ends_with_a_killed_command(
+    stalling: FakeRegistry, migrated: Path, tmp_path: Path
+) -> None:
     home = tmp_path / "prefect"
+    home.mkdir()
+    shutil.copy(migrated, home / "prefect.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))
         patch.delenv("PREFECT_API_URL", raising=False)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,8 +20,10 @@ SETTING = f"from prefect_dist.flows import mirror_parts; mirror_parts.MOST_TASKS
 PLAN = 1 + TAGS // 100 + 1  # one task for the tags, and one survey per hundred images
 
 
-def test_the_local_server_records_all_parts_of_a_run(tmp_path: Path) -> None:
+def test_the_local_server_records_all_parts_of_a_run(migrated: Path, tmp_path: Path) -> None:
     config, home = tmp_path / "mirror.yaml", tmp_path / "prefect"
+    home.mkdir()
+    shutil.copy(migrated, home / "prefect.db")
     with FakeRegistry() as registry:
         images.load(registry, "app", IMAGE)
         for number in range(TAGS):

@@ -2,12 +2,14 @@
 
 import base64
 import json
+import os
+import sqlite3
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -170,6 +172,16 @@ def prefect_server(home: Path, *, auth: str | None = None, **more: str) -> Itera
     argv = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
     with running(argv, ready=lambda: _answers(url), log=home / "server.log", env=settings):
         yield PrefectServer(url, auth)
+
+
+def migrate_database(home: Path) -> Path:
+    """Create an empty database in the new directory `home`, and return its path."""
+    home.mkdir()
+    argv = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+    subprocess.run(argv, env={**os.environ, **_SETTINGS, "PREFECT_HOME": str(home)}, check=True, capture_output=True)
+    with closing(sqlite3.connect(home / "prefect.db")) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a copy of the file is complete
+    return home / "prefect.db"
 
 
 @contextmanager
