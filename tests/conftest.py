@@ -76,9 +76,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
-def migrated(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty database of Prefect. One process of pytest-xdist runs the migrations for all: they take seconds of CPU time."""
-    assert home
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with (shared / "migrated.lock").open("a") as lock:
