@@ -4,6 +4,7 @@
     noop COUNT WORKERS                        a flow of tasks that do nothing
     fetch REFERENCE STORE WORKERS             the flow of `dist fetch`
     mirror CONFIG STORE WORKERS               the flow of `dist mirror`
+    direct CONFIG STORE WORKERS               the run of `dist mirror --direct`
     imports MODULE                            the import of a module, such as prefect_dist.flows.mirror
 
 Flows run with the Prefect server of PREFECT_API_URL. The seconds of a flow are the run time that the server records. The
@@ -95,6 +96,20 @@ def measure_mirror(config: str, store: str, workers: str) -> float:
     return _run_time(state, report.tasks)
 
 
+def measure_direct(config: str, store: str, workers: str) -> float:
+    """Return the seconds of the run of `dist mirror --direct`."""
+    from prefect_dist.cli.direct import make_run
+    from prefect_dist.mirror.direct import run_directly
+    from prefect_dist.transfer.events import ignore_event
+
+    given = {"dry_run": False, "retries": 3, "dialect": "dist", "to": (), "store_options": {}}
+    spec = make_run("mirror", {"config": config, "store": store, "concurrency": int(workers), **given})
+    report = run_directly(spec, ignore_event)
+    if report.status != "complete":
+        raise SystemExit(report.status)
+    return report.seconds
+
+
 def measure_imports(module: str) -> float:
     """Return the seconds to import a module."""
     start = time.perf_counter()
@@ -135,6 +150,7 @@ def main() -> None:
         "noop": measure_noop,
         "fetch": measure_fetch,
         "mirror": measure_mirror,
+        "direct": measure_direct,
         "imports": measure_imports,
     }
     seconds = kinds[sys.argv[1]](*sys.argv[2:])

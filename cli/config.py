@@ -45,6 +45,7 @@ def _config_json(wanted: "Mirror", store: str, warnings: Sequence[str]) -> dict[
         "store": store,
         "lock": wanted.lock,
         "concurrency": wanted.concurrency,
+        "grain": wanted.grain,
         "registries": [{"host": host, "settings": _settings(wanted, host)} for host in _hosts(wanted)],
         "schedules": [_schedule(schedule) for schedule in wanted.schedules],
         "sync": list(map(_entry, wanted.entries)),

@@ -13,6 +13,7 @@ from prefect_dist.cli.options import (
     Context,
     Direct,
     DryRun,
+    GrainOption,
     LoginOptions,
     Platforms,
     Quiet,
@@ -41,6 +42,7 @@ def copy(
     retries: Retries = 3,
     network: RunNetworkOptions = RunNetworkOptions(),
     login: LoginOptions = LoginOptions(),
+    grain: GrainOption = None,
     direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
@@ -74,7 +76,7 @@ def copy(
     # A message about a refusing source must not recommend the login options, which are for the target.
     is_mentioned = job.has_stored_source or job.source_hosts == job.target_hosts
     with use_target_login(login, job.target_hosts, is_mentioned=is_mentioned):
-        return runs.run(context, "copy", parameters, doing="mirroring", quiet=quiet, direct=direct)
+        return runs.run(context, "copy", parameters, doing="mirroring", quiet=quiet, direct=direct, grain=grain)
 
 
 def _find_stored(context: Context, source: str) -> str:

@@ -10,6 +10,7 @@ from prefect_dist.cli.login import use_login
 from prefect_dist.cli.options import (
     Concurrency,
     Direct,
+    GrainOption,
     Image,
     LoginOptions,
     NewDirectory,
@@ -34,6 +35,7 @@ def fetch(
     retries: Retries = 3,
     network: RunNetworkOptions = RunNetworkOptions(),
     login: LoginOptions = LoginOptions(),
+    grain: GrainOption = None,
     direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
@@ -52,7 +54,7 @@ def fetch(
     }
     inputs.require_writable_store(context)
     with use_login(login, [image.host for image in images]):
-        return runs.run(context, "fetch", parameters, quiet=quiet, direct=direct)
+        return runs.run(context, "fetch", parameters, quiet=quiet, direct=direct, grain=grain)
 
 
 def pull(

@@ -12,6 +12,7 @@ from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.login import use_target_login
 from prefect_dist.cli.options import (
     ConfiguredConcurrency,
+    ConfiguredGrain,
     Context,
     Direct,
     DryRun,
@@ -60,6 +61,7 @@ def mirror(
     retries: Retries = 3,
     network: RunNetworkOptions = RunNetworkOptions(),
     login: LoginOptions = LoginOptions(),
+    grain: ConfiguredGrain = None,
     direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
@@ -79,7 +81,7 @@ def mirror(
         **_load_parameters(context, wanted, network, writes=not dry_run),
     }
     with _use_mirror(login, wanted, wanted.entries):
-        return runs.run(context, "mirror", parameters, doing="mirroring", quiet=quiet, direct=direct)
+        return runs.run(context, "mirror", parameters, doing="mirroring", quiet=quiet, direct=direct, grain=grain)
 
 
 def check(
@@ -131,6 +133,7 @@ def seed(
     retries: Retries = 3,
     network: RunNetworkOptions = RunNetworkOptions(),
     login: LoginOptions = LoginOptions(),
+    grain: ConfiguredGrain = None,
     direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
@@ -159,7 +162,7 @@ def seed(
         if not dry_run:
             inputs.require_writable_store(context)
     with _use_mirror(login, wanted, wanted.seed, is_mentioned=not is_configured):
-        return runs.run(context, "seed", parameters, doing="mirroring", quiet=quiet, direct=direct)
+        return runs.run(context, "seed", parameters, doing="mirroring", quiet=quiet, direct=direct, grain=grain)
 
 
 def _load_seed(path: str, options: Sequence[str]) -> "Mirror":

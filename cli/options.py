@@ -15,6 +15,7 @@ Output = Literal["text", "json"]
 Origin = Literal["option", "environment", "default"]
 Dialect = Literal["dist", "skopeo"]
 _POSITIVE = validators.Number(gt=0)
+Grain = Literal["descriptor", "image"]
 _CONCURRENCY = validators.Number(gte=1, lte=64)
 
 
@@ -87,6 +88,17 @@ Retries = Annotated[int, Parameter(validator=validators.Number(gte=0), help="Num
 Referrers = Annotated[
     bool,
     option("Include signatures, SBOMs and attestations: referrers, and the digest tags of cosign."),
+]
+GrainOption = Annotated[
+    Grain | None,
+    Parameter(name="--grain", help="One Prefect task per descriptor, or one per image, which costs less. Default: descriptor."),
+]
+ConfiguredGrain = Annotated[
+    Grain | None,
+    Parameter(
+        name="--grain",
+        help="One Prefect task per descriptor, or one per image, which costs less. Default: that of FILE, or descriptor.",
+    ),
 ]
 Direct = Annotated[bool, option("Run in this process without Prefect, which records nothing. For CI jobs, scripts and cron.")]
 Quiet = Annotated[bool, option("Print only the summary and failures.", name=["--quiet", "-q"])]

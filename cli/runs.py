@@ -6,6 +6,7 @@ from typing import Any
 from prefect_dist.cli import inputs, output
 from prefect_dist.cli.display import Doing, display
 from prefect_dist.cli.finished import Finished
+from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.options import Context, RunNetworkOptions
 from prefect_dist.cli.output import print_error
 from prefect_dist.mirror import render
@@ -26,13 +27,18 @@ def run(
     doing: Doing = "downloading",
     quiet: bool,
     direct: bool,
+    grain: str | None = None,
 ) -> int:
     """Run the flow named `flow`, and print the report. If `quiet`, print only the summary, the notes and the failures.
 
-    A `direct` run takes place in threads of this process, without Prefect.
+    A `direct` run takes place in threads of this process, without Prefect. `grain` is a parameter of the flow.
 
     Returns the exit code: 0 complete, 1 failed or stopped, 3 nothing failed, but a gate vetoed an image.
     """
+    if grain is not None:
+        if direct:
+            raise BadInput("--grain is for Prefect runs; leave out --grain or --direct")
+        parameters = {**parameters, "grain": grain}
     carry_out = _prepare(context, flow, parameters, direct=direct)
     with display(context.output, quiet=quiet, doing=doing) as notify:
         try:

@@ -8,6 +8,7 @@ from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.parameters import (
     Concurrency,
     DryRun,
+    GrainOption,
     PlatformNames,
     Reached,
     Referrers,
@@ -43,6 +44,7 @@ def copy(
     dry_run: DryRun = False,
     concurrency: Concurrency = CONCURRENCY,
     retries: Retries = RETRIES,
+    grain: GrainOption = "descriptor",
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
 ) -> RunReport:
@@ -59,5 +61,6 @@ def copy(
             dry_run=dry_run,
             concurrency=concurrency,
             retries=retries,
-        )
+        ),
+        grain=grain,
     )

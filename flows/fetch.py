@@ -7,6 +7,7 @@ from prefect.runtime import flow_run
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.parameters import (
     Concurrency,
+    GrainOption,
     PlatformNames,
     Reached,
     Referrers,
@@ -38,6 +39,7 @@ def fetch(
     referrers: Referrers = False,
     concurrency: Concurrency = CONCURRENCY,
     retries: Retries = RETRIES,
+    grain: GrainOption = "descriptor",
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
 ) -> RunReport:
@@ -50,5 +52,6 @@ def fetch(
             referrers=referrers,
             concurrency=concurrency,
             retries=retries,
-        )
+        ),
+        grain=grain,
     )

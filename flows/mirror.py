@@ -7,6 +7,7 @@ from prefect_dist.flows.exclusive import only_run
 from prefect_dist.flows.parameters import (
     Configuration,
     ConfiguredConcurrency,
+    ConfiguredGrain,
     ConfiguredStore,
     Destinations,
     DryRun,
@@ -36,6 +37,7 @@ def mirror(
     dry_run: DryRun = False,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
+    grain: ConfiguredGrain = None,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     dialect: Format = "dist",
     to: Destinations = [],  # noqa: B006
@@ -52,4 +54,4 @@ def mirror(
         to=to,
     )
     with only_run("mirror", config, label=spec.configuration):
-        return run(spec)
+        return run(spec, grain=grain)

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prefect_dist.flows.parts import Part, Parts
-from prefect_dist.mirror.applying import Admit
 from prefect_dist.mirror.plan import PlannedImage
 from prefect_dist.transfer.pool import Pool
-from prefect_dist.transfer.walk_state import ImageState
+from prefect_dist.transfer.walk_state import Admit, ImageState
 
 # The most task runs of one part. Smaller parts cost time: before a part begins, its first calls wait until the server has
 # recorded all earlier events.

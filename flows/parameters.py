@@ -11,6 +11,7 @@ from prefect_dist.mirror.hosts_file import CONCURRENCY, MAX_CONCURRENCY
 from prefect_dist.mirror.resources import NetworkParameters, RunResources
 from prefect_dist.mirror.skopeo import Dialect
 from prefect_dist.remotes.advice import PARAMETERS
+from prefect_dist.transfer.pool import Grain
 
 
 def label(title: str, description: str, **constraints: Any) -> Any:
@@ -54,6 +55,9 @@ ConfiguredConcurrency = Annotated[
     label("Concurrency", f"{_TASKS}; default: the value in the configuration, or {CONCURRENCY}", ge=1, le=MAX_CONCURRENCY),
 ]
 Retries = Annotated[int, label("Retries", "Maximum retries of each task", ge=0)]
+_GRAIN = "The work of one task run: descriptor, or image, which costs less"
+GrainOption = Annotated[Grain, label("Grain", _GRAIN)]
+ConfiguredGrain = Annotated[Grain | None, label("Grain", f"{_GRAIN}; default: the value in the configuration, or descriptor")]
 StoreOptions = Annotated[
     dict[str, Any],
     label("Store options", "Options of the store's file system without secrets, such as endpoint_url"),

@@ -1,12 +1,14 @@
 """Carries out a run in the current flow run, with a task run for each unit of work."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from prefect import get_run_logger
 
 from prefect_dist.flows.api import stop_without_api
 from prefect_dist.flows.fetch_parts import FetchParts
 from prefect_dist.flows.final_state import tabulate
+from prefect_dist.flows.image_tasks import ImagePool, ImageTasks
 from prefect_dist.flows.limits import lease_slots
 from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.pool import PrefectPool
@@ -16,14 +18,15 @@ from prefect_dist.mirror.metrics import push_metrics
 from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.render.plans import plan_summary, plan_table
 from prefect_dist.mirror.report import RunReport
-from prefect_dist.mirror.run_spec import RunContext, RunSpec
+from prefect_dist.mirror.run_spec import RunContext, RunScopes, RunSpec
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.cancellation import CancelToken, Stopped
-from prefect_dist.transfer.session import open_session
+from prefect_dist.transfer.pool import Grain
+from prefect_dist.transfer.session import Session, open_session
 
 
-def run(spec: RunSpec) -> RunReport:
-    """Carry out a run in the current flow run.
+def run(spec: RunSpec, *, grain: Grain | None = None) -> RunReport:
+    """Carry out a run in the current flow run. `grain` replaces the grain of the specification.
 
     Raises:
         Stopped: the run was cancelled before it began.
@@ -36,12 +39,22 @@ def run(spec: RunSpec) -> RunReport:
         publish_run_progress(planning=job.planning) as notify,
         lease_slots(spec.session, job.list_hosts(spec.session), workers=spec.window, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
+        _open_pool(spec, session, grain or spec.grain) as (pool, scopes),
     ):
-        pool = PrefectPool(session, window=spec.window, retries=spec.retries)
-        observer = MirrorEvents(session.cancel)
-        report = job.run(RunContext(pool=pool, scopes=ChildFlowRuns(pool), notify=notify, observer=observer))
+        report = job.run(RunContext(pool=pool, scopes=scopes, notify=notify, observer=MirrorEvents(session.cancel)))
     push_metrics(report, log=log)
     return report
+
+
+@contextmanager
+def _open_pool(spec: RunSpec, session: Session, grain: Grain) -> Iterator[tuple[PrefectPool, RunScopes]]:
+    """Open the pool for a grain, and the scopes of the pool."""
+    if grain == "descriptor":
+        pool = PrefectPool(session, window=spec.window, retries=spec.retries)
+        yield pool, ChildFlowRuns(pool)
+        return
+    with ImagePool(session, window=spec.window, retries=spec.retries) as images:
+        yield images, ImageTaskRuns(images)
 
 
 class ChildFlowRuns:
@@ -57,6 +70,21 @@ class ChildFlowRuns:
     def open_mirror(self, name: str, /) -> MirrorParts:
         """Return the parts of the mirror run `name`."""
         return MirrorParts(name, self._pool)
+
+
+class ImageTaskRuns:
+    """Opens a task run for each image, and divides large runs into child flow runs."""
+
+    def __init__(self, pool: ImagePool) -> None:
+        self._pool = pool
+
+    def open_fetch(self) -> ImageTasks:
+        """Return the task runs of a fetch."""
+        return ImageTasks(FetchParts(self._pool), self._pool)
+
+    def open_mirror(self, name: str, /) -> ImageTasks:
+        """Return the task runs of the mirror run `name`."""
+        return ImageTasks(MirrorParts(name, self._pool), self._pool)
 
 
 class MirrorEvents:

@@ -10,6 +10,7 @@ from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.exclusive import only_run
 from prefect_dist.flows.parameters import (
     ConfiguredConcurrency,
+    ConfiguredGrain,
     ConfiguredStore,
     DryRun,
     PlatformNames,
@@ -68,6 +69,7 @@ def seed(
     ] = None,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
+    grain: ConfiguredGrain = None,
     store_options: StoreOptions = {},
     network: Reached = None,
 ) -> RunReport:
@@ -89,4 +91,4 @@ def seed(
         retries=retries,
     )
     with only_run("seed", config, label=spec.configuration):
-        return run(spec)
+        return run(spec, grain=grain)

@@ -1,7 +1,7 @@
 """Carries out the plan of a mirror run."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, Self
 
@@ -16,9 +16,7 @@ from prefect_dist.transfer.events import Notify, StepFailed
 from prefect_dist.transfer.pool import Failed, Pool, Unit
 from prefect_dist.transfer.removal import Removed, UnwantedTag
 from prefect_dist.transfer.walk import Walk
-from prefect_dist.transfer.walk_state import ImageState
-
-Admit = Callable[[Sequence[ImageState]], None]
+from prefect_dist.transfer.walk_state import Admit, ImageState
 
 
 class MirrorScopes(Protocol):

@@ -25,6 +25,7 @@ from prefect_dist.ocispec.errors import InvalidInput, Mistakes
 from prefect_dist.remotes import Credentials, Hosts
 from prefect_dist.remotes.advice import TlsAdvice
 from prefect_dist.storage.options import has_userinfo, is_secret, refuse_userinfo
+from prefect_dist.transfer.pool import Grain
 
 _BLOCK = "block:"
 _SEED = "seed"
@@ -56,6 +57,7 @@ class Mirror:
     seed: tuple[Entry, ...] = ()
     lock: str | None = None
     concurrency: int = CONCURRENCY
+    grain: Grain = "descriptor"
     schedules: tuple[Schedule, ...] = ()
     warnings: tuple[str, ...] = ()
     is_lock: bool = False
@@ -100,6 +102,7 @@ def parse_mirror(document: Document, *, has_lock: bool = True) -> Mirror:
         seed=tuple(seed),
         lock=lock_place,
         concurrency=file.concurrency or min(file.defaults.parallel or CONCURRENCY, MAX_CONCURRENCY),
+        grain=file.grain,
         schedules=tuple(factory.schedules),
         warnings=(
             *list_idle_keys(file, document, factory.idle),

@@ -98,6 +98,7 @@ def _make_run(job: MirrorJob, wanted: Mirror, resources: RunResources, *, concur
         session=resources.make_mirror_session(wanted),
         window=concurrency or wanted.concurrency,
         retries=retries,
+        grain=wanted.grain,
         configuration=job.configuration,
         warnings=wanted.warnings,
     )

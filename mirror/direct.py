@@ -12,10 +12,9 @@ from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.events import Notify, combine_listeners
 from prefect_dist.transfer.session import open_session
 from prefect_dist.transfer.threads import ThreadPool
-from prefect_dist.transfer.walk_state import ImageState
+from prefect_dist.transfer.walk_state import Admit, ImageState
 
 if TYPE_CHECKING:
-    from prefect_dist.mirror.applying import Admit
     from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
 
 _log = logging.getLogger(__name__)
@@ -65,14 +64,15 @@ class _Whole:
 class WholeFetch(_Whole):
     """Leaves all images of a fetch in one scope."""
 
-    def divide(self, images: Sequence[ImageState]) -> None:
-        """Set no scope."""
+    def divide(self, images: Sequence[ImageState], admit: Admit) -> None:
+        """Admit all images at once."""
+        admit(images)
 
 
 class WholeMirror(_Whole):
     """Leaves all images of a mirror in one scope."""
 
-    def divide(self, images: "Sequence[tuple[ImageState, PlannedImage]]", admit: "Admit") -> None:
+    def divide(self, images: "Sequence[tuple[ImageState, PlannedImage]]", admit: Admit) -> None:
         """Admit all images at once."""
         admit([image for image, _ in images])
 

@@ -19,14 +19,14 @@ from prefect_dist.transfer.pool import Pool, Unit
 from prefect_dist.transfer.related import EVERYTHING, NOTHING
 from prefect_dist.transfer.session import SessionSpec
 from prefect_dist.transfer.walk import Walk
-from prefect_dist.transfer.walk_state import ContentNode, ImageState
+from prefect_dist.transfer.walk_state import Admit, ContentNode, ImageState
 
 
 class FetchScopes(Protocol):
     """The flow runs of the units of a fetch. Leaving the block ends the flow runs."""
 
-    def divide(self, images: Sequence[ImageState]) -> None:
-        """Set the scopes of images."""
+    def divide(self, images: Sequence[ImageState], admit: Admit, /) -> None:
+        """Set the scopes of images, and have `admit` add the images to the walk, at once or in parts."""
 
     def end_image(self, image: ImageState) -> None:
         """Count a finished image."""
@@ -119,10 +119,11 @@ def walk_image_states(
     images: Sequence[ImageState], pool: Pool, scopes: FetchScopes, notify: Notify
 ) -> tuple[tuple[ImageReport, ...], list[RunError]]:
     """Fetch images with platforms and referrers of their own. The result is that of `walk_images`."""
+    walk = Walk(pool.session.recorder, FetchPolicy(scopes), pool, notify)
     with scopes:
-        scopes.divide(images)
-        reports = Walk(pool.session.recorder, FetchPolicy(scopes), pool, notify).run(images)
-    return reports, update_index(pool.session, notify)
+        scopes.divide(images, walk.add)
+        walk.run()
+    return walk.reports(images), update_index(pool.session, notify)
 
 
 class FetchPolicy:

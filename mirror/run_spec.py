@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from prefect_dist.mirror.report import RunReport
 from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.events import Notify
-from prefect_dist.transfer.pool import Pool
+from prefect_dist.transfer.pool import Grain, Pool
 from prefect_dist.transfer.session import SessionSpec
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class RunSpec:
     Attributes:
         window: the maximum number of units in flight.
         retries: the maximum number of retries of a unit.
+        grain: the work of one task run. A run without Prefect has no task runs.
         configuration: the name of the mirror's configuration, None for a run without one.
         warnings: warnings about the parameters and the configuration, for the log of the run.
     """
@@ -68,5 +69,6 @@ class RunSpec:
     session: SessionSpec
     window: int
     retries: int = RETRIES
+    grain: Grain = "descriptor"
     configuration: str | None = None
     warnings: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from prefect_dist.mirror.selection import compile_pattern
 from prefect_dist.mirror.semver import Range
 from prefect_dist.mirror.validation import Flag, Host, LenientSection, Seconds, Text, key, no_effect, valid_by
 from prefect_dist.ocispec.platform import Platform
+from prefect_dist.transfer.pool import Grain
 
 
 def _date(value: object) -> object:
@@ -313,6 +314,7 @@ class MirrorFile(LenientSection):
     concurrency: int | None = Field(
         default=None, ge=1, le=MAX_CONCURRENCY, description=f"Maximum parallel tasks; default: {CONCURRENCY}"
     )
+    grain: Grain = Field(default="descriptor", description="The work of one task run: descriptor, or image, which costs less")
     registries: dict[str, MirrorRegistry] = key(
         "Settings by host[:port]; credentials also by host[:port]/namespace", default={}
     )

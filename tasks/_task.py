@@ -25,7 +25,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.runtime import task_run
-from prefect.states import AwaitingRetry, Failed
+from prefect.states import AwaitingRetry, Completed, Failed
 from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 
@@ -33,7 +33,7 @@ from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.attempts import RETRIES, Attempt, is_retried, use_attempt
 from prefect_dist.transfer.pool import WaitingUnits
 from prefect_dist.transfer.session import Session, current_session
-from prefect_dist.transfer.units import Answers
+from prefect_dist.transfer.units import Answers, ImageSummary
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -117,6 +117,8 @@ def _with_attempts(function: Callable[P, R]) -> Callable[P, Any]:
         _WAITED.pop(run_id, None)
         if isinstance(result, Answers) and result.errors:
             return Failed(message=_first_of(result.errors), data=result)
+        if isinstance(result, ImageSummary):
+            return Completed(message=str(result), data=result)
         return result
 
     return run

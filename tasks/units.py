@@ -74,6 +74,11 @@ def _confirm_name() -> str:
     return f"confirm referrers in {argument('repository')}"
 
 
+def _walk_name() -> str:
+    work: units.ImageWork = argument("image")
+    return f"image {work.name}"
+
+
 def _verify_name() -> str:
     blobs: tuple[Info, ...] = argument("blobs")
     return f"verify {format_count(len(blobs), 'blob')}, {size(sum(info.size for info in blobs))}"
@@ -100,6 +105,7 @@ remove = task_for(units.remove, "remove", run_name=_remove_name)
 audit = task_for(units.audit, "audit", run_name=_audit_name)
 locate = task_for(units.locate, "locate", run_name=_locate_name)
 confirm_referrers = task_for(units.confirm_referrers, "confirm-referrers", run_name=_confirm_name)
+walk_image = task_for(units.walk_image, "image", run_name=_walk_name)
 verify = task_for(units.verify, "verify", run_name=_verify_name)
 sweep = task_for(units.sweep, "sweep", run_name=_sweep_name)
 unpack = task_for(units.unpack, "unpack", run_name=_unpack_name)
@@ -118,6 +124,7 @@ TASKS: Mapping[Callable[..., Any], Task[..., Any]] = {
     units.audit: audit,
     units.locate: locate,
     units.confirm_referrers: confirm_referrers,
+    units.walk_image: walk_image,
     units.verify: verify,
     units.sweep: sweep,
     units.unpack: unpack,

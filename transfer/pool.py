@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.cancellation import Stopped
@@ -54,6 +54,8 @@ class Failed:
 
 
 Outcome = Ok[T] | Failed
+Grain = Literal["descriptor", "image"]
+"""The work of one task run: the content of a descriptor, or an image with all its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,10 @@ class Pool(ABC):
     def on_wait(self, listener: Callable[[], None]) -> AbstractContextManager[None]:
         """Call `listener`, from any thread, for each unit that starts to wait during the block."""
 
+    def counts(self, _unit: Unit[Any], /) -> bool:
+        """Return True if a unit counts as a run."""
+        return True
+
     @abstractmethod
     def start(self, unit: Unit[T], end: Callable[[Outcome[T] | Raised], None]) -> Hashable:
         """Start a unit of work. Return its key. The pool calls `end` once with the outcome, from any thread.
@@ -224,7 +230,7 @@ class _Run(Generic[Item]):
 
     item: Item
     state: _LaneState[Item]
-    is_started: bool = False
+    is_counted: bool = False
     key: Hashable = None
 
 
@@ -295,7 +301,7 @@ class Worklist(Generic[Item, T]):
         return self._lanes.setdefault(lane, _LaneState(lane))
 
     def _end(self, run: _Run[Item]) -> None:
-        self._pool.runs += run.is_started
+        self._pool.runs += run.is_counted
         run.state.in_flight.remove(run)
         if not run.state.queued and not run.state.in_flight:
             del self._lanes[run.state.lane]
@@ -309,11 +315,12 @@ class Worklist(Generic[Item, T]):
         run.state.in_flight.add(run)
         try:
             self._pool.session.cancel.check()
-            run.key = self._pool.start(self._unit_of(run.item), lambda outcome: self._events.put((run, outcome)))
+            unit = self._unit_of(run.item)
+            run.key = self._pool.start(unit, lambda outcome: self._events.put((run, outcome)))
         except Stopped as exc:
             self._events.put((run, Failed(exc)))
         else:
-            run.is_started = True
+            run.is_counted = self._pool.counts(unit)
 
     def _choose_lane(self) -> _LaneState[Item] | None:
         """Return the lane that starts the next item, None if no lane may start an item."""

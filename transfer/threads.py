@@ -47,8 +47,12 @@ class ThreadPool(Pool):
     def start(self, unit: Unit[T], end: Callable[[Outcome[T] | Raised], None]) -> Hashable:
         """Start a unit in a thread with a copy of the current context."""
         key = object()
-        self._executor.submit(copy_context().run, self._run, key, unit, end)
+        self.submit(key, unit, end)
         return key
+
+    def submit(self, key: Hashable, unit: Unit[T], end: Callable[[Outcome[T] | Raised], None]) -> None:
+        """Start a unit like `start`, with the caller's key."""
+        self._executor.submit(copy_context().run, self._run, key, unit, end)
 
     def __enter__(self) -> Self:
         return self

@@ -7,17 +7,19 @@ The result of a unit supports weak references. Prefect identifies such an object
 Prefect may mistake a tuple or a string for the result of another task.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.referrers import Referrer
+from prefect_dist.ocispec.units import format_count
 from prefect_dist.storage import gc
 from prefect_dist.storage.store import Info
 from prefect_dist.storage.unpack import Unpacked
@@ -27,6 +29,7 @@ from prefect_dist.storage.verify import verify as verify_content
 from prefect_dist.transfer import delivery, fetching, listing, removal, repair_source
 from prefect_dist.transfer.attempts import has_another
 from prefect_dist.transfer.audit import Expected, Finding, audit_tags
+from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.delivery import Publication
 from prefect_dist.transfer.events import Unresolved, UnresolvedKind
 from prefect_dist.transfer.fetching import Fetched
@@ -54,6 +57,37 @@ class Answers(Generic[T]):
 
     found: tuple[T, ...]
     errors: tuple[DistError | str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class ImageSummary:
+    """The result of a unit that walks over an image: each descriptor that the unit transferred or found, with the receipt."""
+
+    content: tuple[tuple[Descriptor, Receipt], ...]
+
+    def __str__(self) -> str:
+        statuses = Counter(receipt.status for _, receipt in self.content)
+        counts = ", ".join(f"{count} {status}" for status, count in statuses.items())
+        return f"{format_count(len(self.content), 'descriptor')}: {counts}" if counts else "unchanged"
+
+
+class ImageFailed(DistError):
+    """An image failed. The text names the failed descriptors. The units of the image have used up their retries."""
+
+
+class ImageWork(Protocol):
+    """The units of one image."""
+
+    @property
+    def name(self) -> str:
+        """Return the reference of the image."""
+
+    def walk(self) -> ImageSummary:
+        """Run the units that the walk starts, until the walk has ended the image.
+
+        Raises:
+            ImageFailed: the image failed.
+        """
 
 
 def resolve(session: Session, reference: Reference) -> Descriptor:
@@ -151,6 +185,15 @@ def confirm_referrers(session: Session, repository: Reference) -> Answer[Unliste
             failed.append((referrers, error))
     _raise_if_retried(error for _, error in failed)
     return Answer(tuple(failed))
+
+
+def walk_image(_session: Session, image: ImageWork) -> ImageSummary:
+    """Run the units of an image in other threads until the walk has ended the image. Return the content of the image.
+
+    Raises:
+        ImageFailed: the image failed.
+    """
+    return image.walk()
 
 
 def verify(session: Session, blobs: tuple[Info, ...]) -> Verified:

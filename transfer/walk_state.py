@@ -100,6 +100,10 @@ class ImageState:
         )
 
 
+Admit = Callable[[Sequence[ImageState]], None]
+"""Adds images to a walk."""
+
+
 @dataclass(frozen=True, slots=True)
 class ContentSource:
     """A repository that may have some content, the parent result, and the scope of the image."""

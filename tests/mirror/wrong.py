@@ -7,8 +7,8 @@ WRONG = [
     # the file as a whole
     ("", ":1: expected sync or seed"),
     ("x-only: 1", ":1: expected sync or seed"),
-    ("topsecret", ":1: expected keys and values (version, name, store, lock, concurrency, registries, creds, defaults, sync, seed), got text"),
-    ("- a", ":1: expected keys and values (version, name, store, lock, concurrency, registries, creds, defaults, sync, seed), got a list"),
+    ("topsecret", ":1: expected keys and values (version, name, store, lock, concurrency, grain, registries, creds, defaults, sync, seed), got text"),
+    ("- a", ":1: expected keys and values (version, name, store, lock, concurrency, grain, registries, creds, defaults, sync, seed), got a list"),
     ("version: 2\n" + SYNC, ":1: version: expected 1, got 2"),
     ("Sync: []\n" + SYNC, ":1: Sync: unknown key; did you mean sync"),
     ("mirrors: []\n" + SYNC, ":1: mirrors: unknown key"),

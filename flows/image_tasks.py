@@ -1,0 +1,210 @@
+"""One task run for each image (`grain: image`), whose units of work run in threads.
+
+The walk is the same as for one task run per descriptor. Only the pool differs: the units of an image do not become task runs.
+They run in threads, in the context of the image's task run, with the retries of `transfer.attempts`. The task run begins with
+the first unit of the image and ends with the image.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from contextvars import Context, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from prefect_dist.flows.fetch_parts import FetchParts
+from prefect_dist.flows.mirror_parts import MirrorParts
+from prefect_dist.flows.pool import PrefectPool
+from prefect_dist.ocispec import Descriptor
+from prefect_dist.transfer import units
+from prefect_dist.transfer.attempts import RETRIES
+from prefect_dist.transfer.cancellation import Stopped
+from prefect_dist.transfer.fetching import Fetched
+from prefect_dist.transfer.image_report import Failure
+from prefect_dist.transfer.pool import Ok, Outcome, Raised, Scope, Unit
+from prefect_dist.transfer.session import Session
+from prefect_dist.transfer.threads import ThreadPool
+from prefect_dist.transfer.units import ImageFailed, ImageSummary
+from prefect_dist.transfer.walk_state import Admit, ImageState
+
+if TYPE_CHECKING:
+    from prefect_dist.transfer.content import Receipt
+
+T = TypeVar("T")
+End = Callable[[Outcome[T] | Raised], None]
+
+
+class ImagePool(PrefectPool):
+    """Runs the units of an image in threads, and every other unit as a task run. Leaving the block waits for the threads."""
+
+    def __init__(self, session: Session, *, window: int, retries: int = RETRIES) -> None:
+        super().__init__(session, window=window, retries=retries)
+        self.threads = ThreadPool(session, window=window, retries=retries)
+
+    @property
+    def waiting(self) -> AbstractSet[Hashable]:
+        """Return the keys of the units that wait for a Retry-After."""
+        return super().waiting | self.threads.waiting
+
+    @contextmanager
+    def on_wait(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call `listener` for each unit that starts to wait during the block."""
+        with super().on_wait(listener), self.threads.on_wait(listener):
+            yield
+
+    def counts(self, unit: Unit[Any], /) -> bool:
+        """Return True for a unit with a task run of its own."""
+        return not isinstance(unit.scope, ImageTask)
+
+    def start(self, unit: Unit[T], end: End[T]) -> Hashable:
+        """Start a unit in the task run of its image, or submit the task of the unit."""
+        if isinstance(unit.scope, ImageTask):
+            return unit.scope.start(unit, end)
+        return super().start(unit, end)
+
+    def open_task(self, image: "ImageTask", scope: Scope | None, parents: tuple[object, ...], hosts: frozenset[str]) -> None:
+        """Submit the task of an image, in the flow run of `scope`."""
+        unit = Unit(work=units.walk_image, arguments=(image,), hosts=hosts, parents=parents, scope=scope)
+        super().start(unit, image.take_end)
+        self.runs += 1
+
+    def __enter__(self) -> Self:
+        self.threads.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.threads.__exit__(kind, error, trace)
+
+
+class ImageTask:
+    """The task run of one image. `scope` is the child flow run of the task run, if any.
+
+    The thread of the walk calls `start` and `end`, and the thread of the task run calls `walk`.
+    """
+
+    def __init__(self, pool: ImagePool, image: ImageState, scope: Scope | None) -> None:
+        self.name = str(image.reference)
+        self._pool, self._image, self._scope = pool, image, scope
+        self._guard = threading.Lock()
+        self._context: Context | None = None
+        self._queued: list[Callable[[], None]] = []
+        self._is_open = False
+        self._ended, self._closed = threading.Event(), threading.Event()
+        self._content: list[tuple[Descriptor, Receipt]] = []
+        self._failures: tuple[Failure, ...] = ()
+
+    def walk(self) -> ImageSummary:
+        """Start the units of the image in the context of the calling task run, until `end`. Return the content.
+
+        Raises:
+            Stopped: the run was cancelled.
+            ImageFailed: the image failed.
+        """
+        self._begin(copy_context())
+        self._ended.wait()
+        if self._failures:
+            stopped = next((one.error for one in self._failures if isinstance(one.error, Stopped)), None)
+            raise stopped or ImageFailed("; ".join(map(_describe_failure, self._failures)))
+        return ImageSummary(tuple(self._content))
+
+    def start(self, unit: Unit[T], end: End[T]) -> Hashable:
+        """Start a unit in a thread. The first unit opens the task run. Return the key of the unit."""
+        if not self._is_open:
+            parents = () if self._image.origin is None else (self._image.origin,)
+            self._pool.open_task(self, self._scope, parents, unit.hosts)
+            self._is_open = True
+        key, start = object(), self._pool.threads.submit
+        with self._guard:
+            if self._context is None:
+                self._queued.append(lambda: start(key, unit, partial(self._take, unit, end)))
+            else:
+                self._context.copy().run(start, key, unit, partial(self._take, unit, end))
+        return key
+
+    def end(self) -> None:
+        """End the task run, after the last unit of the image."""
+        self._failures = tuple(self._image.failures)
+        self._ended.set()
+
+    def take_end(self, _outcome: Outcome[ImageSummary] | Raised) -> None:
+        """Take the end of the task run. Units start in any case, also if Prefect ended the task run early."""
+        self._begin(copy_context())
+        self._closed.set()
+
+    def wait(self) -> None:
+        """Wait until Prefect has recorded the end of the task run."""
+        if self._is_open:
+            self._closed.wait()
+
+    def run(self, submit: Callable[[], T], /) -> T:
+        """Call `submit` in the child flow run of the image."""
+        return submit() if self._scope is None else self._scope.run(submit)
+
+    def _begin(self, context: Context) -> None:
+        with self._guard:
+            if self._context is not None:
+                return
+            self._context, queued = context, self._queued
+            self._queued = []
+            for start in queued:
+                context.copy().run(start)
+
+    def _take(self, unit: Unit[T], end: End[T], outcome: Outcome[T] | Raised) -> None:
+        if isinstance(outcome, Ok) and isinstance(outcome.value, Fetched) and isinstance(unit.arguments[0], Descriptor):
+            self._content.append((unit.arguments[0], outcome.value.receipt))
+        end(outcome)
+
+
+class ImageTasks:
+    """Opens the task runs of images, at most twice as many as units in flight. `parts` are the child flow runs of a large run.
+
+    More open task runs would occupy all threads of Prefect's task runner, and the units of other images would wait forever.
+    """
+
+    def __init__(self, parts: FetchParts | MirrorParts, pool: ImagePool) -> None:
+        self._parts, self._pool = parts, pool
+        self._tasks: dict[ImageState, ImageTask] = {}
+        self._waiting: deque[tuple[ImageState, Admit]] = deque()
+        self._open = 0
+
+    def divide(self, images: Sequence[Any], admit: Admit) -> None:
+        """Divide many images into parts, and admit images while task runs are free. `images` is as the parts expect it."""
+        self._parts.divide(images, partial(self._add, admit))
+
+    def end_image(self, image: ImageState, *, is_vetoed: bool = False) -> None:
+        """End the task run of an image, and admit the next image."""
+        self._tasks[image].end()
+        self._open -= 1
+        self._parts.end_image(image, is_vetoed=is_vetoed)
+        self._admit_next()
+
+    def __enter__(self) -> Self:
+        self._parts.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        for task in self._tasks.values():
+            task.end()
+        for task in self._tasks.values():
+            task.wait()
+        self._parts.__exit__(kind, error, trace)
+
+    def _add(self, admit: Admit, images: Sequence[ImageState]) -> None:
+        for image in images:
+            image.scope = self._tasks[image] = ImageTask(self._pool, image, image.scope)
+            self._waiting.append((image, admit))
+        self._admit_next()
+
+    def _admit_next(self) -> None:
+        while self._waiting and self._open < 2 * self._pool.window:
+            image, admit = self._waiting.popleft()
+            self._open += 1
+            admit([image])
+
+
+def _describe_failure(failure: Failure) -> str:
+    """Return the error with the descriptor. The subject of an error names the descriptor."""
+    is_named = failure.descriptor is None or failure.error.subject is not None
+    return str(failure.error) if is_named else f"{failure.descriptor}: {failure.error}"
