@@ -73,7 +73,8 @@ class LocalServer:
         if not self._state.idle_s:
             return f"run: {run}; to open it, run 'dist server open {run}'"
         if is_terminal:
-            return f"run: {self.make_address(path)}"
+            with contextlib.suppress(Unavailable):
+                return f"run: {self.make_address(path)}"
         return f"run: {self._state.url}{path} (to log in: dist server open {run})"
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """The Prefect API of a run: the configured API, or the API of the local server."""
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -142,21 +143,34 @@ def prefect_api(
     logging.raiseExceptions = debug  # else Prefect prints an error for each batch of log lines that it cannot send
     os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ and not debug})
     _bypass_proxies_for_loopback()
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME
+    with _pause_collector():
+        from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
     url = PREFECT_API_URL.value()
     if url:
         _require_answer(url, connect_timeout_s)
-        load()
+        with _pause_collector():
+            load()
         yield PrefectApi(url)
         return
     with (
         local_server.use_server(PREFECT_HOME.value(), answer_s=connect_timeout_s, notify=notify) as server,
         _use_settings(server),
     ):
-        load()
+        with _pause_collector():
+            load()
         server.wait_until_ready()
         yield PrefectApi(server.url, server)
+
+
+@contextlib.contextmanager
+def _pause_collector() -> Iterator[None]:
+    """Import without garbage collection, which would pass over all loaded modules again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _use_settings(server: local_server.LocalServer) -> contextlib.AbstractContextManager[object]:
