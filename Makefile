@@ -44,6 +44,7 @@ demo: install peers ## Fetch a real image from a real registry on this machine, 
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.demo
 
 bench: install peers ## Measure fetches and mirrors against floors and skopeo (docs/dev/benchmarks.md).
+	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.fetch
 	$(BIN)/python -m benchmarks.direct
 	$(BIN)/python -m benchmarks.slow
@@ -71,5 +72,6 @@ lowest: peers ## Run the tests with the oldest allowed versions of all dependenc
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[dev]'
 	$(VENV)-lowest/bin/python -m pytest
 
-clean: ## Remove all files that the other targets created.
+clean: ## Stop the local Prefect server of the demonstration, and remove all files that the other targets created.
+	test ! -e .demo/prefect/dist-server.json || PREFECT_HOME=.demo/prefect $(BIN)/dist server stop --force
 	rm -rf $(VENV) $(VENV)-lowest build .demo .hypothesis .mypy_cache .pytest_cache .ruff_cache

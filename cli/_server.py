@@ -17,6 +17,7 @@ import math
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ from pathlib import Path
 import uvicorn
 
 from prefect_dist.cli import local_state
+from prefect_dist.cli.local_database import create_database
 from prefect_dist.cli.local_gate import App, Gate
 
 _NEWLINE = "\n"
@@ -53,12 +55,15 @@ class Server:
 
     def __init__(self, listening: socket.socket, idle_s: float) -> None:
         from prefect.server.api.server import create_app
+        from prefect.server.database import provide_database_interface
         from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME, PREFECT_SERVER_API_AUTH_STRING
 
         self._listening, self._idle_s = listening, idle_s
         self._home = PREFECT_HOME.value()
         self._secret = PREFECT_SERVER_API_AUTH_STRING.value() or ""
         self._database = _find_file(PREFECT_API_DATABASE_CONNECTION_URL.value() or "")
+        if self._database is not None:
+            create_database(self._database, provide_database_interface().orm.versions_dir)
         self._identity: tuple[int, int] | None = None
         self._gate = Gate(
             create_app(final=True),
@@ -177,8 +182,12 @@ def main() -> None:
     idle_s = float(sys.argv[2])
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    server = Server(socket.socket(fileno=int(sys.argv[1])), idle_s)
-    code = asyncio.run(server.serve())
+    try:
+        server = Server(socket.socket(fileno=int(sys.argv[1])), idle_s)
+        code = asyncio.run(server.serve())
+    except sqlite3.Error as exc:
+        sys.stderr.write(f"the database cannot be created: {exc}\n")
+        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
