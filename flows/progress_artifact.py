@@ -28,15 +28,19 @@ _WHOLE, _MOST = 100.0, 99.9
 
 
 @contextmanager
-def publish_run_progress(*, planning: float = 0) -> Iterator[Notify]:
+def publish_run_progress(*, planning: float | None) -> Iterator[Notify]:
     """Publish the progress of the current flow run during this block. Yield the listener of the run for events.
 
     The listener writes the log, notifies the listener of the caller, counts the progress, and emits Prefect events for corrupt
-    content. `planning` is explained at `ProgressCounter`.
+    content. `planning` is explained at `ProgressCounter`. If `planning` is None, the run has no progress to publish.
     """
+    listener = combine_listeners(add_callers_listener(LogWriter(get_run_logger())), emit_corruption)
+    if planning is None:
+        yield listener
+        return
     counter = ProgressCounter(planning=planning)
     with publish_progress(counter):
-        yield combine_listeners(add_callers_listener(LogWriter(get_run_logger())), counter, emit_corruption)
+        yield combine_listeners(listener, counter)
 
 
 @contextmanager

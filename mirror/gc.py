@@ -21,7 +21,7 @@ class GcJob:
 
     grace: timedelta
     is_dry: bool
-    planning: ClassVar[float] = 0
+    planning: ClassVar[None] = None
 
     def list_hosts(self, _session: SessionSpec, /) -> frozenset[str]:
         """Return no registry."""

@@ -43,8 +43,8 @@ class Job(Protocol):
     """The work of one run, as a frozen value."""
 
     @property
-    def planning(self) -> float:
-        """Return the share of planning in the work, 0 to 1."""
+    def planning(self) -> float | None:
+        """Return the share of planning in the work, 0 to 1; None for a job without progress."""
 
     def list_hosts(self, session: SessionSpec, /) -> frozenset[str]:
         """Return the registries that the job sends requests to."""
