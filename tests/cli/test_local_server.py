@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -25,8 +26,10 @@ from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.storage import open_store
 from tests import images
 from tests.cli.dist import command, dist
+from tests.cli.terminal import at_terminal
 from tests.fakes.faults import Fault, Stall
 from tests.fakes.registry import FakeRegistry
+from tests.peers.chromium import chromium
 from tests.peers.processes import poll_until
 from tests.user_project import make_project
 
@@ -198,6 +201,30 @@ def test_a_command_that_cannot_log_in_a_browser_prints_no_code(shared: Path) -> 
     assert text.lines[0].startswith(f"{url}/open?code=")
     assert json_.json == {"url": f"{url}/"}
     assert running(shared).secret not in text.out.decode() + json_.out.decode()
+
+
+def test_the_printed_address_opens_the_run_in_a_browser(place: Path, tmp_path: Path) -> None:
+    with FakeRegistry() as registry:
+        images.load(registry, "app", IMAGE, "v1")
+        # The terminal closes at the end of the command although the server, which the command starts, goes on.
+        result = at_terminal("", *fetch(registry, tmp_path / "store")[3:5], "fetch", f"{registry.host}/app:v1")
+        reference = f"{registry.host}/app:v1"
+    assert result.code == 0, result.shown
+    state = running(place)
+    found = re.search(rf"run: ({state.url}/open\?code=\S+&to=(/runs/flow-run/\S+))", result.shown)
+    assert found, result.shown
+    assert state.secret not in result.shown
+
+    with chromium(tmp_path / "chromium") as browser:
+        page = browser.page()
+        page.open(found[1])
+        page.wait_for("Task Runs")
+        page.wait_for(f"fetch {reference}")
+        page.wait_for("resolves to manifest")  # a line of the log, which the API gives only with the secret
+        assert page.evaluate("location.href") == f"{state.url}{found[2]}"
+        again = browser.page()
+        again.open(found[1])
+        again.wait_for("This address was used before")
 
 
 def test_the_server_of_a_killed_process_is_replaced(place: Path) -> None:
