@@ -28,6 +28,8 @@ _COMMAND = (sys.executable, "-P", "-m", "prefect_dist.cli._server")
 # The server outlives the command and serves others, so it gets no other variables, such as passwords, of the command.
 _KEPT = {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH"}
 _SETTING_PREFIXES = ("PREFECT_SERVER_", "PREFECT_API_DATABASE_", "PREFECT_PROFILE")
+# Variables that name an API, or a file with settings.
+_CHOICES = {"PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILES_PATH", "PREFECT_PROFILE"}
 _DEFAULTS = {
     # One database transaction per task state is several times slower than an up-to-date run.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
@@ -46,6 +48,15 @@ _DEFAULTS = {
     "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
 }
+
+
+def guess_home() -> Path | None:
+    """Return PREFECT_HOME, if the environment names no API and Prefect has no file with settings. Prefect is not imported."""
+    if _CHOICES & {name.upper() for name in os.environ}:
+        return None
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    files = (home / "profiles.toml", *map(Path, (".env", "prefect.toml", "pyproject.toml")))
+    return None if any(file.exists() for file in files) else home
 
 
 def read_idle() -> float:

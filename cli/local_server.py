@@ -70,7 +70,7 @@ class LocalServer:
     def describe_address(self, path: str, *, is_terminal: bool) -> str:
         """Return a line with the URL of a page of the UI. Only the line for a terminal has a code that logs a browser in."""
         run = path.rpartition("/")[2]
-        if not self._state.idle_s:
+        if self._state.idle_s == 0:  # the server ends with this command
             return f"run: {run}; to open it, run 'dist server open {run}'"
         if is_terminal:
             with contextlib.suppress(Unavailable):

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import TypeVar, cast
 from uuid import UUID
 
-from prefect_dist.cli import local_server, signals
+from prefect_dist.cli import local_process, local_server, signals
 from prefect_dist.ocispec.errors import DistError, Unavailable
 
 R = TypeVar("R")
@@ -143,20 +144,25 @@ def prefect_api(
     logging.raiseExceptions = debug  # else Prefect prints an error for each batch of log lines that it cannot send
     os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ and not debug})
     _bypass_proxies_for_loopback()
-    with _pause_collector():
-        from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
-    url = PREFECT_API_URL.value()
-    if url:
-        _require_answer(url, connect_timeout_s)
+    def use_server(home: Path) -> local_server.LocalServer:
+        return stack.enter_context(local_server.use_server(home, answer_s=connect_timeout_s, notify=notify))
+
+    with contextlib.ExitStack() as stack:
+        # The import of Prefect's settings takes half a second, in which the server can already start.
+        server = use_server(home) if (home := local_process.guess_home()) else None
         with _pause_collector():
-            load()
-        yield PrefectApi(url)
-        return
-    with (
-        local_server.use_server(PREFECT_HOME.value(), answer_s=connect_timeout_s, notify=notify) as server,
-        _use_settings(server),
-    ):
+            from prefect.settings import PREFECT_API_URL, PREFECT_HOME
+
+        if url := PREFECT_API_URL.value():
+            stack.close()
+            _require_answer(url, connect_timeout_s)
+            with _pause_collector():
+                load()
+            yield PrefectApi(url)
+            return
+        server = server or use_server(PREFECT_HOME.value())
+        stack.enter_context(_use_settings(server))
         with _pause_collector():
             load()
         server.wait_until_ready()

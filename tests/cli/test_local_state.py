@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_dist.cli import local_client, local_state
+from prefect_dist.cli import local_client, local_process, local_state
 from prefect_dist.cli.local_state import State
 from prefect_dist.ocispec.errors import Busy
 
@@ -100,3 +100,23 @@ def test_a_lock_that_is_never_released_is_reported(tmp_path: Path) -> None:
         local_state.hold_lock(tmp_path, timeout_s=0.1),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("variable", "file"),
+    [("PREFECT_API_URL", None), ("prefect_api_url", None), ("PREFECT_PROFILE", None), (None, "prefect.toml"), (None, ".env")],
+)
+def test_the_home_is_not_guessed_if_prefect_has_settings(
+    variable: str | None, file: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.chdir(tmp_path)
+    assert local_process.guess_home() == tmp_path / "prefect"
+
+    if variable is not None:
+        monkeypatch.setenv(variable, "x")
+    if file is not None:
+        (tmp_path / file).touch()
+
+    assert local_process.guess_home() is None
