@@ -38,7 +38,7 @@ class Times:
 
 def main() -> None:
     """Measure, and compare with the bars."""
-    with tempfile.TemporaryDirectory(dir=".") as scratch, FakeRegistry() as registry:
+    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as scratch, FakeRegistry() as registry:
         images.load(registry, "app", images.image(1, layers=2), "v1")
         bench = StartBench(Path(scratch).absolute(), f"{registry.host}/app:v1")
         try:
