@@ -37,11 +37,15 @@ End = Callable[[Outcome[T] | Raised], None]
 
 
 class ImagePool(PrefectPool):
-    """Runs the units of an image in threads, and every other unit as a task run. Leaving the block waits for the threads."""
+    """Runs the units of an image in threads, and every other unit as a task run. Leaving the block waits for the threads.
+
+    `raised` is the exception that ended the task run of an image, if any: the walk has to end with this exception.
+    """
 
     def __init__(self, session: Session, *, window: int, retries: int = RETRIES) -> None:
         super().__init__(session, window=window, retries=retries)
         self.threads = ThreadPool(session, window=window, retries=retries)
+        self.raised: Raised | None = None
 
     @property
     def waiting(self) -> AbstractSet[Hashable]:
@@ -59,7 +63,12 @@ class ImagePool(PrefectPool):
         return not isinstance(unit.scope, ImageTask)
 
     def start(self, unit: Unit[T], end: End[T]) -> Hashable:
-        """Start a unit in the task run of its image, or submit the task of the unit."""
+        """Start a unit in the task run of its image, or submit the task of the unit.
+
+        Raise the exception that ended the task run of an image, such as the exception by which Prefect suspends a flow run.
+        """
+        if self.raised is not None:
+            raise self.raised.error
         if isinstance(unit.scope, ImageTask):
             return unit.scope.start(unit, end)
         return super().start(unit, end)
@@ -89,7 +98,7 @@ class ImageTask:
         self._pool, self._image, self._scope = pool, image, scope
         self._guard = threading.Lock()
         self._context: Context | None = None
-        self._queued: list[Callable[[], None]] = []
+        self._queued: list[tuple[Hashable, Unit[Any], End[Any]]] = []
         self._is_open = False
         self._ended, self._closed = threading.Event(), threading.Event()
         self._content: list[tuple[Descriptor, Receipt]] = []
@@ -115,22 +124,40 @@ class ImageTask:
             parents = () if self._image.origin is None else (self._image.origin,)
             self._pool.open_task(self, self._scope, parents, unit.hosts)
             self._is_open = True
-        key, start = object(), self._pool.threads.submit
+        key = object()
         with self._guard:
-            if self._context is None:
-                self._queued.append(lambda: start(key, unit, partial(self._take, unit, end)))
-            else:
-                self._context.copy().run(start, key, unit, partial(self._take, unit, end))
+            context, raised = self._context, self._pool.raised
+            if context is None and raised is None:
+                self._queued.append((key, unit, end))
+        if raised is not None:
+            end(raised)
+        elif context is not None:
+            self._submit(context, key, unit, end)
         return key
 
     def end(self) -> None:
-        """End the task run, after the last unit of the image."""
-        self._failures = tuple(self._image.failures)
+        """End the task run: after the last unit of the image, or early if the run was interrupted."""
+        if self._ended.is_set():
+            return
+        interrupted = self._pool.session.cancel.error if self._image.open else None
+        failures = [] if interrupted is None else [Failure(descriptor=None, error=interrupted)]
+        self._failures = (*self._image.failures, *failures)
         self._ended.set()
 
-    def take_end(self, _outcome: Outcome[ImageSummary] | Raised) -> None:
-        """Take the end of the task run. Units start in any case, also if Prefect ended the task run early."""
-        self._begin(copy_context())
+    def take_end(self, outcome: Outcome[ImageSummary] | Raised) -> None:
+        """Take the end of the task run.
+
+        Units also start if Prefect ended the task run early, such as by a failed call. They do not start after an exception
+        that ends the flow run.
+        """
+        if isinstance(outcome, Raised):
+            with self._guard:
+                self._pool.raised = outcome
+                queued, self._queued = self._queued, []
+            for _, _, end in queued:
+                end(outcome)
+        else:
+            self._begin(copy_context())
         self._closed.set()
 
     def wait(self) -> None:
@@ -148,8 +175,11 @@ class ImageTask:
                 return
             self._context, queued = context, self._queued
             self._queued = []
-            for start in queued:
-                context.copy().run(start)
+        for key, unit, end in queued:
+            self._submit(context, key, unit, end)
+
+    def _submit(self, context: Context, key: Hashable, unit: Unit[T], end: End[T]) -> None:
+        context.copy().run(self._pool.threads.submit, key, unit, partial(self._take, unit, end))
 
     def _take(self, unit: Unit[T], end: End[T], outcome: Outcome[T] | Raised) -> None:
         if isinstance(outcome, Ok) and isinstance(outcome.value, Fetched) and isinstance(unit.arguments[0], Descriptor):
@@ -185,6 +215,8 @@ class ImageTasks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:  # ends the units in flight
+            self._pool.session.cancel.set(f"the run failed: {error}", cause=error)
         for task in self._tasks.values():
             task.end()
         for task in self._tasks.values():
