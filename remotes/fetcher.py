@@ -137,15 +137,15 @@ class Fetcher:
         if self._foreign is not None:
             self._foreign.distrust(descriptor.digest)
 
-    def has_tags(self) -> bool:
-        """Return False if the registry does not know the repository, or the repository has no tag.
+    def exists(self) -> bool:
+        """Return False if the registry does not know the repository: the answer to a request for one tag is 404.
 
         Raises:
-            DistError: an error of the registry.
+            DistError: another error of the registry.
         """
         response = self._repository.send_read("GET", "tags/list?n=1", subject=self.locator, headers={})
         if response.status_code == httpx.codes.OK:
-            document.read_document(response, self.locator)
+            document.read_document(response, self.locator)  # frees the connection for the next request
             return True
         error = from_response(self.locator, response)
         response.close()

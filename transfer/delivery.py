@@ -91,8 +91,9 @@ class MountCandidates:
 class NewRepositories:
     """The repositories that had no content before this run. A run sends no HEAD for the tags and blobs of such a repository.
 
-    A repository is new if the registry lists no tag of the repository, and if no run may have uploaded to the repository
-    before. The second condition is needed because an earlier run may have ended before it set a tag.
+    A repository is new if the registry does not know the repository, and if no run may have uploaded to the repository before.
+    The second condition is needed because some registries know a repository only by its tags, and an earlier run may have ended
+    before it set a tag.
 
     Thread-safe.
     """
@@ -104,7 +105,7 @@ class NewRepositories:
         self._locks: dict[str, Lock] = {}
 
     def exclude(self, known: Iterable[Reference]) -> None:
-        """Take all targets that earlier runs recorded. Without this call, no repository is new."""
+        """Exclude the repositories of all targets that earlier runs recorded. Without this call, no repository is new."""
         self._known = frozenset(target.locator for target in known)
 
     def has(self, session: Session, place: Reference) -> bool:
@@ -113,7 +114,7 @@ class NewRepositories:
             return False
         with self._locks.setdefault(place.locator, Lock()):
             if place.locator not in self._new:
-                self._new[place.locator] = _lists_no_tag(session.registries.origin_fetcher(place))
+                self._new[place.locator] = _is_unknown(session.registries.origin_fetcher(place))
             return self._new[place.locator]
 
     def lacks(self, session: Session, blob: Descriptor, place: Reference) -> bool:
@@ -124,10 +125,10 @@ class NewRepositories:
         return True
 
 
-def _lists_no_tag(fetcher: Fetcher) -> bool:
-    """Return True if a registry lists no tag of a repository. A registry that refuses to list tags may still accept a push."""
+def _is_unknown(fetcher: Fetcher) -> bool:
+    """Return True if a registry does not know a repository. A registry that refuses to list tags may still accept a push."""
     try:
-        return not fetcher.has_tags()
+        return not fetcher.exists()
     except DistError:
         return False
 
