@@ -1,6 +1,6 @@
 """The command copy: one image, or all tags of a repository, to a registry."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -50,21 +50,15 @@ def copy(
     """Run the flow `copy`, and return the exit code."""
     from prefect_dist.cli import runs
 
-    wanted: dict[str, Any] = {
-        "rewrite_index": rewrite_index,
-        "referrers": referrers,
-        "all_tags": all_tags,
-    }
     chosen = [str(one) for one in inputs.parse_platforms(platform or ()) or ()]
     if rewrite_index and not chosen:
         raise BadInput("--rewrite-index requires --platform")
+    wanted = {"rewrite_index": rewrite_index, "referrers": referrers, "all_tags": all_tags}
     job = inputs.make_copy_job(source, target, platforms=chosen, **wanted)
-    if job.has_stored_source:
-        source = _find_stored(context, source)
-    elif not dry_run:
+    if not job.has_stored_source and not dry_run:
         inputs.require_writable_store(context)
     parameters = {
-        "source": source,
+        "source": _find_source(context, source),
         "target": target,
         **wanted,
         "platforms": chosen or "all",
@@ -79,8 +73,13 @@ def copy(
         return runs.run(context, "copy", parameters, doing="mirroring", quiet=quiet, direct=direct, grain=grain)
 
 
-def _find_stored(context: Context, source: str) -> str:
-    """Return the source with the recorded name. A source may have the short form of a name."""
+def _find_source(context: Context, source: str) -> str:
+    """Return the source. The short form of a store name is replaced by the recorded name.
+
+    Raises:
+        NotFound: the store does not have the name.
+    """
     from prefect_dist.mirror.copying import STORE, parse_store_name
 
-    return f"{STORE}{find_name(inputs.open_store(context), parse_store_name(source) or '')}"
+    name = parse_store_name(source)
+    return source if name is None else f"{STORE}{find_name(inputs.open_store(context), name)}"

@@ -1,22 +1,40 @@
 """Runs of the option `--direct`: in threads of the command, without Prefect."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
-from prefect_dist.cli.finished import Finished
 from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.signals import note_stop
 from prefect_dist.mirror.direct import run_directly
-from prefect_dist.mirror.resources import BlockUnreadable, NetworkParameters, NoBlocks, RunResources
+from prefect_dist.mirror.report import FlowName, RunReport
+from prefect_dist.mirror.resources import BLOCK, NetworkParameters, RunResources
 from prefect_dist.mirror.run_spec import RunSpec
 from prefect_dist.transfer.events import Notify
 
-_MODULES = {"mirror": "configured", "seed": "configured", "push": "copying", "copy": "copying"}
+# The modules of `mirror` with the functions that make runs. Other flows have a module of their own name.
+_MODULES: Mapping[FlowName, str] = {"mirror": "configured", "seed": "configured", "push": "copying", "copy": "copying"}
+_REMEDY = "only a Prefect run can read blocks; leave out --direct, or"
 
 
-def make_run(flow: str, parameters: Mapping[str, Any]) -> RunSpec:
-    """Return the run for the parameters of the flow named `flow`.
+class NoBlocks:
+    """Refuses every Prefect block."""
+
+    def read_store(self, name: str, _options: Mapping[str, Any], /) -> NoReturn:
+        """Raise `BadInput`."""
+        raise BadInput(f"store {BLOCK}{name}: {_REMEDY} name a path or URL")
+
+    def read_credentials(self, names: Iterable[str], /) -> NoReturn:
+        """Raise `BadInput`."""
+        raise BadInput(f"credentials block {', '.join(names)}: {_REMEDY} use docker login")
+
+    def read_configuration(self, name: str, /) -> NoReturn:
+        """Raise `BadInput`."""
+        raise BadInput(f"configuration {BLOCK}{name}: {_REMEDY} name a file")
+
+
+def make_run(flow: FlowName, parameters: Mapping[str, Any]) -> RunSpec:
+    """Return the run for the parameters of a flow.
 
     Raises:
         BadInput: a parameter or the configuration names a Prefect block.
@@ -31,17 +49,14 @@ def make_run(flow: str, parameters: Mapping[str, Any]) -> RunSpec:
     )
     module = import_module(f"prefect_dist.mirror.{_MODULES.get(flow, flow)}")
     make: Callable[..., RunSpec] = getattr(module, f"make_{flow}_run")
-    try:
-        return make(resources, **given)
-    except BlockUnreadable as exc:
-        raise BadInput(str(exc)) from exc
+    return make(resources, **given)
 
 
-def run_direct(spec: RunSpec, notify: Notify) -> Finished:
-    """Carry out a run, and return the result.
+def run_direct(spec: RunSpec, notify: Notify) -> RunReport:
+    """Carry out a run, and return the report.
 
     Raises:
         DistError: the run could not begin.
     """
     with note_stop(notify):
-        return Finished(report=run_directly(spec, notify))
+        return run_directly(spec, notify)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 Output = Literal["text", "json"]
 Origin = Literal["option", "environment", "default"]
 Dialect = Literal["dist", "skopeo"]
-_POSITIVE = validators.Number(gt=0)
 Grain = Literal["descriptor", "image"]
+_POSITIVE = validators.Number(gt=0)
 _CONCURRENCY = validators.Number(gte=1, lte=64)
 
 

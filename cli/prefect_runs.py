@@ -3,18 +3,18 @@
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from threading import Thread
 from typing import Any, TypeVar
 from uuid import UUID
 
-from prefect_dist.cli.finished import Finished
 from prefect_dist.cli.options import Context
 from prefect_dist.cli.prefect_api import PrefectApi, Unrecorded, prefect_api
 from prefect_dist.cli.signals import abandon_threads, note_stop
 from prefect_dist.mirror.progress import collected_reports, notify_also
-from prefect_dist.mirror.report import RunReport
+from prefect_dist.mirror.report import FlowName, RunReport
 from prefect_dist.mirror.run_result import RunFailed
 from prefect_dist.transfer.cancellation import current_token
 from prefect_dist.transfer.events import Note, Notify
@@ -24,8 +24,20 @@ T = TypeVar("T")
 _MANY_TASKS = 100
 
 
-def run_flow(context: Context, flow: str, parameters: Mapping[str, Any], notify: Notify) -> Finished:
-    """Run the flow named `flow`, and return the result.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """The record of a run in Prefect.
+
+    `address` is a line with the URL of the flow run. `loss` is the reason if Prefect has not recorded the end of the run.
+    """
+
+    flow_run_id: str
+    address: str
+    loss: str | None
+
+
+def run_flow(context: Context, flow: FlowName, parameters: Mapping[str, Any], notify: Notify) -> tuple[RunReport, Record]:
+    """Run a flow, and return the report and the record.
 
     Raises:
         Stopped: the run stopped before it had a report.
@@ -42,14 +54,14 @@ def run_flow(context: Context, flow: str, parameters: Mapping[str, Any], notify:
         ) as api,
         notify_also(notify),
     ):
-        report, flow_run_id, unrecorded = _run(api, partial(load(), **parameters, return_state=True), notify)
+        report, flow_run_id, loss = _run(api, partial(load(), **parameters, return_state=True), notify)
         address = api.address(flow_run_id)
-        if unrecorded is None and report.tasks >= _MANY_TASKS and (hint := api.settings_hint()):
+        if loss is None and report.tasks >= _MANY_TASKS and (hint := api.settings_hint()):
             notify(Note(hint))
-    return Finished(report=report, flow_run_id=str(flow_run_id), address=address, unrecorded=unrecorded)
+    return report, Record(flow_run_id=str(flow_run_id), address=address, loss=loss)
 
 
-def _import_flow(name: str) -> Callable[..., Any]:
+def _import_flow(name: FlowName) -> Callable[..., Any]:
     flow: Callable[..., Any] = getattr(import_module(f"prefect_dist.flows.{name}"), name)
     return flow
 

@@ -1,18 +1,20 @@
 """Runs a flow for a command, or the same run without Prefect. Shows the progress and prints the report."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect_dist.cli import inputs, output
 from prefect_dist.cli.display import Doing, display
-from prefect_dist.cli.finished import Finished
 from prefect_dist.cli.inputs import BadInput
-from prefect_dist.cli.options import Context, RunNetworkOptions
+from prefect_dist.cli.options import Context, Grain, RunNetworkOptions
 from prefect_dist.cli.output import print_error
 from prefect_dist.mirror import render
-from prefect_dist.mirror.report import Status
+from prefect_dist.mirror.report import FlowName, RunReport, Status
 from prefect_dist.transfer.cancellation import Stopped
-from prefect_dist.transfer.events import Notify
+
+if TYPE_CHECKING:
+    from prefect_dist.cli.prefect_runs import Record
+    from prefect_dist.transfer.events import Notify
 
 # Printed causes, and objects of a cause. More lines would push these off the screen.
 _MAX_CAUSES, _MAX_OBJECTS = 20, 10
@@ -21,15 +23,15 @@ _EXIT_CODES: Mapping[Status, int] = {"complete": 0, "failed": 1, "stopped": 1, "
 
 def run(
     context: Context,
-    flow: str,
+    flow: FlowName,
     parameters: Mapping[str, Any],
     *,
     doing: Doing = "downloading",
     quiet: bool,
     direct: bool,
-    grain: str | None = None,
+    grain: Grain | None = None,
 ) -> int:
-    """Run the flow named `flow`, and print the report. If `quiet`, print only the summary, the notes and the failures.
+    """Run a flow, and print the report. If `quiet`, print only the summary, the notes and the failures.
 
     A `direct` run takes place in threads of this process, without Prefect. `grain` is a parameter of the flow.
 
@@ -42,45 +44,49 @@ def run(
     carry_out = _prepare(context, flow, parameters, direct=direct)
     with display(context.output, quiet=quiet, doing=doing) as notify:
         try:
-            finished = carry_out(notify)
+            report, record = carry_out(notify)
         except Stopped as exc:  # the run stopped before it had a report
             print_error(str(exc))
             return 1
-    _print_report(context, finished, quiet=quiet)
-    code = _EXIT_CODES[finished.report.status]
-    if finished.unrecorded is not None:
-        print_error(finished.unrecorded)
+    _print_report(context, report, record, quiet=quiet)
+    code = _EXIT_CODES[report.status]
+    if record is not None and record.loss is not None:
+        print_error(record.loss)
         return code or 1
     return code
 
 
-def _prepare(context: Context, flow: str, parameters: Mapping[str, Any], *, direct: bool) -> Callable[[Notify], Finished]:
-    """Return the function that carries out the run. Only the chosen way is imported: Prefect takes a second to import."""
+def _prepare(
+    context: Context, flow: FlowName, parameters: Mapping[str, Any], *, direct: bool
+) -> "Callable[[Notify], tuple[RunReport, Record | None]]":
+    """Return the function that carries out the run, and returns the report and Prefect's record of the run.
+
+    Only the chosen way is imported: Prefect takes a second to import.
+    """
     if direct:
         from prefect_dist.cli.direct import make_run, run_direct
 
         spec = make_run(flow, parameters)
-        return lambda notify: run_direct(spec, notify)
+        return lambda notify: (run_direct(spec, notify), None)
     from prefect_dist.cli.prefect_runs import run_flow
 
     return lambda notify: run_flow(context, flow, parameters, notify)
 
 
-def _print_report(context: Context, finished: Finished, *, quiet: bool) -> None:
-    report = finished.report
+def _print_report(context: Context, report: RunReport, record: "Record | None", *, quiet: bool) -> None:
     if context.output == "json":
-        output.print_json(render.to_json(report, finished.flow_run_id))
+        output.print_json(render.to_json(report, None if record is None else record.flow_run_id))
     elif quiet:
         output.print_lines([render.summary_line(report)])
     else:
         # Errors are printed below, once for each cause.
         output.print_rows([{head: cell for head, cell in row.items() if head != "error"} for row in render.table(report)])
-        lines = [render.summary_line(report), f"store: {report.store}", finished.address]
-        output.print_lines(line for line in lines if line is not None)
+        addresses = () if record is None else (record.address,)
+        output.print_lines([render.summary_line(report), f"store: {report.store}", *addresses])
     if context.output == "text":
         for note in report.notes:
             print_error(note)
-    _print_failures(render.group_causes(report.errors), is_recorded=finished.address is not None)
+    _print_failures(render.group_causes(report.errors), is_recorded=record is not None)
 
 
 def _print_failures(causes: Sequence[render.Cause], *, is_recorded: bool) -> None:

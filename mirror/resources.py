@@ -5,7 +5,7 @@ Parameters may name Prefect blocks. Only `flows` can read blocks, so a `BlockRea
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.remotes import Credentials, Hosts, RegistrySettings
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from prefect_dist.mirror.config import Mirror
 
 BLOCK = "block:"
-_REMEDY = "only a Prefect run can read blocks; leave out --direct, or"
 
 
 class BlockReader(Protocol):
@@ -34,26 +33,6 @@ class BlockReader(Protocol):
 
     def read_configuration(self, name: str, /) -> str:
         """Return the YAML text of the configuration in a block."""
-
-
-class BlockUnreadable(InvalidInput):
-    """A run without Prefect names a Prefect block."""
-
-
-class NoBlocks:
-    """Refuses every block, for runs without Prefect."""
-
-    def read_store(self, name: str, _options: Mapping[str, Any], /) -> NoReturn:
-        """Raise `BlockUnreadable`."""
-        raise BlockUnreadable(f"store {BLOCK}{name}: {_REMEDY} name a path or URL")
-
-    def read_credentials(self, names: Iterable[str], /) -> NoReturn:
-        """Raise `BlockUnreadable`."""
-        raise BlockUnreadable(f"credentials block {', '.join(names)}: {_REMEDY} use docker login")
-
-    def read_configuration(self, name: str, /) -> NoReturn:
-        """Raise `BlockUnreadable`."""
-        raise BlockUnreadable(f"configuration {BLOCK}{name}: {_REMEDY} name a file")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
