@@ -67,6 +67,6 @@ def _gauges(report: RunReport) -> "CollectorRegistry":
     if is_success:
         values["last_success_timestamp_seconds"] = "When the last run ended in which nothing failed.", now
     registry = CollectorRegistry()
-    for name, (told, value) in values.items():
-        Gauge(f"dist_{name}", told, registry=registry).set(value)
+    for name, (text, value) in values.items():
+        Gauge(f"dist_{name}", text, registry=registry).set(value)
     return registry
