@@ -7,10 +7,11 @@ the first unit of the image and ends with the image.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from contextvars import Context, copy_context
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -46,6 +47,7 @@ class ImagePool(PrefectPool):
         super().__init__(session, window=window, retries=retries)
         self.threads = ThreadPool(session, window=window, retries=retries)
         self.raised: Raised | None = None
+        self._open: set[ImageTask] = set()
 
     @property
     def waiting(self) -> AbstractSet[Hashable]:
@@ -62,6 +64,16 @@ class ImagePool(PrefectPool):
         """Return True for a unit with a task run of its own."""
         return not isinstance(unit.scope, ImageTask)
 
+    def release_held(self, in_flight: Iterable[Hashable], /) -> None:
+        """Start the units of an image whose task run has not begun, if every unit in flight belongs to such an image.
+
+        A limit on a task tag delays task runs. The image that has the slot may wait for a unit of a delayed image: for shared
+        content, or for room in the window. Then no unit would ever end. The run has a slot, so it may send requests.
+        """
+        images = [key.image for key in in_flight if isinstance(key, _Key)]
+        if images and all(image.is_delayed for image in images) and any(not image.is_delayed for image in self._open):
+            images[0].begin()
+
     def start(self, unit: Unit[T], end: End[T]) -> Hashable:
         """Start a unit in the task run of its image, or submit the task of the unit.
 
@@ -77,7 +89,12 @@ class ImagePool(PrefectPool):
         """Submit the task of an image, in the flow run of `scope`."""
         unit = Unit(work=units.walk_image, arguments=(image,), hosts=hosts, parents=parents, scope=scope)
         super().start(unit, image.take_end)
+        self._open.add(image)
         self.runs += 1
+
+    def end_task(self, image: "ImageTask") -> None:
+        """Note that the last unit of an image has ended."""
+        self._open.discard(image)
 
     def __enter__(self) -> Self:
         self.threads.__enter__()
@@ -85,6 +102,13 @@ class ImagePool(PrefectPool):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.threads.__exit__(kind, error, trace)
+
+
+@dataclass(eq=False, frozen=True, slots=True)
+class _Key:
+    """The key of a unit of an image."""
+
+    image: "ImageTask"
 
 
 class ImageTask:
@@ -104,6 +128,11 @@ class ImageTask:
         self._content: list[tuple[Descriptor, Receipt]] = []
         self._failures: tuple[Failure, ...] = ()
 
+    @property
+    def is_delayed(self) -> bool:
+        """Return True until the task run begins."""
+        return self._context is None
+
     def walk(self) -> ImageSummary:
         """Start the units of the image in the context of the calling task run, until `end`. Return the content.
 
@@ -111,7 +140,7 @@ class ImageTask:
             Stopped: the run was cancelled.
             ImageFailed: the image failed.
         """
-        self._begin(copy_context())
+        self.begin()
         self._ended.wait()
         if self._failures:
             stopped = next((one.error for one in self._failures if isinstance(one.error, Stopped)), None)
@@ -124,7 +153,7 @@ class ImageTask:
             parents = () if self._image.origin is None else (self._image.origin,)
             self._pool.open_task(self, self._scope, parents, unit.hosts)
             self._is_open = True
-        key = object()
+        key = _Key(self)
         with self._guard:
             context, raised = self._context, self._pool.raised
             if context is None and raised is None:
@@ -142,6 +171,7 @@ class ImageTask:
         interrupted = self._pool.session.cancel.error if self._image.open else None
         failures = [] if interrupted is None else [Failure(descriptor=None, error=interrupted)]
         self._failures = (*self._image.failures, *failures)
+        self._pool.end_task(self)
         self._ended.set()
 
     def take_end(self, outcome: Outcome[ImageSummary] | Raised) -> None:
@@ -157,7 +187,7 @@ class ImageTask:
             for _, _, end in queued:
                 end(outcome)
         else:
-            self._begin(copy_context())
+            self.begin()
         self._closed.set()
 
     def wait(self) -> None:
@@ -169,7 +199,9 @@ class ImageTask:
         """Call `submit` in the child flow run of the image."""
         return submit() if self._scope is None else self._scope.run(submit)
 
-    def _begin(self, context: Context) -> None:
+    def begin(self) -> None:
+        """Start the units of the image in the current context, unless an earlier call started the units."""
+        context = copy_context()
         with self._guard:
             if self._context is not None:
                 return

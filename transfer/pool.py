@@ -177,6 +177,13 @@ class Pool(ABC):
         """Return True if a unit counts as a run."""
         return True
 
+    def release_held(self, _in_flight: Iterable[Hashable], /) -> None:
+        """Start a unit that the pool holds back, if every unit in flight is held back. The keys are those of the units in flight.
+
+        A worklist calls this method each time before it waits.
+        """
+        return
+
     @abstractmethod
     def start(self, unit: Unit[T], end: Callable[[Outcome[T] | Raised], None]) -> Hashable:
         """Start a unit of work. Return its key. The pool calls `end` once with the outcome, from any thread.
@@ -282,6 +289,7 @@ class Worklist(Generic[Item, T]):
         with self._pool.on_wait(lambda: self._events.put(None)):
             while self._lanes:
                 self._fill()
+                self._pool.release_held(run.key for state in self._lanes.values() for run in state.in_flight)
                 event = self._events.get()
                 if event is None:
                     continue
