@@ -178,7 +178,7 @@ class Pool(ABC):
         return True
 
     def release_held(self, _in_flight: Iterable[Hashable], /) -> None:
-        """Start a unit that the pool holds back, if every unit in flight is held back. The keys are those of the units in flight.
+        """Start a unit that the pool holds back, if the pool holds back every unit of the given keys.
 
         A worklist calls this method each time before it waits.
         """
