@@ -68,8 +68,21 @@ def run_interruptible(command: Callable[[], int | None], *, timeout_s: float | N
             raise Interrupted(cause.code, cause.reason)
 
     with _handle_signals(dict.fromkeys(causes, stop)), _set_alarm(timeout_s), use_token(cancel):
-        code = command() or 0
+        try:
+            code = command() or 0
+        except Exception as exc:
+            if (interrupted := _find_interrupted(exc)) is None:
+                raise
+            raise interrupted from None
     return received[0].code if received and code else code
+
+
+def _find_interrupted(error: BaseException) -> Interrupted | None:
+    """Return the interruption that caused an error. Python 3.11 raises RuntimeError from an error in `__set_name__`."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, Interrupted):
+        cause = cause.__cause__
+    return cause
 
 
 def note_stop(notify: "Notify") -> contextlib.AbstractContextManager[None]:

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import threading
 
-from prefect_dist.cli.signals import run_interruptible
+import pytest
+
+from prefect_dist.cli.signals import Interrupted, run_interruptible
 from prefect_dist.transfer.cancellation import current_token
 
 _STRESS = """
@@ -53,3 +55,19 @@ def test_a_signal_cancels_a_run_that_holds_a_lock_of_its_callbacks() -> None:
 def test_signals_during_pauses_never_block_the_main_thread() -> None:
     done = subprocess.run([sys.executable, "-c", _STRESS], capture_output=True, check=True, timeout=60, text=True)
     assert done.stdout == "{143}\n"
+
+
+def test_a_signal_ends_a_command_that_defines_a_class() -> None:
+    """Python 3.11 raises RuntimeError from each exception in `__set_name__`, which dataclasses.Field has."""
+
+    class Field:
+        def __set_name__(self, owner: type, name: str) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def command() -> int:
+        type("State", (), {"started": Field()})
+        return 0
+
+    with pytest.raises(Interrupted) as error:
+        run_interruptible(command, timeout_s=None)
+    assert error.value.code == 143
