@@ -20,6 +20,9 @@ from prefect_dist.remotes.listing import list_tags
 from prefect_dist.remotes.ranges import Ranges
 from prefect_dist.remotes.repository import Repository
 
+# The codes of registries for an unknown repository (distribution-spec 1.1, "Error Codes"); NOT_FOUND is the code of Harbor.
+_UNKNOWN_REPOSITORY = ("NAME_UNKNOWN", "NOT_FOUND")
+
 
 @dataclass(frozen=True, slots=True)
 class _ManifestRequest:
@@ -102,11 +105,17 @@ class Fetcher:
         """Return the descriptor of a manifest by tag or digest, with the content in `data`, unverified.
 
         Raises:
+            Corrupt: the content is no manifest, and has another digest than the registry states.
             DistError: as `resolve`.
         """
         ask = _manifest_request(reference, ANY_MANIFEST)
         raw, expected = self._read(ask)
-        return _describe(raw, expected or Digest.of(raw), ask)
+        try:
+            return _describe(raw, expected or Digest.of(raw), ask)
+        except DistError as exc:
+            if expected is not None and (found := Digest.of(raw, algorithm=expected.algorithm)) != expected:
+                raise Corrupt(f"expected {expected}, the registry sent {found}", subject=ask.subject) from exc
+            raise
 
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
         """Yield the bytes of `descriptor` from `offset` to its size, in pieces of at most 1 MiB, unverified.
@@ -138,7 +147,9 @@ class Fetcher:
             self._foreign.distrust(descriptor.digest)
 
     def exists(self) -> bool:
-        """Return False if the registry does not know the repository: the answer to a request for one tag is 404.
+        """Return False if the registry does not know the repository: the answer is 404 with the code.
+
+        Without the code, a 404 may only mean that the registry lists no tags.
 
         Raises:
             DistError: another error of the registry.
@@ -149,7 +160,7 @@ class Fetcher:
             return True
         error = from_response(self.locator, response)
         response.close()
-        if isinstance(error, RegistryNotFound):
+        if isinstance(error, RegistryNotFound) and any(code.startswith(_UNKNOWN_REPOSITORY) for code in error.exchange.codes):
             return False
         raise error
 

@@ -201,11 +201,11 @@ def _resolve(query: ImageQuery, there: Sequence[object], reader: Reader) -> Desc
     is_known = query.source in corrupt or session.registries.counts_pulls(query.source.host)
     if not is_first or is_known or str(query.source) in session.store.names:
         return source.resolve(query.source)
-    found = source.download(query.source)
-    if found.data is None:
-        return found
-    session.counter.received(ContentAdvanced(found, found.size, found.size))
     try:
+        found = source.download(query.source)
+        if found.data is None:
+            return found
+        session.counter.received(ContentAdvanced(found, found.size, found.size))
         fetch_content(session, found, source, place=reader.place)
     except Corrupt:
         corrupt.add(query.source)

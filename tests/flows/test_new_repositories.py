@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from tests import images
-from tests.fakes.faults import Answer, Fault, Refuse, WithHeaders
+from tests.fakes.faults import Answer, Fault, Flip, Refuse, WithHeaders
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, count_requests, count_uploads, find_missing, repository
 from tests.flows.reports import error_lines
@@ -70,7 +70,29 @@ def test_a_registry_that_refuses_to_list_tags_accepts_the_push(
 ) -> None:
     target.inject(Fault(path=".*/tags/list", nth=None, action=Answer(status, (), b"")))
     _, at_target = mirror(mirrors, source, target)
-    assert at_target["HEAD blobs"] == (0 if status == 404 else len(BLOBS))
+    assert at_target["HEAD blobs"] == len(BLOBS)
+
+
+def test_tags_that_a_registry_does_not_list_are_replaced_as_listed_tags(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    for tag in BUILT:
+        images.load(target, "copy", images.image(9191), tag)
+    target.inject(Fault(path=".*/tags/list", nth=None, action=Answer(404)))
+    _, at_target = mirror(mirrors, source, target)
+    assert (at_target["HEAD manifests"], at_target["PUT manifests"]) == (6, 3)
+
+
+@pytest.mark.parametrize("at", [0, 20])
+def test_a_manifest_that_was_corrupted_on_the_way_is_requested_again(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, at: int
+) -> None:
+    source.inject(Fault(path=".*/manifests/v1", action=Flip(at)))
+    report = mirrors.run(repository(source, target), retries=1)
+    assert report.status == "complete", error_lines(report)
+    assert not find_missing(target, "copy", BUILT["v1"], "v1")
+    requests = count_requests(mirrors.take_requests(source))
+    assert (requests["GET manifests"], requests["HEAD manifests"]) == (4, 1)
 
 
 def test_a_registry_with_a_quota_for_pulls_is_asked_by_head(
