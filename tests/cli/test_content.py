@@ -291,9 +291,9 @@ def imported(arguments: tuple[str, ...], store: Path) -> set[str]:
     open_store(str(store)).prepare()
     script = (
         "import atexit, json, sys\n"
+        "from prefect_dist.cli.main import main\n"
         "atexit.register(lambda: print(json.dumps(sorted({m.partition('.')[0] for m in sys.modules})), file=sys.stderr))\n"
         f"sys.argv = ['dist', *{list(arguments)}]\n"
-        "from prefect_dist.cli.main import main\n"
         "main()\n"
     )
 
