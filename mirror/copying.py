@@ -21,8 +21,17 @@ STORE = "store:"
 
 
 def parse_store_name(source: str) -> str | None:
-    """Return the name in a source `store:NAME`, or None for the source in a registry."""
-    return source.removeprefix(STORE) if source.startswith(STORE) else None
+    """Return the name in a source `store:NAME`, or None for the source in a registry.
+
+    Raises:
+        InvalidInput: the name is empty.
+    """
+    if not source.startswith(STORE):
+        return None
+    name = source.removeprefix(STORE).strip()
+    if not name:
+        raise InvalidInput(f"source {source!r}: expected a name after {STORE}; dist names lists the names in the store")
+    return name
 
 
 def make_push_run(
@@ -111,7 +120,7 @@ def make_copy_job(
     name = parse_store_name(source)
     what: Literal["image", "repository"] = "repository" if all_tags else "image"
     if name is not None and all_tags:
-        raise InvalidInput(f"source {source!r}: a name in the content store is one image; leave out the option for all tags")
+        raise InvalidInput(f"source {source!r}: a name in the content store is one image; leave out --all-tags (all_tags)")
     entry = Entry(
         at=flow,
         source=parse(source) if name is None else name,

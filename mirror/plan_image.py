@@ -85,7 +85,14 @@ def _plan_action(
     if isinstance(there, DistError):
         return _fail_action(item, target, there)
     if target.pinned_digest() not in (None, image.target_root.digest):
-        return _fail_action(item, target, InvalidInput(f"expected the digest {image.target_root.digest}", subject=target))
+        return _fail_action(
+            item,
+            target,
+            InvalidInput(
+                f"the image has the digest {image.target_root.digest}; correct or remove the digest of the target",
+                subject=target,
+            ),
+        )
     if there is None:
         return TargetAction(item=item, target=target, change="add", new=image.target_root)
     known = image.target_referrers.get(target, {})

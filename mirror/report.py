@@ -147,13 +147,13 @@ class RunReport:
         configuration: the name of the mirror's configuration, None for a run without one.
         tasks: the number of task runs.
         rows: the outcome for each object of the run, in the order of the request.
-        counts: numbers of objects by name, and bytes under names that end in `_bytes`. docs/library.md lists them.
+        counts: numbers of objects by name, and bytes under names that end in `_bytes`. docs/how-to/library.md lists the names.
         errors: the distinct errors of the run. The unfinished objects of a stopped run share an error. If an error ended the
             run, that error comes first and covers the unfinished objects.
         notes: further lines for people, such as vetoes and entries that select no image.
         stopped: the reason of a stop by a signal, a time-out, a person or Prefect. None if an error ended the run.
         quotas: the last reported quota of each registry, by host.
-        plan: the plan of a mirror, seed, copy or push.
+        plan: the plan of a mirror, seed, copy or push. `repr` omits the plan: it has all descriptors.
     """
 
     flow: FlowName
@@ -168,7 +168,7 @@ class RunReport:
     stopped: Stopped | None = None
     quotas: Mapping[str, Quota] = field(default_factory=dict)
     configuration: str | None = None
-    plan: "Plan | None" = None
+    plan: "Plan | None" = field(default=None, repr=False)
     is_dry: bool = False
 
     def select(self, kind: type[R]) -> list[R]:

@@ -33,8 +33,8 @@ _CANDIDATES = 2
 # The error code of a registry that lacks content of an index (distribution-spec 1.1, "Error Codes").
 _INCOMPLETE = "MANIFEST_BLOB_UNKNOWN"
 _NO_SPARSE = (
-    "this registry accepts no sparse index; mirror all platforms, or set rewriteIndex to publish a new index of the wanted "
-    "platforms"
+    "this registry accepts no sparse index; select all platforms, or set rewriteIndex (--rewrite-index) to publish a new index "
+    "of the selected platforms"
 )
 
 

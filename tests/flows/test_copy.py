@@ -147,7 +147,9 @@ def test_a_target_digest_of_another_image_fails_before_an_upload(target: FakeReg
 
     (row,) = report.select(TargetRow)
     assert [type(error) for error in row.errors] == [InvalidInput]
-    assert error_lines(report)[0].endswith(f": expected the digest {INDEX.root.digest}")
+    assert error_lines(report)[0].endswith(
+        f": the image has the digest {INDEX.root.digest}; correct or remove the digest of the target"
+    )
     assert {one.method for one in target.requests} == {"HEAD"}
 
 

@@ -69,6 +69,7 @@ def test_a_reference_has_no_store_name() -> None:
         ),
         ("redis", f"{TARGET}:v1", {"all_tags": True}, "expected no tag or digest"),
         ("store:app", TARGET, {"all_tags": True}, "source 'store:app': a name in the content store is one image"),
+        ("store:", TARGET, {}, "source 'store:': expected a name after store:"),
         ("redis", TARGET, {"rewrite_index": True}, "a rewritten index requires platforms"),
         ("redis", TARGET, {"platforms": ["x"]}, "platform 'x'"),
     ],
