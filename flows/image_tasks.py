@@ -85,9 +85,13 @@ class ImagePool(PrefectPool):
             return unit.scope.start(unit, end)
         return super().start(unit, end)
 
-    def open_task(self, image: "ImageTask", scope: Scope | None, parents: tuple[object, ...], hosts: frozenset[str]) -> None:
-        """Submit the task of an image, in the flow run of `scope`."""
-        unit = Unit(work=units.walk_image, arguments=(image,), hosts=hosts, parents=parents, scope=scope)
+    def open_task(self, image: "ImageTask", scope: Scope | None, parents: tuple[object, ...]) -> None:
+        """Submit the task of an image, in the flow run of `scope`.
+
+        The task has no registry, and so no tag with a limit. Otherwise the units of images that wait for the limit could fill
+        the window of the pool, and the images that hold the limit would never end.
+        """
+        unit = Unit(work=units.walk_image, arguments=(image,), parents=parents, scope=scope)
         super().start(unit, image.take_end)
         self._open.add(image)
         self.runs += 1
@@ -151,7 +155,7 @@ class ImageTask:
         """Start a unit in a thread. The first unit opens the task run. Return the key of the unit."""
         if not self._is_open:
             parents = () if self._image.origin is None else (self._image.origin,)
-            self._pool.open_task(self, self._scope, parents, unit.hosts)
+            self._pool.open_task(self, self._scope, parents)
             self._is_open = True
         key = _Key(self)
         with self._guard:

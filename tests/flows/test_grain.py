@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from prefect_dist.flows import mirror_parts
 from prefect_dist.mirror.progress import notify_also
 from prefect_dist.mirror.report import RunReport
 from prefect_dist.transfer.cancellation import CancelToken, use_token
-from prefect_dist.transfer.events import Event, StepDone
+from prefect_dist.transfer.events import Event, ImageEnded, StepDone
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
@@ -178,6 +179,27 @@ def test_more_images_than_open_task_runs_end(tmp_path: Path) -> None:
         assert shared == dict.fromkeys(SHARED.blobs, 1)
 
 
+@contextmanager
+def limit_tag(prefect: PrefectServer, tag: str) -> Iterator[None]:
+    """Limit the task runs with a tag to one at a time."""
+    limit = prefect.post("/concurrency_limits/", {"tag": tag, "concurrency_limit": 1})
+    try:
+        yield
+    finally:
+        prefect.delete(f"/concurrency_limits/{limit['id']}")
+
+
+def test_a_limit_on_the_task_runs_of_a_registry_blocks_no_image(
+    prefect: PrefectServer, source: FakeRegistry, tmp_path: Path
+) -> None:
+    from prefect_dist.flows.fetch import fetch
+
+    names = [f"{source.host}/app:{tag}" for tag in BUILT]
+    with limit_tag(prefect, f"registry:{source.host}"):
+        report, _ = run(fetch, names, str(tmp_path), concurrency=1, grain="image")
+    assert report.status == "complete", error_lines(report)
+
+
 def test_a_large_mirror_has_child_flow_runs_with_the_task_runs_of_their_images(
     prefect: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +228,35 @@ def test_a_stop_ends_the_task_runs_and_the_next_run_resumes(
     again, _ = mirror(tmp_path, source, target)
     assert again.status == "complete", error_lines(again)
     assert count_uploads(target.requests) == dict.fromkeys(BLOBS, 1)
+
+
+def test_an_image_is_not_fetched_without_its_task_run_after_a_suspension(
+    prefect: PrefectServer, source: FakeRegistry, tmp_path: Path
+) -> None:
+    """A limit lets the second task run begin only after the first image has ended."""
+    from prefect import tags
+    from prefect.context import FlowRunContext
+    from prefect.exceptions import Pause
+    from prefect.states import Suspended
+
+    from prefect_dist.flows.fetch import fetch
+
+    ended = []
+
+    def suspend(event: Event) -> None:
+        if isinstance(event, ImageEnded):
+            ended.append(event.report.name)
+            context = FlowRunContext.get()
+            assert context is not None
+            context.flow_run_suspension_request.mark_requested(Suspended())
+
+    names = [f"{source.host}/app:{tag}" for tag in ("v1", "v3")]
+    with limit_tag(prefect, "single"), tags("single"), notify_also(suspend), pytest.raises(Pause):
+        fetch(names, str(tmp_path), concurrency=2, grain="image")
+
+    assert len(ended) == 1
+    fetched = {digest for digest in count_reads(source.requests) if digest in BLOBS}
+    assert fetched in (BUILT["v1"].blobs.keys(), BUILT["v3"].blobs.keys())
 
 
 def test_a_copy_and_a_seed_have_the_parameter(source: FakeRegistry, target: FakeRegistry, tmp_path: Path) -> None:
