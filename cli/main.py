@@ -18,10 +18,12 @@ from prefect_dist.cli.signals import INTERRUPTED, Interrupted, exit_process
 from prefect_dist.ocispec.errors import DistError, Mistakes
 
 _FAILED, _BAD_INPUT = 1, 2
+_STDERR = 2
 
 
 def main() -> None:
     """Run the command line of the process, and exit."""
+    _open_missing_streams()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     _log_to_stderr(logging.DEBUG if debug else logging.WARNING)
@@ -51,6 +53,16 @@ def main() -> None:
         message = f"unexpected {type(exc).__name__}: {exc}; this is a bug in dist: run again with --debug and report it"
         code = _report(message, _FAILED, trace=debug)
     exit_process(code or 0)
+
+
+def _open_missing_streams() -> None:
+    """Connect a standard stream that the caller closed to /dev/null. Otherwise a file of the store could get its number."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(number)
+    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(_STDERR, "w", encoding="utf-8", closefd=False)
 
 
 def _log_to_stderr(level: int) -> None:

@@ -136,6 +136,16 @@ def test_a_full_standard_output_is_one_error_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, b"dist: standard output: No space left on device\n")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_runs_without_standard_streams(closed: str, fake: FakeRegistry, tmp_path: Path) -> None:
+    arguments = command("--store", tmp_path / "store", "fetch", "--direct", f"{fake.host}/app:v1")
+    script = f'"$@" {closed}; echo $? >"$0"'
+    done = subprocess.run(["sh", "-c", script, tmp_path / "code", *arguments], capture_output=True, check=False)
+
+    assert ((tmp_path / "code").read_text(), done.stderr.count(b"Traceback")) == ("0\n", 0)
+    assert bool(done.stdout) == (closed in ("<&-", "2>&-"))
+
+
 def test_a_missing_tag_fails_with_one_line(fake: FakeRegistry, fetch: Callable[[str], Result]) -> None:
     result = fetch(f"{fake.host}/app:nope")
 
