@@ -70,7 +70,7 @@ def _summarize_mirror(report: RunReport) -> str:
     parts += list_nonzero(*((counts[outcome], outcome) for outcome in ("vetoed", "failed", "unresolved", "removed")))
     parts += list_nonzero((counts["not_removed"], "not removed"))
     held = f" ({counts['held']} held back by prune.most)" if counts["held"] else ""
-    parts += list_nonzero((counts["orphaned"], f"orphaned{held}"), (counts["unowned"], "of no entry"))
+    parts += list_nonzero((counts["orphaned"], f"orphaned{held}"), (counts["unowned"], "orphaned without an entry"))
     moved = f"{size(counts['fetched_bytes'])} fetched, {size(counts['sent_bytes'])} sent"
     spared = list_nonzero((counts["mounted"], "mounted"), (counts["existed"], "existed"))
     moved += f" ({', '.join(spared)})" if spared else ""
@@ -82,7 +82,7 @@ def _summarize_check(report: RunReport) -> str:
     parts = [f"{counts['ok']} ok"]
     parts += list_nonzero(*((counts[outcome], outcome) for outcome in ("damaged", "repaired", "failed", "unresolved")))
     parts += [f"{size(counts['sent_bytes'])} sent"] if counts["sent_bytes"] else []
-    unchecked = f"; {format_count(counts['unchecked'], 'tag')} of no entry unchecked" if counts["unchecked"] else ""
+    unchecked = f"; {format_count(counts['unchecked'], 'tag')} without an entry not checked" if counts["unchecked"] else ""
     return f"check of {report.configuration} {report.status}: {', '.join(parts)} in {duration(report.seconds)}{unchecked}"
 
 

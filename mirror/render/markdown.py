@@ -13,7 +13,7 @@ _LABELS = {
     "existed": "existed before the run",
     "stored": "in the store before the run",
     "mounted": "mounted from another repository",
-    "unowned": "orphaned tags of no entry",
+    "unowned": "orphaned tags without an entry",
     "orphaned": "orphaned tags",
     "held": "orphaned tags held back by prune.most",
     "unreferenced": "unreferenced blobs",

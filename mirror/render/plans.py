@@ -26,7 +26,7 @@ def plan_summary(plan: Plan) -> str:
         (len(plan.orphans) - len(plan.unowned_orphans), "orphaned"),
         (len(plan.to_prune), "to remove"),
         (len(plan.held_orphans), "held back by prune.most"),
-        (len(plan.unowned_orphans), "of no entry"),
+        (len(plan.unowned_orphans), "orphaned without an entry"),
     )
     cost = PlanCost(plan)
     moved = f"{size(cost.fetched_bytes)} to fetch, at most {size(cost.sent_bytes)} to send"

@@ -371,7 +371,7 @@ def test_orphaned_tags_are_counted_and_not_requested(mirrors: Mirrors, source: F
     report = mirrors.check()
 
     assert (report.status, report.counts["ok"], report.counts["unchecked"]) == ("complete", 1, 1)
-    assert summary_line(report).endswith("; 1 tag of no entry unchecked")
+    assert summary_line(report).endswith("; 1 tag without an entry not checked")
     assert not [one for one in mirrors.take_requests(target) if one.path.endswith("/v2")]
 
 

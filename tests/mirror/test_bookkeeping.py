@@ -155,7 +155,7 @@ def test_a_record_of_other_entries_never_becomes_unwanted() -> None:
 
     assert [(orphan.target, orphan.since, orphan.is_due) for orphan in found] == [(other, None, False)]
     assert after == records
-    assert ", 1 of no entry; " in plan_summary(plan)
+    assert ", 1 orphaned without an entry; " in plan_summary(plan)
     assert [row.outcome for row in plan_rows(plan)] == ["unowned"]
 
 
