@@ -261,8 +261,7 @@ def _format_mistake(error: Any, document: Document, model: type[BaseModel]) -> s
     place = tuple(key for key in error["loc"] if key != "[key]")
     where, value = document.where(place), error["input"]
     if error["type"] == "extra_forbidden":
-        near = get_close_matches(str(place[-1]), [*_find_fields(model, place[:-1])], n=1)
-        return f"{where}: unknown key{f'; did you mean {near[0]}' if near else ''}"
+        return f"{where}: unknown key{_suggest_key(str(place[-1]), _find_fields(model, place[:-1]))}"
     if error["type"] == "missing":
         return f"{where}: missing"
     if error["type"] in _TYPES:
@@ -277,6 +276,13 @@ def _format_mistake(error: Any, document: Document, model: type[BaseModel]) -> s
     if not isinstance(value, str | int | float) or _SECRET.intersection(place) or is_repeated:
         return f"{where}: {message[:1].lower()}{message[1:]}"
     return f"{where}: {message[:1].lower()}{message[1:]}, got {shown}"
+
+
+def _suggest_key(key: str, fields: Mapping[str, "FieldInfo"]) -> str:
+    """Return the end of the message about an unknown key: the nearest key, or all keys of a section."""
+    near = get_close_matches(key, [*fields], n=1)
+    keys = _list_keys(fields)
+    return f"; did you mean {near[0]}" if near else f"; the keys are {keys}" if keys else ""
 
 
 def _list_keys(fields: Mapping[str, "FieldInfo"]) -> str:

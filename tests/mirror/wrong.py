@@ -11,7 +11,7 @@ WRONG = [
     ("- a", ":1: expected keys and values (version, name, store, lock, concurrency, grain, registries, creds, defaults, sync, seed), got a list"),
     ("version: 2\n" + SYNC, ":1: version: expected 1, got 2"),
     ("Sync: []\n" + SYNC, ":1: Sync: unknown key; did you mean sync"),
-    ("mirrors: []\n" + SYNC, ":1: mirrors: unknown key"),
+    ("mirrors: []\n" + SYNC, ":1: mirrors: unknown key; the keys are version, name, store, lock, concurrency, grain, registries, creds, defaults, sync, seed"),
     ("sync: {}", ":1: sync: expected a list, got keys and values"),
     ("sync:\n  - x", ":2: sync[0]: expected keys and values (source, type, target, targets, tags, tagSets, repos, platform, backup, interval, schedule, digestTags, …), got text"),
     ("concurrency: 0\n" + SYNC, ":1: concurrency: expected greater than or equal to 1, got 0"),
@@ -23,6 +23,7 @@ WRONG = [
     (SYNC + "    targets: [a.example/b]\n", ":2: sync[0]: expected either target or targets"),
     ("sync:\n  - {source: a, target: b, type: repo}\n", ":2: sync[0].type: expected 'registry', 'repository' or 'image', got 'repo'"),
     (SYNC + "    tag: {}\n", ":5: sync[0].tag: unknown key; did you mean tags"),
+    (SYNC + "    tags: {regex: a}\n", ":5: sync[0].tags.regex: unknown key; the keys are created, allow, deny, semverRange, latest"),
     (SYNC + "    tags: {alow: []}\n", ":5: sync[0].tags.alow: unknown key; did you mean allow"),
     (SYNC + "    tags: [latest]\n", ":5: sync[0].tags: expected keys and values (created, allow, deny, semverRange, latest), got a list"),
     (SYNC + "    tags: {latest: 3}\n", ":5: sync[0].tags.latest: expected keys and values (count, per), got a number"),
@@ -38,7 +39,7 @@ WRONG = [
     (SYNC + "    tags: {latest: {count: 1, per: day}}\n", ":5: sync[0].tags.latest.per: expected 'all', 'major' or 'minor', got 'day'"),
     (SYNC + "    tags: {created: {within: 90}}\n", ":5: sync[0].tags.created.within: expected a duration with a unit, such as 90s, 30m, 24h or 1d12h, got 90"),
     (SYNC + "    tags: {created: {after: 31.1.2026}}\n", ":5: sync[0].tags.created.after: expected a date such as 2026-01-31, or a time such as 2026-01-31T12:00:00Z, got '31.1.2026'"),
-    (SYNC + "    tagSets: [{created: {within: 1d}}]\n", ":5: sync[0].tagSets[0].created: unknown key"),
+    (SYNC + "    tagSets: [{created: {within: 1d}}]\n", ":5: sync[0].tagSets[0].created: unknown key; the keys are allow, deny, semverRange, latest"),
     (SYNC + "    platforms: linux/amd64\n", ":5: sync[0].platforms: expected a list, got text"),
     (SYNC + "    platforms: [amd64]\n", ":5: sync[0].platforms[0]: platform 'amd64': expected os/architecture[/variant], such as linux/amd64"),
     (SYNC + "    platform: linux/amd64\n    platforms: [linux/arm64]\n", ":2: sync[0]: expected either platform or platforms"),
@@ -81,7 +82,13 @@ WRONG = [
     ("seed: {images: [redis], to: []}\n", ":1: seed.to: expected at least one item"),
     ("seed: {images: [Redis], to: r.example}\n", ":1: seed.images[0]: reference 'docker.io/library/Redis:latest': bad path 'library/Redis', expected lower-case letters, digits and . _ - between them"),
     ("seed: {list: none.txt, to: r.example}\n", ":1: seed.list: {folder}/none.txt: No such file or directory"),
-    (SEED + "  source: a\n", ":4: seed.source: unknown key"),
+    (
+        SEED + "  source: a\n",
+        (
+            ":4: seed.source: unknown key; the keys are to, images, list, backup, interval, schedule, digestTags, referrers, "
+            "referrerFilters, platforms, rewriteIndex, gate, …"
+        ),
+    ),
     # registries
     ("registries: {'https://a': {}}\n" + SYNC, ":1: registries.https://a: expected host[:port] as in references, or host[:port]/namespace"),
     ("registries: {a.example/Team: {}}\n" + SYNC, ":1: registries.a.example/Team: expected host[:port] as in references, or host[:port]/namespace"),
