@@ -67,8 +67,9 @@ class ImagePool(PrefectPool):
     def release_held(self, in_flight: Iterable[Hashable], /) -> None:
         """Start the units of an image whose task run has not begun, if every unit in flight belongs to such an image.
 
-        A limit on a task tag delays task runs. The image that has the slot may wait for a unit of a delayed image: for shared
-        content, or for room in the window. Then no unit would ever end. The run has a slot, so it may send requests.
+        Task runs inherit the tags of a block in the calling flow, and a limit on such a tag delays them. The image with the
+        slot may wait for a unit of a delayed image: for shared content, or for room in the window. Then no unit would ever end.
+        The run has a slot, so it may send requests.
         """
         images = [key.image for key in in_flight if isinstance(key, _Key)]
         if images and all(image.is_delayed for image in images) and any(not image.is_delayed for image in self._open):

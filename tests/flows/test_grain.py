@@ -144,13 +144,16 @@ def test_a_failed_request_is_retried_inside_the_task_run(
 def test_images_that_wait_for_a_limit_do_not_block_the_image_with_the_slot(
     prefect: PrefectServer, target: FakeRegistry, tmp_path: Path, *, window: int
 ) -> None:
+    """Task runs inherit the tags of the block in which another flow calls the run."""
+    from prefect import tags
+
     from prefect_dist.flows.mirror import mirror as flow
 
     built = images.index([SHARED, images.image(9210, platform="linux/arm64")])
     with FakeRegistry() as source:
         images.load(source, "app", built, "whole")
         images.load(source, "app", SHARED, "shared")
-        made = prefect.post("/concurrency_limits/", {"tag": f"registry:{source.host}", "concurrency_limit": 1})
+        made = prefect.post("/concurrency_limits/", {"tag": "scarce", "concurrency_limit": 1})
         sync = [
             {"source": f"{source.host}/app:{tag}", "type": "image", "target": f"{target.host}/copy:{tag}"}
             for tag in ("whole", "shared")
@@ -158,7 +161,8 @@ def test_images_that_wait_for_a_limit_do_not_block_the_image_with_the_slot(
         config = tmp_path / "mirror.yaml"
         config.write_text(json.dumps({"sync": sync, "grain": "image"}))
         try:
-            report, _ = run(flow, str(config), str(tmp_path / "store"), concurrency=window)
+            with tags("scarce"):
+                report, _ = run(flow, str(config), str(tmp_path / "store"), concurrency=window)
         finally:
             prefect.delete(f"/concurrency_limits/{made['id']}")
     assert report.status == "complete", error_lines(report)
