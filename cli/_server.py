@@ -17,7 +17,6 @@ import math
 import os
 import signal
 import socket
-import sqlite3
 import sys
 import threading
 import time
@@ -28,8 +27,7 @@ from pathlib import Path
 import uvicorn
 
 from prefect_dist.cli import local_state
-from prefect_dist.cli.local_database import create_database
-from prefect_dist.cli.local_gate import App, Gate
+from prefect_dist.cli.local_gate import App, ServerGate
 
 _NEWLINE = "\n"
 _WATCH_S = 1.0
@@ -55,17 +53,14 @@ class Server:
 
     def __init__(self, listening: socket.socket, idle_s: float) -> None:
         from prefect.server.api.server import create_app
-        from prefect.server.database import provide_database_interface
         from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME, PREFECT_SERVER_API_AUTH_STRING
 
         self._listening, self._idle_s = listening, idle_s
         self._home = PREFECT_HOME.value()
         self._secret = PREFECT_SERVER_API_AUTH_STRING.value() or ""
         self._database = _find_file(PREFECT_API_DATABASE_CONNECTION_URL.value() or "")
-        if self._database is not None:
-            create_database(self._database, provide_database_interface().orm.versions_dir)
         self._identity: tuple[int, int] | None = None
-        self._gate = Gate(
+        self._gate = ServerGate(
             create_app(final=True),
             build_ui=_build_ui,
             secret=self._secret,
@@ -182,12 +177,7 @@ def main() -> None:
     idle_s = float(sys.argv[2])
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    try:
-        server = Server(socket.socket(fileno=int(sys.argv[1])), idle_s)
-        code = asyncio.run(server.serve())
-    except sqlite3.Error as exc:
-        sys.stderr.write(f"the database cannot be created: {exc}\n")
-        code = 1
+    code = asyncio.run(Server(socket.socket(fileno=int(sys.argv[1])), idle_s).serve())
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

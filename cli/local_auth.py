@@ -1,4 +1,4 @@
-"""How the local Prefect server and its clients prove who they are.
+"""The proofs of identity between the local Prefect server and its clients.
 
 The server proves that it knows the secret by an HMAC, before a client sends the secret.
 

@@ -74,10 +74,9 @@ class Usage:
         return 0 if self.leases or self.open else time.monotonic() - self._last
 
 
-class Gate:
+class ServerGate:
     """The application. `build_ui` makes the application of the UI at the first request for a page, in a thread.
 
-    `before_shutdown` is awaited when all connections are closed and Prefect has not stopped its services yet. `started` is set
     `before_shutdown` is awaited when all connections are closed and Prefect has not stopped its services yet. `started` is set
     when Prefect has started, `stop` when the server has to end. `failure` is the error that ended the start or the end of
     Prefect.

@@ -1,7 +1,6 @@
 """The local Prefect server: a process in the background that later commands of the same user and PREFECT_HOME use again.
 
 The server uses the database `$PREFECT_HOME/prefect.db`, like `prefect server start`. A command holds a lease on the server. The
-The server uses the database `$PREFECT_HOME/prefect.db`, like `prefect server start`. A command holds a lease on the server. The
 server ends after the time of DIST_SERVER_IDLE without a lease and without a request. With `DIST_SERVER_IDLE=0`, the server that
 a command starts serves only this command, and ends with the command. docs/dev/adr/0009 has the reasons for the design.
 """
@@ -22,6 +21,8 @@ from prefect_dist.ocispec.units import format_count
 
 # The migration of a new database takes about 15 s on a slow machine.
 _START_S = 120
+STATUS_KEYS = ("url", "pid", "started_at", "prefect", "commands", "idle_s", "ends_after_s", "log")
+"""The keys of `read_status`."""
 _ANSWER_S = 10
 _NOTE_S = 1
 
@@ -52,7 +53,8 @@ class LocalServer:
             local_state.remove_state(self._home)
             reason = local_process.read_last_line(self._home) or str(exc)
             log = local_state.log_path(self._home)
-            raise Unavailable(f"local Prefect server: did not start: {reason} (log: {log})") from exc
+            remedy = "run commands with --direct to work without a server"
+            raise Unavailable(f"local Prefect server: did not start: {reason} (log: {log}); {remedy}") from exc
 
     def make_address(self, path: str) -> str:
         """Return an address that logs a browser in and opens a page of the UI. The address is valid once, for ten minutes.

@@ -39,13 +39,11 @@ def server(
     if action == "status":
         return _show_status(home, context)
     if action == "stop":
-        output.print_lines(
-            [
-                "stopped"
-                if local_server.stop_server(home, answer_s=context.connect_timeout_s, force=force)
-                else "no local Prefect server is running"
-            ]
-        )
+        is_stopped = local_server.stop_server(home, answer_s=context.connect_timeout_s, force=force)
+        if context.output == "json":
+            output.print_json({"stopped": is_stopped})
+        else:
+            output.print_lines(["stopped" if is_stopped else "no local Prefect server is running"])
         return 0
     if action == "start" and foreground:
         _run_in_foreground(home, context.connect_timeout_s)
@@ -79,7 +77,7 @@ def _read_settings() -> tuple[Path, str | None]:
 def _show_status(home: Path, context: Shared) -> int:
     status = local_server.read_status(home, answer_s=context.connect_timeout_s)
     if context.output == "json":
-        output.print_json({"running": status is not None, **(status or {})})
+        output.print_json({"running": status is not None, **(status or dict.fromkeys(local_server.STATUS_KEYS))})
     elif status is None:
         output.print_lines(["no local Prefect server is running; the next run command starts one"])
     else:
@@ -126,7 +124,8 @@ def _run_in_foreground(home: Path, answer_s: float) -> None:
         port = listening.getsockname()[1]
         state = local_process.make_state(os.getpid(), port, secret, None)
         local_state.write_state(home, state)
+    command = local_process.make_command(listening, float("inf"))
+    environment = local_process.make_environment(home, secret, port)  # before the change of directory: `home` may be relative
     os.umask(0o077)
     os.chdir(home)
-    command = local_process.make_command(listening, float("inf"))
-    os.execve(command[0], command, local_process.make_environment(home, secret, port))  # noqa: S606 - a module of this package
+    os.execve(command[0], command, environment)  # noqa: S606 - a module of this package

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from prefect_dist.transfer.content import Receipt
 
 T = TypeVar("T")
+_LISTED = 3  # failures in the message of a task run
 End = Callable[[Outcome[T] | Raised], None]
 
 
@@ -132,6 +133,7 @@ class ImageTask:
         self._ended, self._closed = threading.Event(), threading.Event()
         self._content: list[tuple[Descriptor, Receipt]] = []
         self._failures: tuple[Failure, ...] = ()
+        self._is_vetoed = False
 
     @property
     def is_delayed(self) -> bool:
@@ -149,8 +151,8 @@ class ImageTask:
         self._ended.wait()
         if self._failures:
             stopped = next((one.error for one in self._failures if isinstance(one.error, Stopped)), None)
-            raise stopped or ImageFailed("; ".join(map(_describe_failure, self._failures)))
-        return ImageSummary(tuple(self._content))
+            raise stopped or ImageFailed(_describe_failures(self._failures))
+        return ImageSummary(tuple(self._content), is_vetoed=self._is_vetoed)
 
     def start(self, unit: Unit[T], end: End[T]) -> Hashable:
         """Start a unit in a thread. The first unit opens the task run. Return the key of the unit."""
@@ -169,13 +171,13 @@ class ImageTask:
             self._submit(context, key, unit, end)
         return key
 
-    def end(self) -> None:
+    def end(self, *, is_vetoed: bool = False) -> None:
         """End the task run: after the last unit of the image, or early if the run was interrupted."""
         if self._ended.is_set():
             return
         interrupted = self._pool.session.cancel.error if self._image.open else None
         failures = [] if interrupted is None else [Failure(descriptor=None, error=interrupted)]
-        self._failures = (*self._image.failures, *failures)
+        self._failures, self._is_vetoed = (*self._image.failures, *failures), is_vetoed
         self._pool.end_task(self)
         self._ended.set()
 
@@ -242,7 +244,7 @@ class ImageTasks:
 
     def end_image(self, image: ImageState, *, is_vetoed: bool = False) -> None:
         """End the task run of an image, and admit the next image."""
-        self._tasks[image].end()
+        self._tasks[image].end(is_vetoed=is_vetoed)
         self._open -= 1
         self._parts.end_image(image, is_vetoed=is_vetoed)
         self._admit_next()
@@ -271,6 +273,13 @@ class ImageTasks:
             image, admit = self._waiting.popleft()
             self._open += 1
             admit([image])
+
+
+def _describe_failures(failures: Sequence[Failure]) -> str:
+    """Return the first distinct errors, and the number of further errors."""
+    texts = list(dict.fromkeys(map(_describe_failure, failures)))
+    more = [f"and {len(texts) - _LISTED} more"] if len(texts) > _LISTED else []
+    return "; ".join((*texts[:_LISTED], *more))
 
 
 def _describe_failure(failure: Failure) -> str:

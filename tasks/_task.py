@@ -118,7 +118,7 @@ def _with_attempts(function: Callable[P, R]) -> Callable[P, Any]:
         if isinstance(result, Answers) and result.errors:
             return Failed(message=_first_of(result.errors), data=result)
         if isinstance(result, ImageSummary):
-            return Completed(message=str(result), data=result)
+            return Completed(name="Vetoed" if result.is_vetoed else None, message=str(result), data=result)
         return result
 
     return run

@@ -64,6 +64,7 @@ class ImageSummary:
     """The result of a unit that walks over an image: each descriptor that the unit transferred or found, with the receipt."""
 
     content: tuple[tuple[Descriptor, Receipt], ...]
+    is_vetoed: bool = False
 
     def __str__(self) -> str:
         statuses = Counter(receipt.status for _, receipt in self.content)

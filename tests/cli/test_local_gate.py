@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prefect_dist.cli.local_auth import prove
-from prefect_dist.cli.local_gate import Gate, Message, Receive, Scope, Send
+from prefect_dist.cli.local_gate import Message, Receive, Scope, Send, ServerGate
 
 SECRET, PORT = "dist:secret", 4321
 BASIC = {"authorization": "Basic " + base64.b64encode(SECRET.encode()).decode()}
@@ -32,14 +32,14 @@ async def nothing() -> None:
     return
 
 
-def make_gate() -> Gate:
-    return Gate(prefect, build_ui=lambda: ui, secret=SECRET, port=PORT, before_shutdown=nothing)
+def make_gate() -> ServerGate:
+    return ServerGate(prefect, build_ui=lambda: ui, secret=SECRET, port=PORT, before_shutdown=nothing)
 
 
 class Client:
     """One request to the gate. The client stays connected until `disconnect` is set."""
 
-    def __init__(self, gate: Gate, method: str, target: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, gate: ServerGate, method: str, target: str, headers: dict[str, str] | None = None) -> None:
         path, _, query = target.partition("?")
         all_headers = {"host": f"127.0.0.1:{PORT}"} | (headers or {})
         self._gate = gate
@@ -87,7 +87,7 @@ class Client:
         return json.loads(self.body)
 
 
-def ask(gate: Gate, method: str, target: str, headers: dict[str, str] | None = None) -> Client:
+def ask(gate: ServerGate, method: str, target: str, headers: dict[str, str] | None = None) -> Client:
     async def send() -> Client:
         return await asyncio.wait_for(Client(gate, method, target, headers).run(), 10)
 
@@ -98,7 +98,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(test, 10))
 
 
-def issue_code(gate: Gate) -> str:
+def issue_code(gate: ServerGate) -> str:
     return str(ask(gate, "POST", "/dist/codes", BASIC).json["code"])
 
 
@@ -238,7 +238,7 @@ def test_an_open_request_counts_as_use() -> None:
             await finish.wait()
             await prefect(scope, receive, send)
 
-        gate = Gate(wait, build_ui=lambda: ui, secret=SECRET, port=PORT, before_shutdown=nothing)
+        gate = ServerGate(wait, build_ui=lambda: ui, secret=SECRET, port=PORT, before_shutdown=nothing)
         request = asyncio.create_task(Client(gate, "GET", "/api/health").run())
         await asyncio.sleep(0)
         assert gate.usage.measure_idle() == 0

@@ -376,8 +376,8 @@ def test_a_full_disk_is_reported_in_one_line(place: Path) -> None:
         "set PREFECT_HOME to another directory, or PREFECT_API_URL to a Prefect server"
     )
     last = no_database.err.splitlines()[-1]
-    assert last.startswith("dist: local Prefect server: did not start: the database cannot be created: ")
-    assert last.endswith(f"(log: {place}/dist-server.log)")
+    assert last.startswith("dist: local Prefect server: did not start: (sqlite3.OperationalError) ")
+    assert last.endswith(f"(log: {place}/dist-server.log); run commands with --direct to work without a server")
     assert local_state.read_state(place) is None
 
 

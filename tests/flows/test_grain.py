@@ -270,3 +270,12 @@ def test_a_copy_and_a_seed_have_the_parameter(source: FakeRegistry, target: Fake
     copied, _ = run(copy, f"{source.host}/app:v1", f"{target.host}/copy:v1", str(tmp_path), grain="image")
     seeded, _ = run(seed, images=[f"{source.host}/app:v2"], to=[target.host], store=str(tmp_path), grain="image")
     assert [(one.status, one.tasks) for one in (copied, seeded)] == [("complete", 2), ("complete", 2)]
+
+
+def test_the_task_run_of_a_vetoed_image_ends_as_vetoed(
+    prefect: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
+) -> None:
+    report, flow_run = mirror(tmp_path, source, target, tags={"allow": ["v3"]}, gate={"command": ["false"]})
+    assert report.status == "vetoed", error_lines(report)
+    states = {one["name"]: one["state"]["name"] for one in prefect.task_runs(flow_run, at_least=3)}
+    assert states[f"image {source.host}/app:v3"] == "Vetoed"
