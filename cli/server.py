@@ -23,9 +23,10 @@ _LOCK_S = 120
 def server(
     action: Annotated[
         Action,
-        Parameter(help="status, start, stop, or open: show the UI in a browser, and print the address."),
+        Parameter(name="ACTION", help="status, start, stop, or open: show the UI in a browser, and print the address."),
     ],
-    run: Annotated[str | None, Parameter(help="With open: ID of the flow run to show.")] = None,
+    run: Annotated[str | None, Parameter(name="RUN", help="With open: ID of the flow run to show.")] = None,
+    /,
     *,
     foreground: Annotated[bool, option("With start: run in this process until SIGTERM, for service managers.")] = False,
     force: Annotated[bool, option("With stop: end the server although commands use it.")] = False,
