@@ -138,7 +138,11 @@ def from_response(subject: str, response: httpx.Response) -> RegistryError:
         retry_after_s=retry_after_s(response),
     )
     detail = f"{status} {', '.join(codes) or response.reason_phrase}".rstrip()
-    cause = f"{meaning} ({exchange.method} {_server(response.request)}: {detail})"
+    if status == httpx.codes.NOT_FOUND:  # the messages of registries name the missing object
+        named = ", ".join(code.partition(":")[0] for code in codes)
+        cause = f"{meaning} ({exchange.method} {_server(response.request)}: {status} {named or response.reason_phrase})"
+    else:
+        cause = f"{meaning} ({exchange.method} {_server(response.request)}: {detail})"
     return kind(f"{meaning} ({exchange.method} {exchange.url}: {detail})", exchange, subject=subject, cause=cause)
 
 

@@ -123,7 +123,7 @@ def test_the_second_interrupt_exits_a_blocked_run(prefect: PrefectServer, tmp_pa
         _, err = process.communicate(timeout=30)
 
     assert process.returncode == 130
-    assert err.strip() == b"dist: interrupted; exited before the run could stop and report its results"
+    assert err.splitlines()[-1] == b"dist: interrupted; exited before the run could stop and report its results"
 
 
 def test_a_command_without_a_run_ends_at_the_first_signal(stalling: FakeRegistry, tmp_path: Path) -> None:

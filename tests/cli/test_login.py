@@ -89,7 +89,7 @@ def test_an_invalid_password_in_the_environment_is_refused(password: str, says: 
 def test_a_closed_standard_input_has_no_password() -> None:
     closed = ("sh", "-c", 'exec "$@" <&-', "sh", *command("resolve", "a.invalid/x", "--username", "me", "--password-stdin"))
     result = subprocess.run(closed, capture_output=True, text=True, timeout=100, check=False)
-    said = "dist: --password-stdin: standard input cannot be read (Bad file descriptor)\n"
+    said = "dist: --password-stdin: expected a password, got nothing\n"
     assert (result.returncode, result.stderr) == (2, said)
 
 

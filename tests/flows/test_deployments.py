@@ -178,7 +178,8 @@ def test_a_cancelled_run_ends_as_stopped_and_the_next_run_resumes(
         assert messages[0].startswith("mirror configuration stopped: ")
         assert messages[0].endswith("complete content is kept, run again to resume")
         assert not [line for line in server.logs(run) if "Traceback" in line]
-        assert {one["state_type"] for one in server.task_runs(run, at_least=4)} <= {"COMPLETED", "FAILED"}
+        # Prefect's cleanup of cancelled runs may find a task run whose end the server has not recorded yet.
+        assert {one["state_type"] for one in server.task_runs(run, at_least=4)} <= {"COMPLETED", "FAILED", "CANCELLED"}
         assert target.manifest("app", "v1") is None
 
         again = server.start("mirror", {"config": text})

@@ -83,6 +83,14 @@ def count_uploads(requests: list[Request]) -> Counter[str]:
     return Counter(parse_qs(one.query)["digest"][0] for one in uploads)
 
 
+def assert_each_digest_is_read_once(requests: list[Request], fleet: Fleet) -> None:
+    """Check that each digest was requested once. The manifest of a tag may be requested by the tag instead."""
+    reads = count_blob_reads(requests)
+    tagged = {built.root.digest for built in (*fleet.tagged.values(), *fleet.signatures.values())}
+    assert set(reads) | tagged == fleet.content.keys() | tagged
+    assert set(reads.values()) == {1}
+
+
 def test_200_images_are_mirrored_unchanged_and_each_digest_is_transferred_once(
     mirrors: Mirrors, source: CncfRegistry, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +104,7 @@ def test_200_images_are_mirrored_unchanged_and_each_digest_is_transferred_once(
 
         assert report.status == "complete", error_lines(report)
         assert report.counts["added"] == 400
-        assert count_blob_reads(source.requests()[before:]) == Counter(fleet.content.keys())
+        assert_each_digest_is_read_once(source.requests()[before:], fleet)
         assert report.counts["fetched_bytes"] == sum(map(len, fleet.content.values()))
         for place in (target, closed):
             requests = place.requests()
@@ -139,7 +147,7 @@ def test_two_concurrent_mirrors_of_overlapping_images_fetch_each_digest_once(
         assert [process.returncode for process in processes] == [0, 0], [err.decode() for _, err in outputs]
         assert [len(json.loads(out)["targets"]) for out, _ in outputs] == [150, 150]
         assert list_differences(target.host, fleet) == []
-        assert count_blob_reads(source.requests()[before:]) == Counter(fleet.content.keys())
+        assert_each_digest_is_read_once(source.requests()[before:], fleet)
         assert find_faulty_files(tmp_path / "store") == []
         locked = json.loads((tmp_path / "lock.json").read_text())["images"]
         assert len(locked) == 200

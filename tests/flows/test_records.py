@@ -30,7 +30,7 @@ def test_a_veto_restores_the_record_of_another_run_and_a_failure_keeps_the_own_r
     def record() -> None:
         mirrors.lock.write_text(json.dumps({"version": 1, "images": {vetoed: theirs}}))
 
-    source.inject(Fault(method="HEAD", path=".*/manifests/vetoed", action=Call(record)))
+    source.inject(Fault(path=".*/manifests/vetoed", action=Call(record)))
     target.inject(Fault(method="PUT", path=".*/manifests/failed", nth=None, action=Answer(500)))
 
     report = mirrors.run(image(source, target, "app:vetoed", gate={"command": ["false"]}), image(source, target, "app:failed"))
