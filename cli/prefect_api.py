@@ -24,7 +24,7 @@ R = TypeVar("R")
 _RECORDED_S = 120
 _PROBE_S = 1.0
 # Time without an answer of the API, after the work of the run is done, until the command stops waiting.
-_SILENT_S = 5.0
+_SILENT_S = 15.0
 _ONE_BY_ONE = (
     "hint: this Prefect server records task runs one by one; start it with "
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=200 (docs/how-to/schedule-and-limit.md)"
