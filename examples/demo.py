@@ -3,6 +3,7 @@
 All files are below `.demo/`, which each run creates again. The demonstration ends each process that it starts.
 """
 
+import json
 import os
 import shlex
 import shutil
@@ -25,6 +26,19 @@ def main() -> None:
     DEMO.mkdir()
     os.environ.pop("PREFECT_API_URL", None)
     os.environ["PREFECT_HOME"] = str(DEMO.absolute() / "prefect")
+    try:
+        flow_run = fetch_image()
+    finally:  # the local server would stay for ten minutes
+        print_step("The local Prefect server ends. Otherwise it would end after ten minutes without use.")
+        run("dist", "server", "stop")
+    print_step("A permanent Prefect server starts on the same database, and shows the tasks of the first run:")
+    with prefect_server(DEMO / "prefect") as server:
+        show_tasks(server, flow_run)
+    print_step(f"To see the run in the UI of Prefect:  PREFECT_HOME={DEMO / 'prefect'} prefect server start")
+
+
+def fetch_image() -> str:
+    """Fetch an image twice, and show the content store. Return the ID of the first flow run."""
     with cncf_registry(DEMO / "registry") as registry:
         name = f"{registry.host}/demo/busybox:latest"
         print_step("umoci builds a real image for two platforms, and skopeo pushes the image to the CNCF registry.")
@@ -32,20 +46,16 @@ def main() -> None:
         skopeo.copy(f"oci:{DEMO / 'image'}:latest", f"docker://{name}")
 
         print_step(
-            "dist fetches the image into a content store. Every descriptor is a Prefect task. A Prefect server is not needed."
+            "dist starts a local Prefect server, and fetches the image into a content store. Each descriptor is a Prefect task."
         )
-        output = run("dist", "--store", STORE, "fetch", name)
-        print_step("dist fetches the image again, with output for programs. All content exists already.")
-        run("dist", "--store", STORE, "--output", "json", "fetch", name)
+        output = run("dist", "--store", STORE, "--output", "json", "fetch", name)
+        print_step("dist fetches the image again. All content exists already.")
+        run("dist", "--store", STORE, "fetch", name)
     print_step("The registry has stopped. The store has the image, and other tools can read it.")
     run("dist", "--store", STORE, "names")
     run("dist", "--store", STORE, "ls")
     run("skopeo", "inspect", "--override-os=linux", "--override-arch=amd64", f"oci:{STORE}:{name}")
-
-    print_step("A Prefect server starts, and shows the tasks of the first run:")
-    with prefect_server(DEMO / "prefect") as server:
-        show_tasks(server, output.strip().rpartition("/")[2])
-    print_step(f"To see the run in the UI of Prefect:  PREFECT_HOME={DEMO / 'prefect'} prefect server start")
+    return str(json.loads(output)["flow_run_id"])
 
 
 def print_step(text: str) -> None:
