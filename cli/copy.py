@@ -24,6 +24,8 @@ from prefect_dist.cli.options import (
     Shared,
     option,
 )
+from prefect_dist.ocispec.reference import find_scheme
+from prefect_dist.ocispec.schemes import STORE
 
 
 def copy(
@@ -79,7 +81,6 @@ def _find_source(context: Context, source: str) -> str:
     Raises:
         NotFound: the store does not have the name.
     """
-    from prefect_dist.mirror.copying import STORE, parse_store_name
-
-    name = parse_store_name(source)
-    return source if name is None else f"{STORE}{find_name(inputs.open_store(context), name)}"
+    if find_scheme(source) != STORE:
+        return source
+    return f"{STORE}:{find_name(inputs.open_store(context), source.removeprefix(f'{STORE}:').strip())}"

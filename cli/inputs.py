@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from prefect_dist.cli.options import Context, Dialect, NetworkOptions
 from prefect_dist.ocispec import Digest, Platform, Reference, units
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes, Unsupported
-from prefect_dist.ocispec.reference import expand
+from prefect_dist.ocispec.reference import expand, has_object
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.config import Mirror, Parser
@@ -41,9 +41,9 @@ def parse_reference(text: str) -> Reference:
 def parse_repository(text: str) -> Reference:
     """Return the repository named `text`, with a short name expanded."""
     found = parse_reference(text)
-    if any(mark in text.rpartition("/")[2] for mark in ":@"):  # `found` has a tag even if `text` has none
+    if has_object(text):  # `found` has a tag even if `text` has none
         raise BadInput(f"repository {text!r}: expected no tag or digest, as in {found.locator}")
-    return Reference.parse(found.locator)
+    return found.without_object()
 
 
 def parse_registry(text: str) -> str:

@@ -10,7 +10,7 @@ from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.options import Context, LoginOptions, NetworkOptions
 
 if TYPE_CHECKING:
-    from prefect_dist.remotes import CredentialSource, Registries
+    from prefect_dist.remotes import CredentialSource, Remotes
 
 _WAY = "give --username and --password-stdin"
 _MAX_BYTES = 64 * 1024  # some tokens are long
@@ -42,16 +42,18 @@ def use_target_login(
     return use_credentials(_make_source(login, hosts), way=way)
 
 
-def open_registries(context: Context, network: NetworkOptions, login: LoginOptions, host: str) -> "Registries":
-    """Return the registries for a command on the registry `host`. The caller closes the registries."""
-    from prefect_dist.remotes import DockerConfig, Registries, RegistrySettings, chain_sources
+def open_remotes(context: Context, network: NetworkOptions, login: LoginOptions, host: str) -> "Remotes":
+    """Return the remotes for a command whose credentials are for the registry `host`. The caller closes the remotes."""
+    from prefect_dist.remotes import DockerConfig, Registries, RegistrySettings, Remotes, chain_sources
 
     settings = RegistrySettings(
         hosts=inputs.load_hosts(network),
         connect_timeout_s=context.connect_timeout_s,
         read_timeout_s=network.read_timeout,
     )
-    return Registries(settings, credentials=chain_sources(_make_source(login, [host]), DockerConfig.load().get), ways=(_WAY,))
+    credentials = chain_sources(_make_source(login, [host]), DockerConfig.load().get)
+    registries = Registries(settings, credentials=credentials, ways=(_WAY,))
+    return Remotes(registries, credentials=credentials, open_store=lambda: inputs.open_store(context))
 
 
 def _make_source(login: LoginOptions, registries: Iterable[str]) -> "CredentialSource":

@@ -6,7 +6,7 @@ from cyclopts import Parameter
 
 from prefect_dist.cli import inputs, output
 from prefect_dist.cli.inputs import BadInput
-from prefect_dist.cli.login import open_registries, use_login
+from prefect_dist.cli.login import open_remotes, use_login
 from prefect_dist.cli.names import find_record
 from prefect_dist.cli.options import (
     Concurrency,
@@ -22,6 +22,7 @@ from prefect_dist.cli.options import (
 )
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.mediatypes import OCI_MANIFEST, OCTET_STREAM
+from prefect_dist.ocispec.reference import has_object
 
 
 def push(
@@ -72,7 +73,7 @@ def push_object(
     from prefect_dist.transfer.events import ignore_event
 
     reference, store = inputs.parse_reference(target), inputs.open_store(context)
-    tag = reference.tag if any(mark in target.rpartition("/")[2] for mark in ":@") else None  # ignore an implied `latest`
+    tag = reference.tag if has_object(target) else None  # ignore an implied `latest`
     info = store.info(inputs.parse_digest(digest))
     media_type = (media_type or OCTET_STREAM).removeprefix("mediatype:")  # the form of fetch-object's hints is accepted, too
     if not MEDIA_TYPE.fullmatch(media_type):
@@ -82,8 +83,8 @@ def push_object(
     descriptor = Descriptor(media_type=media_type, digest=info.digest, size=info.size)
     if tag is not None and not descriptor.is_manifest:
         raise BadInput(f"{target}: only a manifest can have a tag; give its media type as TYPE, or leave out the tag")
-    with open_registries(context, network, login, reference.host) as registries:
-        receipt = transfer.push(store, registries.pusher(reference), descriptor, tag=tag, notify=ignore_event)
+    with open_remotes(context, network, login, reference.host) as remotes:
+        receipt = transfer.push(store, remotes.open_target(reference), descriptor, tag=tag, notify=ignore_event)
     if context.output == "json":
         output.print_json({"target": str(reference), "descriptor": descriptor.to_json(), "status": receipt.status})
     else:

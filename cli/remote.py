@@ -1,4 +1,4 @@
-"""The commands resolve, tags, catalog and fetch-object: single requests to registries."""
+"""The commands resolve, tags, catalog and fetch-object: single requests to remotes."""
 
 import sys
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from cyclopts import Parameter
 
 from prefect_dist.cli import inputs, output
 from prefect_dist.cli.inputs import BadInput
-from prefect_dist.cli.login import open_registries
+from prefect_dist.cli.login import open_remotes
 from prefect_dist.cli.options import Image, LoginOptions, NetworkOptions, Shared
 from prefect_dist.ocispec import Descriptor, Digest, Hasher, Reference
 from prefect_dist.ocispec.errors import Corrupt, Unavailable
 from prefect_dist.ocispec.mediatypes import OCTET_STREAM
 
 if TYPE_CHECKING:
-    from prefect_dist.remotes import Registries
+    from prefect_dist.remotes import Remotes
 
 _HINTS = ("mediatype", "size")
 
@@ -34,8 +34,8 @@ def resolve(
 ) -> int:
     """Print the descriptor of an image."""
     image = inputs.parse_reference(reference)
-    with open_registries(context, network, login, image.host) as registries:
-        found = registries.resolve(image)
+    with open_remotes(context, network, login, image.host) as remotes:
+        found = remotes.resolve(image)
     if context.output == "json":
         output.print_json({"name": found.name, "descriptor": found.descriptor.to_json()})
     else:
@@ -56,8 +56,8 @@ def catalog(
 ) -> int:
     """Print the repositories of a registry."""
     host, chosen = inputs.parse_registry(registry), inputs.compile_pattern(filter or ".*")
-    with open_registries(context, network, login, host) as registries:
-        found = (name for name in registries.repositories(host) if chosen.fullmatch(name))
+    with open_remotes(context, network, login, host) as remotes:
+        found = (name for name in remotes.list_repositories(host) if chosen.fullmatch(name))
         if context.output == "json":
             output.print_json({"registry": host, "repositories": list(found)})
         else:
@@ -76,8 +76,8 @@ def tags(
 ) -> int:
     """Print the tags of a repository."""
     place, chosen = inputs.parse_repository(repository), inputs.compile_pattern(filter or ".*")
-    with open_registries(context, network, login, place.host) as registries:
-        found = (tag for tag in registries.fetcher(place).tags() if chosen.fullmatch(tag))
+    with open_remotes(context, network, login, place.host) as remotes:
+        found = (tag for tag in remotes.open_source(place).tags() if chosen.fullmatch(tag))
         if context.output == "json":
             output.print_json({"name": str(place), "tags": list(found)})
         else:
@@ -103,10 +103,10 @@ def fetch_object(
         Corrupt: the written bytes do not have the expected digest.
     """
     reference, hints = _parse_object(locator, object_and_hints or [])
-    with open_registries(context, network, login, reference.host) as registries:
-        descriptor = _descriptor_from_hints(reference, hints) or _look_up(registries, reference, hints.get("mediatype"))
+    with open_remotes(context, network, login, reference.host) as remotes:
+        descriptor = _descriptor_from_hints(reference, hints) or _look_up(remotes, reference, hints.get("mediatype"))
         hasher = Hasher(descriptor.digest.algorithm)
-        for piece in registries.fetcher(reference).fetch(descriptor):
+        for piece in remotes.open_source(reference).fetch(descriptor):
             hasher.update(piece)
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
@@ -135,15 +135,15 @@ def _parse_object(locator: str, rest: Sequence[str]) -> tuple[Reference, dict[st
     return inputs.parse_reference(f"{locator}{mark}{objects[0]}"), hints
 
 
-def _look_up(registries: "Registries", reference: Reference, media_type: str | None) -> Descriptor:
+def _look_up(remotes: "Remotes", reference: Reference, media_type: str | None) -> Descriptor:
     try:
-        return registries.resolve(reference, media_type=media_type).descriptor
+        return remotes.resolve(reference, media_type=media_type).descriptor
     except Unavailable:
         if media_type is not None or reference.digest is None:
             raise
         # The CNCF registry 2.8 answers 500 if the digest of a blob is looked up among the manifests. A look-up among the blobs
         # finds no media type, which this command does not need.
-        return registries.resolve(reference, media_type=OCTET_STREAM).descriptor
+        return remotes.resolve(reference, media_type=OCTET_STREAM).descriptor
 
 
 def _descriptor_from_hints(reference: Reference, hints: dict[str, str]) -> Descriptor | None:

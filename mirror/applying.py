@@ -80,9 +80,9 @@ class Applying:
 
     def _without_fallback_referrers(self, results: MirrorResults) -> MirrorResults:
         """Return the results without the referrers under fallback tags."""
-        registries = self._session.registries
+        registries = self._session.remotes.registries
         listed = {
-            repository.locator: frozenset[Digest]().union(*registries.pusher(repository).fallback_referrers.values())
+            repository.locator: frozenset[Digest]().union(*registries.open_target(repository).fallback_referrers.values())
             for repository in registries.with_fallback_referrers()
         }
         referrers = {
@@ -140,10 +140,10 @@ def _confirm_referrers(pool: Pool) -> list[Unconfirmed]:
 
     Registries without a referrers API list referrers under fallback tags. A run without fallback tags runs no unit.
     """
-    registries, found = pool.session.registries, list[Unconfirmed]()
+    registries, found = pool.session.remotes.registries, list[Unconfirmed]()
     for repository, outcome in pool.run(registries.with_fallback_referrers(), _confirmation):
         if isinstance(outcome, Failed):
-            pushed = frozenset[Digest]().union(*registries.pusher(repository).fallback_referrers.values())
+            pushed = frozenset[Digest]().union(*registries.open_target(repository).fallback_referrers.values())
             found.append(Unconfirmed(repository=repository, referrers=pushed, error=outcome.error))
         else:
             found += [Unconfirmed(repository=repository, referrers=one, error=error) for one, error in outcome.value.found]

@@ -98,7 +98,7 @@ class Reach:
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._names, prefixes = set[Reference](), set[str]()
         for entry in entries:
-            if entry.type in ("image", "name"):
+            if entry.type == "image":
                 self._names.update(entry.list_valid_targets(entry.image))
             else:
                 prefixes.update(_list_prefixes(entry))

@@ -14,24 +14,8 @@ from prefect_dist.mirror.run import MirrorJob
 from prefect_dist.mirror.run_spec import RunSpec
 from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.errors import InvalidInput
-from prefect_dist.ocispec.reference import expand
-
-STORE = "store:"
-"""The prefix of a source that is a name in the content store."""
-
-
-def parse_store_name(source: str) -> str | None:
-    """Return the name in a source `store:NAME`, or None for the source in a registry.
-
-    Raises:
-        InvalidInput: the name is empty.
-    """
-    if not source.startswith(STORE):
-        return None
-    name = source.removeprefix(STORE).strip()
-    if not name:
-        raise InvalidInput(f"source {source!r}: expected a name after {STORE}; dist names lists the names in the store")
-    return name
+from prefect_dist.ocispec.reference import expand, find_scheme, has_object
+from prefect_dist.ocispec.schemes import STORE
 
 
 def make_push_run(
@@ -84,7 +68,7 @@ def make_push_job(name: str, target: str, *, referrers: bool) -> MirrorJob:
     Raises:
         InvalidInput: the target is invalid.
     """
-    return make_copy_job(f"{STORE}{name}", target, referrers=referrers, flow="push")
+    return make_copy_job(f"{STORE}:{name}", target, referrers=referrers, flow="push")
 
 
 def make_copy_job(
@@ -117,14 +101,13 @@ def make_copy_job(
     if rewrite_index and not platforms:
         raise InvalidInput("a rewritten index requires platforms: select at least one platform")
     parse = _parse_repository if all_tags else _parse_image
-    name = parse_store_name(source)
     what: Literal["image", "repository"] = "repository" if all_tags else "image"
-    if name is not None and all_tags:
+    if all_tags and find_scheme(source) == STORE:
         raise InvalidInput(f"source {source!r}: a name in the content store is one image; leave out --all-tags (all_tags)")
     entry = Entry(
         at=flow,
-        source=parse(source) if name is None else name,
-        type=what if name is None else "name",
+        source=parse(source),
+        type=what,
         targets=(Naming.read(parse(target), at="target", what=what),),
         platforms=tuple(map(Platform.parse, platforms)) or None,
         rewrite_index=rewrite_index,
@@ -144,6 +127,6 @@ def _parse_image(text: str) -> str:
 def _parse_repository(text: str) -> str:
     """Return the locator of the repository in `text`, with a short name expanded."""
     reference = Reference.parse(expand(text))
-    if any(mark in text.rpartition("/")[2] for mark in ":@"):
+    if has_object(text):
         raise InvalidInput(f"repository {text!r}: expected no tag or digest, as in {reference.locator}")
     return reference.locator

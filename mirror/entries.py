@@ -18,7 +18,7 @@ from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
 from prefect_dist.ocispec.platform import Platform
-from prefect_dist.ocispec.reference import expand
+from prefect_dist.ocispec.reference import expand, has_object
 from prefect_dist.ocispec.referrers import ReferrerFilter
 from prefect_dist.transfer.gate import Gate
 
@@ -215,7 +215,7 @@ def _parse_source(text: str, type_: str, at: str) -> str:
         reference = Reference.parse(expand(text))
     if type_ == "image":
         return str(reference)
-    if "@" in text or text.endswith(f":{reference.tag}"):
+    if has_object(text):
         raise InvalidInput(f"expected a repository without tag or digest, got {text!r}; use type: image, or tags", subject=at)
     return reference.locator
 

@@ -10,7 +10,9 @@ from prefect_dist.mirror.selection import Patterns, Selection
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.platform import Platform, Platforms
+from prefect_dist.ocispec.reference import find_scheme
 from prefect_dist.ocispec.referrers import ReferrerFilter, is_fallback_tag
+from prefect_dist.ocispec.schemes import STORE
 from prefect_dist.transfer.gate import Gate
 
 
@@ -31,8 +33,7 @@ class Entry:
     """An entry of `sync`, an image of `seed`, or the source of a push or copy.
 
     `at` is the place of the entry in the configuration: `file:line: key.path`. `source` is the host of a registry, the locator
-    of a repository, the reference of an image or a name in the content store, depending on `type`. Runs with store names are
-    offline.
+    of a repository or the reference of an image, depending on `type`.
     `repositories` filters the repositories of a registry, and `tags` filters the tags of a repository. `platforms` are the
     wanted platforms of an index; None selects every platform. With `rewrite_index`, targets get a new index of these
     platforms; otherwise the index stays unchanged. With `single`, the image for that platform replaces its index. With
@@ -42,7 +43,7 @@ class Entry:
 
     at: str
     source: str
-    type: Literal["registry", "repository", "image", "name"]
+    type: Literal["registry", "repository", "image"]
     targets: tuple[Naming, ...]
     repositories: Patterns = field(default_factory=Patterns)
     tags: Selection = field(default_factory=Selection)
@@ -66,11 +67,13 @@ class Entry:
 
     @property
     def image(self) -> Reference:
-        """Image of an entry with the type `image` or `name`.
+        """Image of an entry with the type `image`."""
+        return Reference.parse(self.source)
 
-        A store name need not be a valid reference. So the whole name is the locator, and the text of the result is the name.
-        """
-        return Reference(self.source) if self.type == "name" else Reference.parse(self.source)
+    @property
+    def has_stored_source(self) -> bool:
+        """True if the source is a name in the content store."""
+        return find_scheme(self.source) == STORE
 
     @property
     def source_host(self) -> str:

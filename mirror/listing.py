@@ -56,7 +56,7 @@ def _choose_repositories(entry: Entry, catalog: Sequence[str] | DistError) -> li
 def _list_tags(host: str, locators: Sequence[str], workers: int) -> Stage[dict[str, tuple[str, ...] | DistError]]:
     """Return the tags of each repository, or the error of the list."""
     tags = dict[str, tuple[str, ...] | DistError]()
-    for batch in split_batches([Reference.parse(locator) for locator in locators], _BATCH):
+    for batch in split_batches([Reference(locator) for locator in locators], _BATCH):
         unit = Unit(work=units.list_tags, arguments=(batch,), options={"workers": workers}, hosts=frozenset({host}))
         outcome = yield from ask(unit)
         found = [outcome.error] * len(batch) if isinstance(outcome, Failed) else outcome.value.found
@@ -70,14 +70,14 @@ def _select(
     catalog: Sequence[str] | DistError,
     tags: Mapping[str, tuple[str, ...] | DistError],
 ) -> Selected:
-    sources = [entry.image] if entry.type in ("image", "name") else []
+    sources = [entry.image] if entry.type == "image" else []
     problem = catalog if entry.type == "registry" and isinstance(catalog, DistError) else None
     for repository in repositories:
         found = tags[repository]
         if isinstance(found, DistError):
             problem = problem or found
         else:
-            sources += [Reference.parse(f"{repository}:{tag}") for tag in entry.select_tags(found)]
+            sources += [Reference(repository).with_tag(tag) for tag in entry.select_tags(found)]
     items, unnamed = list[SyncItem](), list[Unnamed]()
     for source in sources:
         targets = entry.list_targets_and_errors(source)

@@ -101,20 +101,27 @@ class Naming:
             raise InvalidInput(f"{quote_text(self.template.text)}{made}: {exc}", subject=self.template.at) from exc
 
     def _complete(self, text: str, subject: Reference) -> Reference:
-        _, separator, path = str(subject).partition("/")
-        named = path[len(subject.repository) :]
+        """Return the name with the parts that the template leaves out. A layout or archive without a tag gets the source's."""
+        is_whole = self.template.refers_to("Ref") and _has_tag_or_digest(text)
         if self.what == "backup":
-            whole = re.search("[:/]", text)
-            return Reference.parse(expand(text) if whole else f"{subject.locator}:{text}")
-        if self.what == "image" and not self.template.refers_to("Ref"):
-            return Reference.parse(expand(text))
-        if self.what == "registry" and not self.template.refers_to("Ref"):
-            return Reference.parse(expand(f"{text.rstrip('/')}{separator}{path}"))
-        if self.template.refers_to("Ref") and _has_tag_or_digest(text):
-            return Reference.parse(expand(text))
-        return Reference.parse(expand(f"{text}{named}"))
+            is_tag = re.search("[:/]", text) is None
+            text = f"{subject.locator}:{text}" if is_tag else text
+        elif self.what == "registry" and not self.template.refers_to("Ref"):
+            if subject.scheme:
+                raise InvalidInput(f"{subject} has no repository to add to a registry; write a repository")
+            text = f"{text.rstrip('/')}/{subject.repository}{subject.suffix}"
+        elif not is_whole and (self.what != "image" or self.template.refers_to("Ref")):
+            text = f"{text}{subject.suffix}"
+        named = Reference.parse(expand(text))
+        if not named.scheme or named.object:
+            return named
+        if subject.tag is None:
+            raise InvalidInput(f"expected a tag, as in {named}:latest")
+        return named.with_tag(subject.tag)
 
     def _rename(self, reference: Reference) -> Reference:
+        if reference.scheme:
+            return reference
         path = f"{reference.repository}{f':{reference.tag}' if reference.tag else ''}"
         digest = f"@{reference.digest}" if reference.digest else ""
         renamed = next((new for rule in self.renames if (new := rule.apply(path)) is not None), None)

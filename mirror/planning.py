@@ -122,7 +122,7 @@ class Planning:
             idle=tuple(notes[at] for at in dict.fromkeys(entry.at for entry in self._request.entries) if at in notes),
             trusted=len(trusted),
             missing=frozenset[Digest]().union(*(surveyed.missing for surveyed in self._surveys)),
-            quotas=self._session.registries.quotas(),
+            quotas=self._session.remotes.registries.quotas(),
             is_dry=self._request.is_dry,
         )
 

@@ -220,7 +220,7 @@ class ReportBuilder:
             counts=counts,
             errors=failures,
             stopped=stopped,
-            quotas=session.registries.quotas(),
+            quotas=session.remotes.registries.quotas(),
             notes=notes,
             configuration=configuration,
             plan=plan,

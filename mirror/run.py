@@ -61,8 +61,8 @@ class MirrorJob:
 
     @property
     def has_stored_source(self) -> bool:
-        """Return whether the entries name images in the content store, so that the run has to be offline."""
-        return any(entry.type == "name" for entry in self.entries)
+        """Return whether all entries name images in the content store, so that the run has to be offline."""
+        return all(entry.has_stored_source for entry in self.entries)
 
     @property
     def planning(self) -> float:
@@ -90,7 +90,7 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify,
     """
     builder, session = ReportBuilder(job.flow, pool), pool.session
     for entry in job.entries:
-        if entry.type == "name":
+        if entry.has_stored_source:
             _require_stored(session, entry)
     lock = Lock(job.lock)
     locked = lock.read()
@@ -126,7 +126,7 @@ def _require_stored(session: Session, entry: Entry) -> None:
         NotFound: the store does not have the name, or lacks content of the image or of the referrers.
         InvalidInput: a target has the digest of another image.
     """
-    record = session.store.names.get(entry.source)
+    record = session.store.names.get(entry.image.name)
     for target in entry.list_targets(entry.image):
         if not entry.rewrite_index and target.pinned_digest() not in (None, record.descriptor.digest):
             raise InvalidInput(

@@ -1,16 +1,20 @@
 """References: the location of a repository, and the tag or digest of an image in it.
 
-The grammar is containerd's, a URL without a scheme: `locator[:tag][@digest]`, with locator = `host[:port]/path`. This parser is
-stricter than containerd's, so that a parsed reference is safe in a URL and in a message. Only remotes interpret the parts of a
-reference. Docker's short names (`redis`) are not part of the grammar; `expand` rewrites them where people type them.
+The reference of an image in a registry follows containerd's grammar, a URL without a scheme: `locator[:tag][@digest]`, with
+locator = `host[:port]/path`. This parser is stricter than containerd's, so that a parsed reference is safe in a URL and in a
+message. Docker's short names (`redis`) are not part of the grammar; `expand` rewrites them where people type them.
+
+The reference of an image elsewhere begins with a scheme, such as `oci:/srv/layout:7`. The scheme selects the remote, and only
+the remote interprets the rest of the locator.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from prefect_dist.ocispec.digest import Digest
-from prefect_dist.ocispec.errors import InvalidInput, Unsupported
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported, quote_text
+from prefect_dist.ocispec.schemes import STORE, is_scheme, list_schemes
 
 # reference ::= locator [ ":" tag ] [ "@" digest ] [ "?" query ]; a query or fragment is dropped, as in containerd
 # locator   ::= host [ ":" port ] "/" path
@@ -23,7 +27,13 @@ _PATH = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"(?:[a-z0-9]+(?:[+._-][a-z0-9]+)*:)?[A-Za-z0-9=_-]+")
 _PRINTABLE = re.compile(r"[!-~]+")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_DOCKER = "docker://"
+_PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# schemed ::= scheme ":" place [ ":" [ tag ] ] [ "@" digest ];  an empty tag ends a place whose end would be read as a tag
+# The text `oci:5000/x` has no scheme: it is a registry with a port.
+_SCHEMED = re.compile(r"([a-z][a-z0-9+-]*):(?!//)(?![0-9]{1,5}/)")
+_TAIL = re.compile(rf"(?::({_TAG.pattern})?)?(?:@([a-z0-9]+(?:[+._-][a-z0-9]+)*:[A-Za-z0-9=_-]+))?\Z")
+_MAX_PLACE = 4096
 _PORT = re.compile(r"[0-9]{1,5}")
 _MAX_LOCATOR = 255
 _MAX_PORT = 65535
@@ -31,25 +41,35 @@ _MAX_PORT = 65535
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Reference:
-    """A parsed reference. `locator` is `host[:port]/path`; `object` is `tag`, `tag@digest`, `@digest` or empty."""
+    """A parsed reference.
+
+    `locator` is `host[:port]/path` in a registry, otherwise `scheme:place`. `object` is `tag`, `tag@digest`, `@digest` or
+    empty.
+    """
 
     locator: str
     object: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the reference in `text`. `str()` of the result is `text` without its query.
+        """Return the reference in `text`. `str()` of the result is `text` without its query and without `docker://`.
 
         The part after `@` may be shortened, as in `redis@sha256:abcdef`. The parser accepts a short digest; `pinned_digest`
         refuses it.
 
         Raises:
-            InvalidInput: a scheme, user information, no host, or a bad port, path, tag or character.
+            InvalidInput: an unknown scheme, user information, no host, or a bad port, path, tag or character.
         """
+        text = text.removeprefix(_DOCKER)
+        if (scheme := find_scheme(text)) is not None:
+            return cls._parse_schemed(text, scheme)
         if not _PRINTABLE.fullmatch(text):
             raise InvalidInput(f"reference {_without_user(text)!r}: expected printable ASCII without spaces")
-        if scheme := _SCHEME.match(text):
-            raise InvalidInput(f"reference {_without_user(text[scheme.end() :])!r}: leave out the scheme {scheme[0]}")
+        if protocol := _PROTOCOL.match(text):
+            rest = _without_user(text[protocol.end() :])
+            if protocol[1].lower() in ("http", "https"):
+                raise InvalidInput(f"reference {rest!r}: leave out the scheme {protocol[0]}")
+            raise InvalidInput(f"reference {rest!r}: unknown scheme {protocol[0]}; {_describe_schemes()}")
         bare = re.split(r"[?#]", text, maxsplit=1)[0]
         host, slash, rest = bare.partition("/")
         if not host:
@@ -63,15 +83,66 @@ class Reference:
         _check_object(named, text, tagged=mark == ":")
         return cls(f"{host}/{path}", named)
 
+    @classmethod
+    def _parse_schemed(cls, text: str, scheme: str) -> Self:
+        """Return the reference in a text with a scheme."""
+        place = text[len(scheme) + 1 :]
+        shown = quote_text(re.split(r"[?#]", _without_user(text))[0] if "://" in place else text)
+        if not text.isprintable() or len(place) > _MAX_PLACE:
+            raise InvalidInput(f"reference {shown[:_MAX_LOCATOR]}: expected at most {_MAX_PLACE} printable characters")
+        tail = _TAIL.search(text, len(scheme) + 1)
+        found = text if tail is None else text[: tail.start()]
+        tag, digest = (None, None) if tail is None else tail.groups()
+        if not found[len(scheme) + 1 :]:
+            what = "a name (dist names lists the names in the store)" if scheme == STORE else "a location"
+            raise InvalidInput(f"reference {shown}: expected {what} after {scheme}:")
+        if (protocol := _PROTOCOL.match(place)) and (fault := _find_fault(place[protocol.end() :])):
+            raise InvalidInput(f"reference {shown}: {fault}")
+        parsed = cls(found, f"{tag or ''}{f'@{digest}' if digest else ''}")
+        return cls(text) if scheme == STORE and str(parsed) != text else parsed  # a name is any text
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of the locator; empty for a registry."""
+        match = _SCHEMED.match(self.locator)
+        return match[1] if match else ""
+
+    @property
+    def place(self) -> str:
+        """The locator without its scheme."""
+        return self.locator[len(self.scheme) + 1 :] if self.scheme else self.locator
+
     @property
     def host(self) -> str:
-        """`host[:port]`."""
-        return self.locator.partition("/")[0]
+        """`host[:port]` of the registry. A locator with a scheme has no host, and the result is the whole locator."""
+        return self.locator if self.scheme else self.locator.partition("/")[0]
 
     @property
     def repository(self) -> str:
-        """The path below the host."""
-        return self.locator.partition("/")[2]
+        """The path below the host; empty for a locator with a scheme."""
+        return "" if self.scheme else self.locator.partition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        """The tag and digest with their separators: `:tag`, `:tag@digest`, `@digest` or empty."""
+        return f"{':' if self.object and not self.object.startswith('@') else ''}{self.object}"
+
+    @property
+    def name(self) -> str:
+        """The name of the image in the content store: the text of the reference, without `store:`."""
+        return str(self).removeprefix(f"{STORE}:")
+
+    def with_tag(self, tag: str) -> Self:
+        """Return the reference of a tag in the same repository."""
+        return replace(self, object=tag)
+
+    def with_digest(self, digest: Digest) -> Self:
+        """Return the reference of a digest in the same repository."""
+        return replace(self, object=f"@{digest}")
+
+    def without_object(self) -> Self:
+        """Return the reference of the repository."""
+        return replace(self, object="")
 
     @property
     def tag(self) -> str | None:
@@ -98,16 +169,22 @@ class Reference:
             raise type(exc)(f"reference {self}: {exc}") from exc
 
     def __str__(self) -> str:
-        separator = ":" if self.object and not self.object.startswith("@") else ""
-        return f"{self.locator}{separator}{self.object}"
+        scheme = self.scheme
+        if scheme and scheme != STORE and not self.tag and (tail := _TAIL.search(self.locator, len(scheme) + 1)) and tail[0]:
+            return f"{self.locator}:{self.suffix}"  # otherwise the end of the place would be read as a tag
+        return f"{self.locator}{self.suffix}"
 
 
 def expand(text: str) -> str:
     """Expand a short name as Docker does: `redis` becomes `docker.io/library/redis:latest`.
 
     The first component is a host if it contains a dot or a port or is `localhost`. Single names on Docker Hub get `library/`. A
-    name without tag and digest gets `latest`. A query is dropped. The result is not validated: pass it to `Reference.parse`.
+    name without tag and digest gets `latest`. A query is dropped. A text with a scheme other than `docker://` stays unchanged.
+    The result is not validated: pass it to `Reference.parse`.
     """
+    text = text.removeprefix(_DOCKER)
+    if find_scheme(text) is not None or _PROTOCOL.match(text):
+        return text
     bare = re.split(r"[?#]", text, maxsplit=1)[0]
     first, slash, rest = bare.partition("/")
     if not (slash and (first in ("", "localhost") or any(mark in first for mark in ".:[@"))):
@@ -116,6 +193,20 @@ def expand(text: str) -> str:
         first, rest = "docker.io", rest if "/" in rest else f"library/{rest}"
     untagged = rest and not re.search(r"[:@]", rest)
     return f"{first}/{rest}{':latest' if untagged else ''}"
+
+
+def find_scheme(text: str) -> str | None:
+    """Return the scheme of the remote that a text begins with; None for a registry."""
+    match = _SCHEMED.match(text)
+    return match[1] if match and is_scheme(match[1]) else None
+
+
+def has_object(text: str) -> bool:
+    """Return True if the text of a reference has a tag or a digest, before `expand` adds one."""
+    text = text.removeprefix(_DOCKER)
+    if find_scheme(text) is not None:
+        return bool(Reference.parse(text).object)
+    return any(mark in text.rpartition("/")[2] for mark in ":@")
 
 
 def is_tag(text: str) -> bool:
@@ -146,7 +237,8 @@ def _check_host(host: str, text: str) -> None:
     if not name or (port and not port.startswith(":")):
         raise InvalidInput(f"reference {shown!r}: bad host {host.partition(':')[0]!r}")
     if port and not (_PORT.fullmatch(port, 1) and 0 < int(port[1:]) <= _MAX_PORT):
-        raise InvalidInput(f"reference {shown!r}: bad port, expected 1 to {_MAX_PORT}")
+        unknown = f"; {name}: is no scheme: {_describe_schemes()}" if _SCHEMED.match(host) else ""
+        raise InvalidInput(f"reference {shown!r}: bad port, expected 1 to {_MAX_PORT}{unknown}")
 
 
 def _check_path(path: str, host: str, text: str) -> None:
@@ -162,6 +254,18 @@ def _check_object(named: str, text: str, *, tagged: bool) -> None:
         raise InvalidInput(f"reference {text!r}: bad tag {tag[:140]!r}, expected 1 to 128 letters, digits and . _ -")
     if at and not _DIGEST.fullmatch(digest):
         raise InvalidInput(f"reference {text!r}: bad digest {digest!r} after @")
+
+
+def _find_fault(rest: str) -> str | None:
+    """Return the fault of a URL without its protocol, None for a valid URL. Secrets in URLs would reach messages and logs."""
+    if "@" in rest.partition("/")[0]:
+        return "remove the user and password; a location has none"
+    return "remove the query; a location has none" if re.search("[?#]", rest) else None
+
+
+def _describe_schemes() -> str:
+    names = ", ".join(f"{name}:" for name in list_schemes())
+    return f"expected a registry (no scheme, or {_DOCKER}) or one of {names}"
 
 
 def _without_user(text: str) -> str:

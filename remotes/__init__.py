@@ -1,7 +1,8 @@
-"""Registries: resolve references, fetch and push content, list tags and referrers. Synchronous and thread-safe.
+"""Remotes: resolve references, fetch and push content, list tags and referrers. Synchronous and thread-safe.
 
-`Registries.resolve(reference)` returns the name to record, the descriptor, and the source to fetch from. Registries follow the
-OCI distribution-spec 1.1 or Docker's registry protocol v2.
+`Remotes.resolve(reference)` returns the name to record, the descriptor, and the source to fetch from. Registries follow the
+OCI distribution-spec 1.1 or Docker's registry protocol v2. Other remotes read and write image layouts, archives and the content
+store, and plug-ins add more.
 """
 
 from prefect_dist.remotes.credentials import (
@@ -13,13 +14,14 @@ from prefect_dist.remotes.credentials import (
     chain_sources,
 )
 from prefect_dist.remotes.errors import Exchange, RegistryError
-from prefect_dist.remotes.fetcher import Source
 from prefect_dist.remotes.hosts import Hosts, HostSettings, Tls
-from prefect_dist.remotes.pusher import Pusher
-from prefect_dist.remotes.registry import Registries, RegistrySettings, Resolved
+from prefect_dist.remotes.registry import Registries, RegistrySettings
+from prefect_dist.remotes.remote import Ability, Remote, Resolved, Source, Target
+from prefect_dist.remotes.remotes import PluginContext, Remotes
 from prefect_dist.remotes.throttled import Quota
 
 __all__ = [
+    "Ability",
     "CredentialSource",
     "Credentials",
     "DockerConfig",
@@ -27,14 +29,17 @@ __all__ = [
     "HostSettings",
     "Hosts",
     "Origin",
-    "Pusher",
+    "PluginContext",
     "Quota",
     "Registries",
     "RegistryError",
     "RegistrySettings",
+    "Remote",
+    "Remotes",
     "Resolved",
     "Source",
     "StaticCredentials",
+    "Target",
     "Tls",
     "chain_sources",
 ]

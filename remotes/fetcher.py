@@ -6,7 +6,6 @@ the registry. Content is returned unverified; verification is left to the store.
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import httpx
 
@@ -18,6 +17,7 @@ from prefect_dist.remotes.foreign import ForeignLayers
 from prefect_dist.remotes.headers import ANY_MANIFEST, ASK_BY_GET, MEDIA_TYPE, digest_in, length
 from prefect_dist.remotes.listing import list_tags
 from prefect_dist.remotes.ranges import Ranges
+from prefect_dist.remotes.remote import Source
 from prefect_dist.remotes.repository import Repository
 
 # The codes of registries for an unknown repository (distribution-spec 1.1, "Error Codes"); NOT_FOUND is the code of Harbor.
@@ -34,32 +34,7 @@ class _ManifestRequest:
     subject: str
 
 
-class Source(Protocol):
-    """A source of content: a repository at one registry, or at several. Thread-safe."""
-
-    def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
-        """Return the descriptor of a tag or digest, see `Registries.resolve`."""
-
-    def download(self, reference: Reference) -> Descriptor:
-        """Return the descriptor of a manifest by tag or digest, with the content in `data`, unverified."""
-
-    def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
-        """Yield the bytes of `descriptor` from `offset` to its size, in pieces of at most 1 MiB, unverified."""
-
-    def distrust(self, descriptor: Descriptor) -> None:
-        """Note that the received bytes were wrong: prefer another registry or URL next time."""
-
-    def tags(self) -> Iterator[str]:
-        """Yield the tags, each once, in the registry's order. Pages are requested as the caller reads on."""
-
-    def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
-        """Yield the referrers of `descriptor`, each once, with artifact type and annotations. Pages are requested on demand."""
-
-    def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
-        """Yield cosign's existing digest tags of `descriptor` with their descriptors; only from `tags`, if given."""
-
-
-class Fetcher:
+class Fetcher(Source):
     """The content of one repository. Thread-safe.
 
     `no_referrers_api` is the set of hosts that were found to have no referrers API; all fetchers of a run share it. `foreign`
@@ -83,7 +58,7 @@ class Fetcher:
         return host not in self._no_referrers_api and "referrers" not in self._repository.unsupported
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
-        """Return the descriptor of a tag or digest, see `Registries.resolve`."""
+        """Return the descriptor of a tag or digest, see `Source.resolve`."""
         pinned = reference.pinned_digest()
         if media_type is not None and not MEDIA_TYPE.fullmatch(media_type):
             raise InvalidInput(f"bad media type {media_type!r}, expected type/subtype", subject=reference)

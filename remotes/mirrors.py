@@ -10,11 +10,12 @@ from prefect_dist.ocispec.errors import DistError, NotFound, Unavailable
 from prefect_dist.remotes import referrers
 from prefect_dist.remotes.errors import ANSWER_CHARS, RegistryError, with_message
 from prefect_dist.remotes.fetcher import Fetcher
+from prefect_dist.remotes.remote import Source
 
 _log = logging.getLogger(__name__)
 
 
-class MirroredSource:
+class MirroredSource(Source):
     """Reads from the first registry that succeeds. Thread-safe.
 
     `fetchers` are those of the registry mirrors, then the origin's. All sources of a run share `distrusted`, the digests with
@@ -26,7 +27,7 @@ class MirroredSource:
         self._distrusted = distrusted
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
-        """Return the descriptor of a tag or digest, see `Registries.resolve`."""
+        """Return the descriptor of a tag or digest, see `Source.resolve`."""
         return self._first(lambda fetcher: fetcher.resolve(reference, media_type=media_type))
 
     def download(self, reference: Reference) -> Descriptor:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from urllib.parse import urlencode
 
-from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
+from prefect_dist.ocispec import Descriptor, Digest, manifest, mediatypes
 from prefect_dist.ocispec.errors import (
     Busy,
     Corrupt,
@@ -27,9 +27,10 @@ from prefect_dist.ocispec.units import size
 from prefect_dist.remotes import document, referrers
 from prefect_dist.remotes.errors import Exchange, RegistryRefused, RegistryUnavailable
 from prefect_dist.remotes.headers import ANY_MANIFEST, ASK_BY_GET, MEDIA_TYPE, check_digest, digest_in, length
+from prefect_dist.remotes.remote import Observer, Read, Target
 from prefect_dist.remotes.repository import Repository
 from prefect_dist.remotes.sizes import RegistrySizes
-from prefect_dist.remotes.upload import DONE, Content, Observer, Read, UploadSession
+from prefect_dist.remotes.upload import DONE, Content, UploadSession
 
 _log = logging.getLogger(__name__)
 # Attempts to write a fallback index that other clients write at the same time.
@@ -46,7 +47,7 @@ def _ignore_progress(_offset: int, _gained: int) -> None:
     """Ignore the progress of an upload."""
 
 
-class Pusher:
+class Pusher(Target):
     """Pushes content to one repository. Thread-safe. `sizes` are the limits of the registry."""
 
     def __init__(self, repository: Repository, sizes: RegistrySizes) -> None:
@@ -171,7 +172,7 @@ class Pusher:
         subject = self._subject(descriptor)
         if not MEDIA_TYPE.fullmatch(descriptor.media_type):
             raise InvalidInput(f"bad media type {quote_text(descriptor.media_type)}, expected type/subtype", subject=subject)
-        if tag is not None and Reference.parse(f"{self._repository.locator}:{tag}").tag != tag:
+        if tag is not None and not is_tag(tag):
             raise InvalidInput(f"bad tag {tag!r}", subject=subject)
         if len(raw) != descriptor.size or Digest.of(raw, algorithm=descriptor.digest.algorithm) != descriptor.digest:
             raise Corrupt(f"expected {descriptor.size} bytes with this digest, got {len(raw)} other bytes", subject=subject)

@@ -1,22 +1,19 @@
-"""All registries of a run, through one HTTP client: the entry point of this layer.
-
-text → Reference → Registries.resolve → (name, descriptor, fetcher) → fetcher.fetch(descriptor) → bytes
-"""
+"""All registries of a run, through one HTTP client."""
 
 import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 import httpx
 
-from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.remotes.auth import HostAuth
 from prefect_dist.remotes.credentials import Credentials, CredentialSource, RegistryLogin
 from prefect_dist.remotes.errors import redact
-from prefect_dist.remotes.fetcher import Fetcher, Source
+from prefect_dist.remotes.fetcher import Fetcher
 from prefect_dist.remotes.foreign import ForeignLayers
 from prefect_dist.remotes.guard import GuardedOrigin
 from prefect_dist.remotes.hosts import Hosts
@@ -24,6 +21,7 @@ from prefect_dist.remotes.listing import CATALOG_SCOPE, list_repositories
 from prefect_dist.remotes.mirrors import MirroredSource
 from prefect_dist.remotes.pusher import Pusher
 from prefect_dist.remotes.ranges import Ranges
+from prefect_dist.remotes.remote import Ability, Remote, Source
 from prefect_dist.remotes.repository import Repository
 from prefect_dist.remotes.sizes import RegistrySizes
 from prefect_dist.remotes.throttled import OnThrottled, Quota, ThrottledTransport, ignore_pause
@@ -42,15 +40,6 @@ class RegistrySettings:
     read_timeout_s: float = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """A resolved reference: the name to record, the root descriptor, and the source to fetch the content from."""
-
-    name: str
-    descriptor: Descriptor
-    fetcher: Source
-
-
 class _NoCookies(httpx.Cookies):
     """Ignores cookies: registries need none, and httpx would send cookies to other ports and in later requests."""
 
@@ -62,11 +51,13 @@ class _Client(httpx.Client):
     cookies = _NoCookies()  # type: ignore[override]  # a property in httpx, with a jar behind it
 
 
-class Registries:
+class Registries(Remote):
     """All registries, through one client. Thread-safe; the owner closes it, or uses it in a `with` block.
 
     `ways` are hints how to give credentials, see `RegistryLogin`. `on_throttled` is called when requests to a registry pause.
     """
+
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"tags", "repositories", "referrers", "push"})
 
     def __init__(
         self,
@@ -99,32 +90,20 @@ class Registries:
             follow_redirects=True,
         )
 
-    def resolve(self, reference: Reference, *, media_type: str | None = None) -> Resolved:
-        """Return the name, root descriptor and source of a reference.
-
-        `media_type` is a hint for a reference with several forms.
-
-        Raises:
-            InvalidInput: the reference has neither tag nor digest, or the registry sent a document other than a manifest.
-            NotFound, Denied, Unavailable, Unsupported, Corrupt: see `remotes.errors`.
-        """
-        fetcher = self.fetcher(reference)
-        return Resolved(str(reference), fetcher.resolve(reference, media_type=media_type), fetcher)
-
-    def fetcher(self, reference: Reference) -> Source:
+    def open_source(self, reference: Reference) -> Source:
         """Return a source for the reference's repository: its registry mirrors first, if there are any."""
         caches = [
             Fetcher(self._repository(host, reference), self._ranges, self._no_referrers_api, None)
             for host in self._settings.hosts.settings_for(reference.host).mirrors
         ]
-        own = self.origin_fetcher(reference)
+        own = self.open_origin(reference)
         return MirroredSource([*caches, own], self._distrusted) if caches else own
 
-    def origin_fetcher(self, reference: Reference) -> Fetcher:
+    def open_origin(self, reference: Reference) -> Fetcher:
         """Return a fetcher for the reference's repository at the registry itself, without its mirrors."""
         return Fetcher(self._repository(reference.host, reference), self._ranges, self._no_referrers_api, self._foreign)
 
-    def pusher(self, reference: Reference) -> Pusher:
+    def open_target(self, reference: Reference) -> Pusher:
         """Return the pusher for the reference's repository.
 
         Each repository has one pusher, shared by all callers: the pusher knows which interrupted uploads can resume.
@@ -138,7 +117,7 @@ class Registries:
         pushers = list(self._pushers.items())
         return [Reference.parse(f"{host}/{repository}") for (host, repository), pusher in pushers if pusher.fallback_referrers]
 
-    def repositories(self, host: str) -> Iterator[str]:
+    def list_repositories(self, host: str) -> Iterator[str]:
         """Yield the repositories of a registry `host[:port]`, each once, in the registry's order.
 
         Pages are requested as the caller reads on. Registry mirrors are not used.
@@ -152,6 +131,17 @@ class Registries:
             self._client, auth, url=url, name="", locator=host, scope=CATALOG_SCOPE, origin=self._origin(host)
         )
         return list_repositories(registry, prefix=hosts.settings_for(host).path_prefix)
+
+    def open_server(self, url: str) -> tuple[Repository, Ranges]:
+        """Return the directory at a URL of a web server that is no registry, and the reader of its large files.
+
+        The server gets the settings and the credentials of its own host only.
+        """
+        parsed = httpx.URL(url)
+        host = parsed.netloc.decode("ascii")
+        origin = GuardedOrigin(parsed, name=host, private_hosts=self._settings.hosts.settings_for(host).private_hosts)
+        directory = Repository(self._client, self._auth_of(host, ""), url=url.rstrip("/"), name="", locator=host, origin=origin)
+        return directory, self._ranges
 
     def _repository(self, host: str, reference: Reference) -> Repository:
         known = self._repositories.get((host, reference.repository))

@@ -4,7 +4,7 @@ An interrupted upload in chunks is resumed: the registry reports its offset, and
 request and chunks is left to `remotes.pusher`.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -14,10 +14,8 @@ from prefect_dist.ocispec import Descriptor, mediatypes
 from prefect_dist.ocispec.errors import Corrupt, DistError, Unavailable
 from prefect_dist.remotes.errors import RegistryError, RegistryNotFound, RegistryRefused
 from prefect_dist.remotes.headers import check_digest, length, location, uploaded_bytes
+from prefect_dist.remotes.remote import Observer, Read
 from prefect_dist.remotes.repository import Repository
-
-Read = Callable[[int], Iterator[bytes]]
-Observer = Callable[[int, int], None]
 
 # Statuses for success. Registries confuse these (containerd PR #1472, PR #3750).
 DONE = frozenset({200, 201, 202, 204})

@@ -1,6 +1,6 @@
 """The layers import each other in one direction only. The tests read every import of the source.
 
-The order is ocispec <- storage, remotes <- transfer <- mirror <- tasks <- flows <- cli.
+The order is ocispec <- storage <- remotes <- transfer <- mirror <- tasks <- flows <- cli.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from tests.source import LAYERS, ROOT, TOP, Import, layer_of
 BELOW: dict[str, set[str]] = {
     "ocispec": set(),
     "storage": {"ocispec"},
-    "remotes": {"ocispec"},
+    "remotes": {"ocispec", "storage"},
     "transfer": {"ocispec", "storage", "remotes"},
     "mirror": {"ocispec", "storage", "remotes", "transfer"},
     "tasks": {"ocispec", "storage", "remotes", "transfer", "mirror"},

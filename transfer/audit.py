@@ -12,7 +12,7 @@ from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest
 from prefect_dist.ocispec.children import children_reader, filter_platforms, walk_tree, without_foreign
 from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound
 from prefect_dist.ocispec.platform import Platforms
-from prefect_dist.remotes import Pusher, Source
+from prefect_dist.remotes import Source, Target
 from prefect_dist.transfer.session import Session
 
 
@@ -54,7 +54,7 @@ def audit_tags(session: Session, expected: Sequence[Expected]) -> list[Finding |
     place, key, unfinished = expected[0].target, tuple(expected), session.memo(_Unfinished)
     auditor = unfinished.pop(key, None)
     if auditor is None:
-        auditor = _Auditor(session.registries.origin_fetcher(place), session.registries.pusher(place))
+        auditor = _Auditor(session.remotes.open_origin(place), session.remotes.open_target(place))
     findings = [session.cancel.catch_error(partial(auditor.audit, one)) for one in expected]
     if any(isinstance(one, DistError) for one in findings):
         unfinished[key] = auditor
@@ -64,8 +64,8 @@ def audit_tags(session: Session, expected: Sequence[Expected]) -> list[Finding |
 class _Auditor:
     """Audits tags of one repository. Each piece of content is looked up once."""
 
-    def __init__(self, source: Source, pusher: Pusher) -> None:
-        self._source, self._pusher = source, pusher
+    def __init__(self, source: Source, target: Target) -> None:
+        self._source, self._target = source, target
         self._seen: dict[object, str | None] = {}
         self._documents: dict[Digest, bytes] = {}
         self._resolved: dict[Reference, Descriptor | None] = {}
@@ -100,7 +100,7 @@ class _Auditor:
             yield from self._tree(root, platforms)
 
     def _manifest(self, target: Reference, digest: Digest) -> Descriptor | None:
-        return self._resolve(Reference.parse(f"{target.locator}@{digest}"))
+        return self._resolve(target.with_digest(digest))
 
     def _resolve(self, reference: Reference) -> Descriptor | None:
         """Return the descriptor of a reference, or None if the reference does not exist. The registry gets one request."""
@@ -126,7 +126,7 @@ class _Auditor:
         """Return the fault of one piece of content, or None. Content is requested once: manifests by GET, blobs by HEAD."""
         if descriptor.key not in self._seen:
             try:
-                there = bool(self._read(descriptor)) if descriptor.is_manifest else self._pusher.has(descriptor)
+                there = bool(self._read(descriptor)) if descriptor.is_manifest else self._target.has(descriptor)
                 self._seen[descriptor.key] = None if there else f"{descriptor} is missing"
             except NotFound:
                 self._seen[descriptor.key] = f"{descriptor} is missing"
@@ -149,7 +149,7 @@ class _Auditor:
 
     def _referrer(self, target: Reference, digest: Digest, tag: str | None) -> Iterator[str]:
         if tag is not None:
-            place = Reference.parse(f"{target.locator}:{tag}")
+            place = target.with_tag(tag)
             yield from self._image(place, self._resolve(place), digest, None, missing=f"referrer {digest}")
             return
         root = self._manifest(target, digest)

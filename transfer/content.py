@@ -11,7 +11,7 @@ from typing import Literal
 
 from prefect_dist.ocispec import Descriptor, manifest, referrers
 from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, InvalidInput
-from prefect_dist.remotes import Pusher, Source
+from prefect_dist.remotes import Source, Target
 from prefect_dist.storage import ContentStore, Writer
 from prefect_dist.transfer.events import ContentAdvanced, Notify
 
@@ -68,7 +68,7 @@ def fetch(
 
 def push(
     store: ContentStore,
-    target: Pusher,
+    target: Target,
     descriptor: Descriptor,
     *,
     source: str | None = None,
@@ -102,7 +102,7 @@ def push(
     return Receipt("pushed", _upload(store, target, descriptor, notify), time.monotonic() - started)
 
 
-def _upload(store: ContentStore, target: Pusher, blob: Descriptor, notify: Notify) -> int:
+def _upload(store: ContentStore, target: Target, blob: Descriptor, notify: Notify) -> int:
     """Upload a blob. Return the number of sent bytes."""
     sent = 0
 
@@ -120,7 +120,7 @@ def _upload(store: ContentStore, target: Pusher, blob: Descriptor, notify: Notif
     return sent
 
 
-def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str | None = None, notify: Notify) -> Receipt:
+def put(store: ContentStore, target: Target, descriptor: Descriptor, *, tag: str | None = None, notify: Notify) -> Receipt:
     """Push a manifest to a repository that has the children, even if the manifest exists there; set `tag` if given.
 
     Raises:
@@ -132,7 +132,7 @@ def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str
     return Receipt("pushed", len(raw), time.monotonic() - started)
 
 
-def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None, notify: Notify) -> None:
+def _put(target: Target, raw: bytes, descriptor: Descriptor, tag: str | None, notify: Notify) -> None:
     """Push a manifest. If the manifest has a subject, ensure that the registry lists the manifest as a referrer."""
     listed_under = target.put(raw, descriptor, tag=tag)
     notify(ContentAdvanced(descriptor, len(raw), len(raw)))

@@ -17,8 +17,7 @@ from prefect_dist.ocispec.errors import Conflict, DistError, NotFound
 from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
-from prefect_dist.remotes import RegistryError
-from prefect_dist.remotes.fetcher import Fetcher
+from prefect_dist.remotes import RegistryError, Source
 from prefect_dist.storage import presence
 from prefect_dist.storage.presence import present_children
 from prefect_dist.transfer import content
@@ -114,7 +113,7 @@ class NewRepositories:
             return False
         with self._locks.setdefault(place.locator, Lock()):
             if place.locator not in self._new:
-                self._new[place.locator] = _is_unknown(session.registries.origin_fetcher(place))
+                self._new[place.locator] = _is_unknown(session.remotes.open_origin(place))
             return self._new[place.locator]
 
     def lacks(self, session: Session, blob: Descriptor, place: Reference) -> bool:
@@ -125,10 +124,10 @@ class NewRepositories:
         return True
 
 
-def _is_unknown(fetcher: Fetcher) -> bool:
+def _is_unknown(source: Source) -> bool:
     """Return True if a registry does not know a repository. A registry that refuses to list tags may still accept a push."""
     try:
-        return not fetcher.exists()
+        return not source.exists()
     except DistError:
         return False
 
@@ -155,9 +154,9 @@ def resolve_target(session: Session, target: Reference) -> Descriptor | None:
     Raises:
         DistError: an error of the registry.
     """
-    by_tag = target if target.tag is None else Reference(target.locator, target.tag)
+    by_tag = target if target.tag is None else target.with_tag(target.tag)
     try:
-        return session.registries.origin_fetcher(target).resolve(by_tag)
+        return session.remotes.open_origin(target).resolve(by_tag)
     except NotFound:
         return None
 
@@ -182,7 +181,7 @@ def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Ref
         mounted_from = candidates.mount_candidate(place, blob.digest)
         if mounted_from is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
             mounted_from = origin.repository
-        pusher, sent = session.registries.pusher(place), session.counter.sent
+        pusher, sent = session.remotes.open_target(place), session.counter.sent
         is_absent = session.memo(NewRepositories).lacks(session, blob, place)
         receipt = content.push(session.store, pusher, blob, source=mounted_from, is_absent=is_absent, notify=sent)
         session.counter.count(blob, receipt)
@@ -248,7 +247,7 @@ def publish(session: Session, wanted: Publication) -> Descriptor:
 def _select_platforms(session: Session, wanted: Publication, platforms: tuple[Platform, ...]) -> Descriptor:
     """Return the root of a tree with only these platforms. The store keeps the new indexes until the run ends."""
     selected = filter_index(wanted.root, platforms, session.store.manifest, is_missing=session.recorder.is_missing)
-    unused = session.registries.origin_fetcher(wanted.target)  # the descriptors of new indexes contain their bytes
+    unused = session.remotes.open_origin(wanted.target)  # the descriptors of new indexes contain their bytes
     session.recorder.keep(selected.root)
     for index in selected.indexes:
         fetch_content(session, index, unused, place=wanted.target)
@@ -272,12 +271,12 @@ def _require_unmoved(session: Session, wanted: Publication, root: Descriptor) ->
 
 def _back_up(session: Session, old: Descriptor | None, target: Reference, new: Descriptor, backup: Reference) -> None:
     """Set the tag `backup` to `old`, the current manifest of the target tag, unless the target tag stays unchanged."""
-    pusher = session.registries.pusher(backup)
+    pusher = session.remotes.open_target(backup)
     if old is None or old.digest == new.digest or pusher.has(old, tag=backup.tag):
         return
     session.recorder.keep(old)
     if backup.locator == target.locator:
-        fetch_content(session, old, session.registries.origin_fetcher(target), place=target)
+        fetch_content(session, old, session.remotes.open_origin(target), place=target)
         content.put(session.store, pusher, old, tag=backup.tag, notify=session.counter.sent)
         return
     _fetch_tree(session, old, target)
@@ -286,7 +285,7 @@ def _back_up(session: Session, old: Descriptor | None, target: Reference, new: D
 
 def _fetch_tree(session: Session, root: Descriptor, target: Reference) -> None:
     """Fetch a tree from a target. Manifests in an index may be missing: a target may have only some platforms."""
-    source = session.registries.origin_fetcher(target)
+    source = session.remotes.open_origin(target)
     read, missing = children_reader(session.store.manifest), set[object]()
 
     def children(descriptor: Descriptor) -> Sequence[Descriptor]:
@@ -330,7 +329,7 @@ def _push(session: Session, descriptor: Descriptor, target: Reference, tag: str 
     with _turn(session, target, descriptor):
         if tag is None and candidates.has(target, descriptor.digest):
             return
-        pusher, sent = session.registries.pusher(target), session.counter.sent
+        pusher, sent = session.remotes.open_target(target), session.counter.sent
         content.put(session.store, pusher, descriptor, tag=tag, notify=sent)
         candidates.note(target, descriptor.digest)
 

@@ -37,7 +37,7 @@ def list_own_tags(session: Session, place: Reference) -> Iterable[str]:
 
     The list of a registry mirror may lack tags: some mirrors list only tags that a client requested before.
     """
-    known = session.memo(_TagLists).get(Reference.parse(place.locator))
+    known = session.memo(_TagLists).get(place.without_object())
     if known is not None and not session.spec.registries.hosts.settings_for(place.host).mirrors:
         return known
-    return session.registries.origin_fetcher(place).tags()
+    return session.remotes.open_origin(place).tags()

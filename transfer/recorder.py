@@ -13,6 +13,7 @@ from prefect_dist.ocispec.children import (
 from prefect_dist.ocispec.errors import InvalidInput, NotFound
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
+from prefect_dist.ocispec.schemes import STORE
 from prefect_dist.storage import ContentStore, Name, presence
 from prefect_dist.storage.leases import Lease
 from prefect_dist.storage.presence import Presence
@@ -88,16 +89,16 @@ class ImageRecorder:
     ) -> None:
         if platforms is not None:
             presence.require_platform(self.store, root, platforms)
-        if self._offline:
+        if self._offline or reference.scheme == STORE:
             return
-        known, is_lacking = self._recorded_name(str(reference), root), False
+        known, is_lacking = self._recorded_name(reference.name, root), False
         if known is not None:
             is_complete = _union(known.platforms, platforms) == platforms
             is_lacking = known.lacks_attestations and not is_complete
             platforms = _union(known.platforms, platforms)
             referrers = known.referrers if referrers is None else referrers
         self.store.names.put(
-            str(reference),
+            reference.name,
             root,
             source=reference.locator,
             platforms=platforms,

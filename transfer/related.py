@@ -142,7 +142,7 @@ def list_at_target(session: Session, subject: Descriptor, place: Reference, rela
     Raises:
         DistError: an error of the target.
     """
-    target = session.registries.origin_fetcher(place)
+    target = session.remotes.open_origin(place)
 
     def list_accepted() -> tuple[Descriptor, ...]:
         return tuple(filter(related.accepts, target.referrers(subject)))

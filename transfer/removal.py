@@ -14,7 +14,7 @@ from typing import Literal
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import Unavailable
-from prefect_dist.remotes import Pusher
+from prefect_dist.remotes import Target
 from prefect_dist.transfer.delivery import resolve_target
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.survey import Reader
@@ -57,11 +57,11 @@ def remove_tag(
     """
     removers = session.memo(_Removers)
     if target.locator not in removers:
-        source = session.registries.origin_fetcher(target)
+        source = session.remotes.open_origin(target)
         removers[target.locator] = _Remover(
             target,
             source=source,
-            pusher=session.registries.pusher(target),
+            pusher=session.remotes.open_target(target),
             resolve=partial(resolve_target, session),
             read=Reader(session, source, target, keep=False).read,
             workers=workers,
@@ -83,7 +83,7 @@ class _Remover:
         repository: Reference,
         *,
         source: TagSource,
-        pusher: Pusher,
+        pusher: Target,
         resolve: Callable[[Reference], Descriptor | None],
         read: Callable[[Descriptor], bytes],
         workers: int,

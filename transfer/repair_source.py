@@ -85,4 +85,4 @@ def _find_name(store: ContentStore, name: str) -> Name | None:
 
 
 def _pin(origin: Reference, digest: Digest) -> Reference:
-    return Reference.parse(f"{origin.locator}@{digest}")
+    return origin.with_digest(digest)

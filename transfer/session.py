@@ -1,4 +1,4 @@
-"""The resources of a run for the units of work: the store, the registries, the cancel token, the statistics.
+"""The resources of a run for the units of work: the store, the remotes, the cancel token, the statistics.
 
 A run opens a session from a small, picklable specification, and closes the session at the end. Tasks find the session through
 `current_session`. A session is never a parameter of a task: Prefect would walk through the session, hash it and show it.
@@ -17,14 +17,15 @@ from prefect_dist.remotes import (
     DockerConfig,
     Registries,
     RegistrySettings,
+    Remotes,
     Source,
     StaticCredentials,
     chain_sources,
 )
+from prefect_dist.remotes.store_source import StoredSource
 from prefect_dist.storage import ContentStore, open_store
 from prefect_dist.transfer.cancellation import CancelToken, current_token
 from prefect_dist.transfer.events import Notify, Throttled, ignore_event
-from prefect_dist.transfer.offline import StoredSource
 from prefect_dist.transfer.recorder import ImageRecorder
 from prefect_dist.transfer.stats import TransferCounter, TransferStats
 
@@ -57,7 +58,7 @@ class Session:
 
     spec: SessionSpec
     store: ContentStore
-    registries: Registries
+    remotes: Remotes
     recorder: ImageRecorder
     cancel: CancelToken
     notify: Notify
@@ -81,7 +82,7 @@ class Session:
 
     def open_source(self, reference: Reference) -> Source:
         """Return the source of an image: a registry with its registry mirrors, or the store in an offline run."""
-        return self._open_stored(reference) if self.spec.offline else self.registries.fetcher(reference)
+        return self._open_stored(reference) if self.spec.offline else self.remotes.open_source(reference)
 
     def origin_of(self, reference: Reference) -> Reference:
         """Return the repository that an image comes from. In an offline run, this is the repository that the name records."""
@@ -93,7 +94,7 @@ class Session:
 
     def _open_stored(self, reference: Reference) -> StoredSource:
         sources = self.memo(_StoredSources)
-        return sources.get(reference) or sources.setdefault(reference, StoredSource(self.store, reference))
+        return sources.get(reference) or sources.setdefault(reference, StoredSource(self.store, reference.name))
 
 
 class _StoredSources(dict[Reference, StoredSource]):
@@ -137,18 +138,21 @@ def open_session(spec: SessionSpec, *, notify: Notify = ignore_event) -> Iterato
     def notify_throttled(server: str, seconds: float) -> None:
         notify(Throttled(server, seconds))
 
+    found = chain_sources(*sources)
     with (
         open_store(spec.store, options=spec.store_options) as store,
         store.leases.hold() as lease,
-        Registries(
-            spec.registries, credentials=chain_sources(*sources), ways=ways, on_throttled=notify_throttled
-        ) as registries,
-        cancel.on_cancel(registries.abort),
+        Remotes(
+            Registries(spec.registries, credentials=found, ways=ways, on_throttled=notify_throttled),
+            credentials=found,
+            open_store=lambda: store,
+        ) as remotes,
+        cancel.on_cancel(remotes.abort),
     ):
         session = Session(
             spec=spec,
             store=store,
-            registries=registries,
+            remotes=remotes,
             recorder=ImageRecorder(store, lease, offline=spec.offline),
             cancel=cancel,
             notify=notify,
@@ -159,7 +163,7 @@ def open_session(spec: SessionSpec, *, notify: Notify = ignore_event) -> Iterato
             yield session
         except BaseException:
             cancel.set("the run was ended")
-            registries.abort()
+            remotes.abort()
             raise
         finally:
             _CURRENT.reset(token)

@@ -198,7 +198,7 @@ def _resolve(query: ImageQuery, there: Sequence[object], reader: Reader) -> Desc
     session, source, corrupt = reader.session, reader.source, reader.session.memo(_CorruptSources)
     missing = [target for target, found in zip(query.targets, there, strict=True) if found is None]
     is_first = bool(reader.keep and missing) and all(_is_new(session, target) for target in missing)
-    is_known = query.source in corrupt or session.registries.counts_pulls(query.source.host)
+    is_known = query.source in corrupt or session.remotes.counts_pulls(query.source)
     if not is_first or is_known or str(query.source) in session.store.names:
         return source.resolve(query.source)
     try:

@@ -199,7 +199,7 @@ class TagGraph:
         return not referrers <= self._own_referrers
 
     def _resolve_tag(self, tag: str) -> Descriptor | None:
-        return self._resolve(Reference.parse(f"{self._repository.locator}:{tag}"))
+        return self._resolve(self._repository.with_tag(tag))
 
     def _read_all(self, executor: ThreadPoolExecutor) -> None:
         """Read the manifests below the tags, level by level."""

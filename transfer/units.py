@@ -109,7 +109,7 @@ def list_referrers(session: Session, subject: Descriptor, source: Reference, rel
 def list_repositories(session: Session, host: str) -> Answer[tuple[str, ...]]:
     """Return the repositories of a registry, in the order of the registry."""
     with _report_unresolved(session, host, "list"):
-        return Answer(tuple(session.registries.repositories(host)))
+        return Answer(tuple(session.remotes.list_repositories(host)))
 
 
 def list_tags(session: Session, repositories: tuple[Reference, ...], *, workers: int) -> Answers[tuple[str, ...] | DistError]:
@@ -179,7 +179,7 @@ def confirm_referrers(session: Session, repository: Reference) -> Answer[Unliste
 
     Return the referrers that are still unlisted, or that could not be looked up, with the errors.
     """
-    pusher, failed = session.registries.pusher(repository), list[tuple[frozenset[Digest], DistError]]()
+    pusher, failed = session.remotes.open_target(repository), list[tuple[frozenset[Digest], DistError]]()
     for subject, referrers in pusher.fallback_referrers.items():
         error = session.cancel.catch_error(partial(pusher.confirm_referrers, subject))
         if error is not None:

@@ -33,7 +33,7 @@ def test_a_copy_prints_its_target_and_a_copy_from_the_store_needs_no_source(pref
         missing.err
     )
     assert stored.code == 0, stored.err
-    assert (stored.json["flow"], stored.json["targets"][0]["source"]) == ("copy", name)
+    assert (stored.json["flow"], stored.json["targets"][0]["source"]) == ("copy", f"store:{name}")
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_skopeo_reads_a_pushed_index_byte_by_byte(push: Push, registry: CncfRegi
     target = f"{registry.host}/push/whole:v1"
     report = push("index", target)
     assert (report.status, outcomes(report)) == ("complete", {target: "added"})
-    assert str(row_of(report).source) == "index"
+    assert str(row_of(report).source) == "store:index"
     assert report.counts["sent_bytes"] == sum(info.size for info in store.walk())
     assert report.counts["fetched_bytes"] == 0
     assert summary_line(report).startswith("push complete: 1 added, 0 changed, 0 unchanged; 0 B fetched, ")
@@ -148,7 +148,7 @@ def test_the_graph_of_tasks_is_the_tree_of_content_and_ends_with_the_publication
     assert report.tasks == 2 + len(INDEX.descriptors)
     assert len(prefect.task_runs(run, at_least=report.tasks)) == report.tasks
     index = task_name("mirror index", INDEX.root.digest)
-    expected = {("survey index", index)}
+    expected = {("survey store:index", index)}
     for image in (ONE, OTHER):
         manifest = task_name("mirror manifest", image.root.digest)
         config, *layers = image.blobs
@@ -193,7 +193,7 @@ def test_a_store_name_of_any_form_is_pushed_and_keeps_its_record(push: Push, sto
     with FakeRegistry() as fake:
         report = push(name, f"{fake.host}/app:v1")
         assert find_missing(fake, "app", ONE, "v1") == []
-    assert (report.status, str(row_of(report).source)) == ("complete", name)
+    assert (report.status, str(row_of(report).source)) == ("complete", f"store:{name}")
     assert store.names.get(name) == before
     assert {one.name for one in store.names} == {"one", "index", name}
 
@@ -344,7 +344,7 @@ def test_a_refused_manifest_leaves_the_tag_unset(push: Push) -> None:
         fake.inject(Fault(method="PUT", path=f".*/manifests/{OTHER.root.digest}", action=Answer(403, (), b"")))
         report = push("index", f"{fake.host}/app:v1")
         (error,) = error_lines(report)
-        assert error.startswith(f"index to {fake.host}/app:v1: ")
+        assert error.startswith(f"store:index to {fake.host}/app:v1: ")
         assert fake.manifest("app", ONE.root.digest)
         assert fake.manifest("app", "v1") is None
 
@@ -364,7 +364,7 @@ def test_a_stopped_push_has_one_error_and_sets_no_tag(push: Push, method: str, p
         report = push("index", f"{fake.host}/app:v1", concurrency=1)
         assert fake.manifest("app", "v1") is None
     assert (report.status, row_of(report).outcome) == ("stopped", "failed")
-    assert error_lines(report) == [f"index to {fake.host}/app:v1: Ctrl-C; complete content is kept, run again to resume"]
+    assert error_lines(report) == [f"store:index to {fake.host}/app:v1: Ctrl-C; complete content is kept, run again to resume"]
 
 
 @pytest.mark.parametrize("has_api", [True, False])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from prefect_dist.mirror.copying import make_copy_job, make_push_job, parse_store_name
+from prefect_dist.mirror.copying import make_copy_job, make_push_job
 from prefect_dist.mirror.run import MirrorJob
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
@@ -23,9 +23,9 @@ def targets_of(job: MirrorJob, source: Reference) -> list[str]:
         ("redis", "docker.io/library/redis:latest"),
         ("ghcr.io/org/tool:v1", "ghcr.io/org/tool:v1"),
         (f"ghcr.io/org/tool@sha256:{'0' * 64}", f"ghcr.io/org/tool@sha256:{'0' * 64}"),
-        ("store:app", "app"),
-        ("store:Release 7", "Release 7"),
-        ("store:ghcr.io/org/tool:v1", "ghcr.io/org/tool:v1"),
+        ("store:app", "store:app"),
+        ("store:Release 7", "store:Release 7"),
+        ("store:ghcr.io/org/tool:v1", "store:ghcr.io/org/tool:v1"),
     ],
 )
 def test_a_source_is_a_reference_or_a_store_name(source: str, image: str) -> None:
@@ -46,19 +46,15 @@ def test_a_repository_keeps_the_tags_of_its_images() -> None:
 def test_a_push_is_a_copy_of_a_store_name() -> None:
     push, copy = make_push_job("app", TARGET, referrers=True), make_copy_job("store:app", TARGET, referrers=True)
     assert [job.flow for job in (push, copy)] == ["push", "copy"]
-    assert [(job.entries[0].source, job.entries[0].type) for job in (push, copy)] == [("app", "name")] * 2
+    assert [(job.entries[0].source, job.entries[0].type) for job in (push, copy)] == [("store:app", "image")] * 2
     assert push.entries[0].comparable_options(None) == copy.entries[0].comparable_options(None)
     assert (push.lock, push.name) == (None, "push")
-
-
-def test_a_reference_has_no_store_name() -> None:
-    assert (parse_store_name("registry.example/app"), parse_store_name("store:app")) == (None, "app")
 
 
 @pytest.mark.parametrize(
     ("source", "target", "options", "message"),
     [
-        ("docker://redis", TARGET, {}, "leave out the scheme docker://"),
+        ("https://redis", TARGET, {}, "leave out the scheme https://"),
         ("redis", "UPPER/", {}, "bad path"),
         ("redis", f"{TARGET}@sha256:12", {}, "expected 64 characters"),
         (
@@ -69,7 +65,7 @@ def test_a_reference_has_no_store_name() -> None:
         ),
         ("redis", f"{TARGET}:v1", {"all_tags": True}, "expected no tag or digest"),
         ("store:app", TARGET, {"all_tags": True}, "source 'store:app': a name in the content store is one image"),
-        ("store:", TARGET, {}, "source 'store:': expected a name after store:"),
+        ("store:", TARGET, {}, r"reference 'store:': expected a name \(dist names lists the names in the store\) after store:"),
         ("redis", TARGET, {"rewrite_index": True}, "a rewritten index requires platforms"),
         ("redis", TARGET, {"platforms": ["x"]}, "platform 'x'"),
     ],

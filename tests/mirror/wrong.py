@@ -68,7 +68,7 @@ WRONG = [
     # sources and targets
     ("sync:\n  - {source: 'redis:7', target: r.example/x, type: repository}\n", ":2: sync[0].source: expected a repository without tag or digest, got 'redis:7'; use type: image, or tags"),
     ("sync:\n  - {source: ghcr.io/team, target: r.example, type: registry}\n", ":2: sync[0].source: expected host[:port] of a registry, got 'ghcr.io/team'"),
-    ("sync:\n  - {source: 'https://ghcr.io/a', target: r.example/x, type: image}\n", ":2: sync[0].source: reference 'ghcr.io/a:latest': leave out the scheme https://"),
+    ("sync:\n  - {source: 'https://ghcr.io/a', target: r.example/x, type: image}\n", ":2: sync[0].source: reference 'ghcr.io/a': leave out the scheme https://"),
     ("sync:\n  - {source: Redis, target: r.example/x, type: image}\n", ":2: sync[0].source: reference 'docker.io/library/Redis:latest': bad path 'library/Redis', expected lower-case letters, digits and . _ - between them"),
     ("sync:\n  - {source: '{{.Ref.Tag}}', target: r.example/x, type: image}\n", ":2: sync[0].source: template '{{.Ref.Tag}}': unknown field .Ref.Tag; known fields: .Sync.Source, .Sync.Target, .Sync.Type"),
     ("sync:\n  - {source: redis, target: 'r.example/x:1', type: repository}\n", ":2: sync[0].target: 'r.example/x:1': reference 'r.example/x:1:tag': bad tag '1:tag', expected 1 to 128 letters, digits and . _ -"),

@@ -124,8 +124,13 @@ REFUSED = [
     # scheme
     ("http://xn--7o8h.com/myimage:xn--7o8h.com@sha512:fffffff", "leave out the scheme http://"),
     ("HTTPS://h/x", "leave out the scheme HTTPS://"),
-    ("docker://h/x", "leave out the scheme docker://"),
-    ("oci+v1.x-y://h/x", "leave out the scheme"),
+    ("oci+v1.x-y://h/x", "unknown scheme oci+v1.x-y://; expected a registry (no scheme, or docker://) or one of oci:, "),
+    ("oci:", "expected a location after oci:"),
+    ("store:", "expected a name (dist names lists the names in the store) after store:"),
+    ("oci:s3://key:hunter2@bucket/x", "remove the user and password"),
+    ("oci:https://h/x?X-Amz-Signature=hunter2", "remove the query"),
+    ("oci:/srv/a\nb", "printable"),
+    ("nothere:tag/x", "bad port, expected 1 to 65535; nothere: is no scheme: expected a registry (no scheme, or docker://)"),
     # path: traversal, escapes, case, empty components
     ("h/", "bad path ''"),
     ("h/..", "bad path"),
@@ -258,6 +263,61 @@ def test_no_message_shows_a_password(text: str) -> None:
         Reference.parse(text)
     assert "hunter2" not in str(refusal.value)
     assert refusal.value.__cause__ is refusal.value.__context__ is None
+
+
+# text, scheme, place, object
+SCHEMED = [
+    ("oci:/srv/layout:v1", "oci", "/srv/layout", "v1"),
+    ("oci:/srv/layout", "oci", "/srv/layout", ""),
+    ("oci:layout:v1", "oci", "layout", "v1"),
+    ("oci:/srv/a:b:", "oci", "/srv/a:b", ""),
+    (f"oci:/srv/a:b:@{DIGEST}", "oci", "/srv/a:b", f"@{DIGEST}"),
+    (f"oci:/srv/layout@{DIGEST}", "oci", "/srv/layout", f"@{DIGEST}"),
+    (f"oci:/srv/layout:v1@{DIGEST}", "oci", "/srv/layout", f"v1@{DIGEST}"),
+    ("oci:/srv/user@host", "oci", "/srv/user@host", ""),
+    ("oci:/mnt/usb stick/layout:v1", "oci", "/mnt/usb stick/layout", "v1"),
+    ("oci:C:\\layouts\\app:v1", "oci", "C:\\layouts\\app", "v1"),
+    ("oci:C:\\layouts\\app", "oci", "C:\\layouts\\app", ""),
+    ("oci:s3://bucket/layout:v1", "oci", "s3://bucket/layout", "v1"),
+    ("oci:s3://bucket/layout", "oci", "s3://bucket/layout", ""),
+    ("oci:https://host:8443/layout", "oci", "https://host:8443/layout", ""),
+    ("oci:https://host:8443/layout:v1", "oci", "https://host:8443/layout", "v1"),
+    ("oci:./5000/layout", "oci", "./5000/layout", ""),
+    ("oci-archive:app.tar:v1", "oci-archive", "app.tar", "v1"),
+    ("docker-archive:/srv/app.tar", "docker-archive", "/srv/app.tar", ""),
+    ("store:docker.io/library/redis:7", "store", "docker.io/library/redis", "7"),
+    ("store:Release 7", "store", "Release 7", ""),
+    ("store:odd:", "store", "odd:", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "scheme", "place", "named"), SCHEMED)
+def test_a_reference_with_a_scheme_names_a_place_and_an_image(text: str, scheme: str, place: str, named: str) -> None:
+    reference = Reference.parse(text)
+    assert (reference.scheme, reference.place, reference.object) == (scheme, place, named)
+    assert (reference.host, reference.repository) == (f"{scheme}:{place}", "")
+    assert str(reference) == text
+    assert expand(text) == text
+    assert str(reference.without_object().with_tag("x")) == f"{scheme}:{place}:x"
+
+
+@given(st.sampled_from(["oci", "oci-archive", "docker-archive", "store"]), st.text("ab:@/. \\", min_size=1, max_size=12))
+def test_a_reference_with_a_scheme_keeps_its_meaning_as_text(scheme: str, place: str) -> None:
+    try:
+        reference = Reference.parse(f"{scheme}:{place}")
+    except InvalidInput:
+        return
+    assert Reference.parse(str(reference)) == reference
+
+
+@pytest.mark.parametrize("text", ["oci:5000/app", "oci-archive:443/app", "localhost:5000/app"])
+def test_a_port_after_the_first_colon_makes_a_registry(text: str) -> None:
+    assert (Reference.parse(text).scheme, Reference.parse(text).repository) == ("", "app")
+
+
+def test_the_scheme_docker_names_a_registry() -> None:
+    assert Reference.parse("docker://ghcr.io/org/app:v1") == Reference("ghcr.io/org/app", "v1")
+    assert expand("docker://redis:7") == "docker.io/library/redis:7"
 
 
 @given(references())

@@ -44,7 +44,7 @@ def descriptor(content: bytes, media_type: str = OCI_LAYER, *, algorithm: str = 
 
 
 def fetcher(registries: Registries, host: str | FakeRegistry) -> Source:
-    return registries.fetcher(reference(host, ""))
+    return registries.open_source(reference(host, ""))
 
 
 def read(source: Source, wanted: Descriptor, *, offset: int = 0) -> bytes:

@@ -116,7 +116,7 @@ def test_credentials_are_looked_up_once_for_a_repository() -> None:
 def test_each_repository_gets_its_own_token(registries: Registries) -> None:
     with serve(Bearer()) as registry:
         registry.put_blob("other/app", BLOB)
-        other = registries.fetcher(Reference.parse(f"{registry.host}/other/app"))
+        other = registries.open_source(Reference.parse(f"{registry.host}/other/app"))
         assert read(fetcher(registries, registry), WANTED) == read(other, WANTED) == BLOB
         scopes = [httpx.QueryParams(one.query)["scope"] for one in registry.find_requests("GET", "/token")]
         assert scopes == [SCOPE, "repository:other/app:pull"]

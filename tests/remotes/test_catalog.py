@@ -30,7 +30,7 @@ def fill(registry: FakeRegistry) -> None:
 
 def refusal(registries: Registries, registry: FakeRegistry, kind: type[DistError]) -> str:
     with pytest.raises(kind) as caught:
-        list(registries.repositories(registry.host))
+        list(registries.list_repositories(registry.host))
     check_message(caught.value, registry.host, hides=["secret"])
     return str(caught.value)
 
@@ -53,13 +53,13 @@ def paged() -> Iterator[FakeRegistry]:
 
 def test_a_catalog_of_one_page_is_listed(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
-    assert list(registries.repositories(registry.host)) == NAMES
+    assert list(registries.list_repositories(registry.host)) == NAMES
     assert list_requests(registry) == [f"GET {CATALOG}"]
     assert queries(registry) == [{"n": ["1000"]}]
 
 
 def test_pages_are_requested_as_the_caller_reads_on(registries: Registries, paged: FakeRegistry) -> None:
-    with closing(registries.repositories(paged.host)) as names:  # type: ignore[type-var] # it is a generator
+    with closing(registries.list_repositories(paged.host)) as names:  # type: ignore[type-var] # it is a generator
         assert [next(names), next(names)] == NAMES[:2]
         assert len(paged.requests) == 1
         assert list(names) == NAMES[2:]
@@ -72,19 +72,19 @@ def test_a_full_page_without_a_link_is_followed_by_a_request_for_more(
     monkeypatch.setattr("prefect_dist.remotes.sizes.PAGE_NAMES", 3)
     fill(registry)
     registry.inject(Fault(nth=None, action=WithoutHeaders(("Link",))))
-    assert list(registries.repositories(registry.host)) == NAMES
+    assert list(registries.list_repositories(registry.host)) == NAMES
     assert queries(registry) == [{"n": ["3"]}, {"n": ["3"], "last": ["team/base"]}]
 
 
 def test_an_empty_catalog_yields_nothing(registries: Registries, registry: FakeRegistry) -> None:
-    assert list(registries.repositories(registry.host)) == []
+    assert list(registries.list_repositories(registry.host)) == []
 
 
 def test_only_repositories_below_the_path_prefix_are_listed(paged: FakeRegistry) -> None:
     # what a reference does not have: docs/reference/registries.md, pathPrefix
     hosts = Hosts(named={paged.host: HostSettings(path_prefix="team/")})
     with Registries(RegistrySettings(hosts=hosts), credentials=anonymous) as found:
-        assert list(found.repositories(paged.host)) == ["app", "base"]
+        assert list(found.list_repositories(paged.host)) == ["app", "base"]
     assert list_requests(paged) == [f"GET {CATALOG}"] * 2
 
 
@@ -92,13 +92,13 @@ def test_a_registry_mirror_is_not_asked_for_the_catalog(paged: FakeRegistry, oth
     with Registries(
         RegistrySettings(hosts=Hosts(named={paged.host: HostSettings(mirrors=(other.host,))})), credentials=anonymous
     ) as found:
-        assert list(found.repositories(paged.host)) == NAMES
+        assert list(found.list_repositories(paged.host)) == NAMES
     assert other.requests == []
 
 
 def test_the_registry_chooses_the_page_size_after_it_rejected_ours(registries: Registries, paged: FakeRegistry) -> None:
     paged.inject(Fault(action=Answer(400)))
-    assert list(registries.repositories(paged.host)) == NAMES
+    assert list(registries.list_repositories(paged.host)) == NAMES
     assert queries(paged) == [{"n": ["1000"]}, {}, {"last": ["team/app"]}]
 
 
@@ -116,7 +116,7 @@ def test_a_token_for_the_catalog_scope_is_requested() -> None:
     with FakeRegistry(auth=Bearer(user="me", password="secret", refuse_anonymous=True), page_entries=2) as guarded:
         fill(guarded)
         with open_registries() as found:
-            assert list(found.repositories(guarded.host)) == NAMES
+            assert list(found.list_repositories(guarded.host)) == NAMES
             assert list(fetcher(found, guarded).tags()) == ["v1"]
         scopes = [parse_qs(one.query)["scope"] for one in guarded.find_requests("GET", "/token")]
         assert [one.status for one in guarded.requests].count(401) == 2
@@ -212,7 +212,7 @@ def test_the_catalog_of_the_cncf_registry_is_listed(guarded: tuple[CncfRegistry,
     registry, tokens = guarded
     before = len(registry.requests())
     with Registries(SETTINGS, credentials=lambda *_: Credentials(USER, PASSWORD)) as found:
-        assert list(found.repositories(registry.host)) == NAMES
+        assert list(found.list_repositories(registry.host)) == NAMES
     assert [one.fields["scope"] for one in tokens.requests] == [[SCOPE]]
     statuses = [one.status for one in registry.requests(at_least=before + 4)[before:]]
     assert statuses == [401, 400, 200, 200]
@@ -221,14 +221,14 @@ def test_the_catalog_of_the_cncf_registry_is_listed(guarded: tuple[CncfRegistry,
 def test_a_denied_catalog_names_the_remedy(guarded: tuple[CncfRegistry, TokenServer]) -> None:
     registry, _ = guarded
     with Registries(SETTINGS, credentials=anonymous) as found, pytest.raises(Denied) as caught:
-        list(found.repositories(registry.host))
+        list(found.list_repositories(registry.host))
     check_message(caught.value, f"repositories of {registry.host}", "name the repositories instead")
 
 
 def test_an_empty_and_a_one_page_catalog_of_the_cncf_registry_are_listed(registries: Registries, tmp_path: Path) -> None:
     with cncf_registry(tmp_path) as registry:
-        assert list(registries.repositories(registry.host)) == []
+        assert list(registries.list_repositories(registry.host)) == []
         images.push(registry.host, "team/app", IMAGE, "v1")
-        assert list(registries.repositories(registry.host)) == ["team/app"]
+        assert list(registries.list_repositories(registry.host)) == ["team/app"]
         answers = [(one.method, one.status) for one in registry.requests(at_least=2) if one.path == CATALOG]
     assert answers == [("GET", 200)] * 2

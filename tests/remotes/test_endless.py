@@ -67,7 +67,7 @@ def tags(registries: Registries, registry: FakeRegistry) -> list[str]:
 
 
 def catalog(registries: Registries, registry: FakeRegistry) -> list[str]:
-    return list(registries.repositories(registry.host))
+    return list(registries.list_repositories(registry.host))
 
 
 def untag(registries: Registries, registry: FakeRegistry) -> bool:

@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from prefect_dist.ocispec.errors import Denied
-from prefect_dist.remotes import Hosts, HostSettings, Pusher, Registries, guard, public
+from prefect_dist.remotes import Hosts, HostSettings, Registries, guard, public
 from prefect_dist.remotes.guard import Guard, GuardedOrigin
+from prefect_dist.remotes.pusher import Pusher
 from tests import images
 from tests.fakes.access import Bearer
 from tests.fakes.faults import Fault, Redirect, WithHeaders
@@ -222,7 +223,7 @@ def test_a_public_registry_that_changes_its_address_and_redirects_to_itself_reac
         number = int(registry.host.partition(":")[2])
         with Scripted(EMPTY, address=KINDS["private"], port=number if has_same_port else 0) as metadata, plain() as registries:
             targets.append(f"http://registry.test:{metadata.host.partition(':')[2]}/latest/meta-data/iam")
-            arrived, error = read_until_error(registries.fetcher(reference(f"registry.test:{number}", "")), WANTED)
+            arrived, error = read_until_error(registries.open_source(reference(f"registry.test:{number}", "")), WANTED)
     assert arrived == b""
     assert isinstance(error, Denied), error
     check_message(error, f"registry.test resolves to the private address {KINDS['private']}")
@@ -240,7 +241,7 @@ def test_a_registry_that_changes_its_address_before_a_later_request_reaches_noth
         Scripted(content, address=KINDS["private"], port=int(registry.host.partition(":")[2])) as metadata,
         plain() as registries,
     ):
-        source = registries.fetcher(reference(f"registry.test:{registry.host.partition(':')[2]}", ""))
+        source = registries.open_source(reference(f"registry.test:{registry.host.partition(':')[2]}", ""))
         for _ in range(2):
             assert read(source, WANTED) == BLOB
         names.address = KINDS["private"]

@@ -261,11 +261,11 @@ def test_requests_that_are_too_large_become_smaller_for_the_whole_run(
 ) -> None:
     other = BIG[1:]
     with FakeRegistry(max_request_bytes=limit) as registry:
-        registries.pusher(reference(registry, "")).upload(descriptor(BIG), Reader(BIG))
+        registries.open_target(reference(registry, "")).upload(descriptor(BIG), Reader(BIG))
         assert registry.blob(REPOSITORY, str(descriptor(BIG).digest)) == BIG
         lengths = [one.headers["content-length"] for one in registry.requests]
         assert lengths == sent
-        elsewhere = registries.pusher(Reference.parse(f"{registry.host}/other/app:1"))
+        elsewhere = registries.open_target(Reference.parse(f"{registry.host}/other/app:1"))
         elsewhere.upload(descriptor(other), Reader(other))
         assert registry.blob("other/app", str(descriptor(other).digest)) == other
         more = [one.headers["content-length"] for one in registry.requests][len(lengths) :]
@@ -274,7 +274,7 @@ def test_requests_that_are_too_large_become_smaller_for_the_whole_run(
 
 def test_a_limit_below_the_smallest_chunk_is_reported(registries: Registries) -> None:
     with FakeRegistry(max_request_bytes=1_000_000) as registry:
-        target = registries.pusher(reference(registry, ""))
+        target = registries.open_target(reference(registry, ""))
         message = f"raise its limit to {size(4 * MIB)} (nginx: client_max_body_size)"
         refusal(lambda: target.upload(descriptor(BIG), Reader(BIG)), "413", message)
 
@@ -292,7 +292,7 @@ def test_a_limit_below_the_smallest_chunk_is_reported(registries: Registries) ->
 def test_the_sizes_of_uploads_are_configurable(registry: FakeRegistry, settings: HostSettings, methods: list[str]) -> None:
     hosts = Hosts(named={registry.host: settings})
     with Registries(RegistrySettings(hosts=hosts), credentials=anonymous) as registries:
-        registries.pusher(reference(registry, "")).upload(WANTED, Reader(BLOB))
+        registries.open_target(reference(registry, "")).upload(WANTED, Reader(BLOB))
     assert shape(registry) == methods
     assert stored(registry) == BLOB
 
@@ -303,7 +303,7 @@ def test_registries_of_google_get_no_chunks(registry: FakeRegistry, host: str) -
     strike(registry, "PATCH", Refuse(404), nth=None)
     settings = HostSettings(hostname=registry.host, chunk_bytes=CHUNK)
     with Registries(RegistrySettings(hosts=Hosts(named={host: settings})), credentials=anonymous) as registries:
-        registries.pusher(Reference.parse(f"{host}/{REPOSITORY}:1")).upload(WANTED, Reader(BLOB))
+        registries.open_target(Reference.parse(f"{host}/{REPOSITORY}:1")).upload(WANTED, Reader(BLOB))
     assert shape(registry) == ["POST", "PUT"]
 
 

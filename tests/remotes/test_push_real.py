@@ -81,7 +81,7 @@ def test_a_tls_proxy_has_to_send_x_forwarded_proto(tmp_path: Path, *, says_https
             target, wanted = pusher(registries, host), descriptor(content)
             if says_https:
                 target.upload(wanted, Reader(content))
-                assert read(registries.fetcher(reference(host)), wanted) == content
+                assert read(registries.open_source(reference(host)), wanted) == content
                 return
             with pytest.raises(Unsupported) as caught:
                 target.upload(wanted, Reader(content))
@@ -102,12 +102,12 @@ def test_a_second_push_uploads_nothing(registries: Registries, cncf: CncfRegistr
 def test_a_blob_is_mounted_at_the_cncf_registry(registries: Registries, cncf: CncfRegistry) -> None:
     pusher(registries, cncf.host).upload(WANTED, Reader(BLOB))
     named = Reference.parse(f"{cncf.host}/mounted/here")
-    target = registries.pusher(named)
+    target = registries.open_target(named)
     before = len(cncf.requests())
     assert target.mount(WANTED, source="team/app")
-    assert read(registries.fetcher(named), WANTED) == BLOB
+    assert read(registries.open_source(named), WANTED) == BLOB
     elsewhere = Reference.parse(f"{cncf.host}/mounted/not")
-    refused = registries.pusher(elsewhere)
+    refused = registries.open_target(elsewhere)
     assert not refused.mount(WANTED, source="no/such")
     refused.upload(WANTED, Reader(BLOB))
     requests = cncf.requests(at_least=before + 4)[before:]
@@ -128,7 +128,7 @@ def test_an_interrupted_chunk_is_resumed_at_the_cncf_registry(registries: Regist
 
     before = len(cncf.requests())
     pusher(registries, cncf.host, chunk_bytes=100_000).upload(wanted, fail_once)
-    assert read(registries.fetcher(reference(cncf.host, "")), wanted) == content
+    assert read(registries.open_source(reference(cncf.host, "")), wanted) == content
     methods = [one.method for one in cncf.requests(at_least=before + 5)[before:]]
     assert methods.count("POST") == 2
     assert "GET" in methods

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from prefect_dist.ocispec import Descriptor, Digest, manifest
 from prefect_dist.ocispec.errors import Busy, Denied, DistError, InvalidInput, Unavailable, Unsupported
 from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag, make_entry
-from prefect_dist.remotes import Hosts, HostSettings, Pusher, Registries, RegistrySettings
+from prefect_dist.remotes import Hosts, HostSettings, Registries, RegistrySettings
 from prefect_dist.remotes.headers import next_page
+from prefect_dist.remotes.pusher import Pusher
 from tests import images
 from tests.fakes.faults import Answer, Fault, Redirect, Replace, WithHeaders
 from tests.fakes.registry import FakeRegistry

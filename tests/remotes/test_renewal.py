@@ -104,7 +104,7 @@ def test_a_helper_without_another_secret_is_run_once_more(
     helper.give("wrong-secret")
     registry.change_auth(auth("right"))
     for repository in (REPOSITORY, REPOSITORY, "team/other"):
-        source = registries.fetcher(Reference.parse(f"{registry.host}/{repository}"))
+        source = registries.open_source(Reference.parse(f"{registry.host}/{repository}"))
         _, error = read_until_error(source, WANTED)
         assert isinstance(error, RegistryDenied | RegistryRefused)
         if error.exchange.status == 401:
@@ -130,10 +130,10 @@ def test_a_secret_that_replaced_another_is_used_for_other_repositories(
 ) -> None:
     helper.give("first")
     registry.change_auth(auth("second"))
-    registries.fetcher(Reference.parse(f"{registry.host}/{REPOSITORY}"))  # looks the first one up
+    registries.open_source(Reference.parse(f"{registry.host}/{REPOSITORY}"))  # looks the first one up
     helper.give("second")
     for repository in (REPOSITORY, "team/other"):
-        assert read(registries.fetcher(Reference.parse(f"{registry.host}/{repository}")), WANTED) == BLOB
+        assert read(registries.open_source(Reference.parse(f"{registry.host}/{repository}")), WANTED) == BLOB
     assert helper.calls == 2
 
 
@@ -143,7 +143,9 @@ def test_a_repository_without_access_runs_the_helper_once_for_a_secret(
     helper.give("first")
     registry.change_auth(Basic("me", "first", wrong_status=403))
     registry.inject(Fault(path="/v2/team/other/.*", nth=None, action=Answer(403)))
-    allowed, denied = (registries.fetcher(Reference.parse(f"{registry.host}/{name}")) for name in (REPOSITORY, "team/other"))
+    allowed, denied = (
+        registries.open_source(Reference.parse(f"{registry.host}/{name}")) for name in (REPOSITORY, "team/other")
+    )
     for _ in range(3):
         _, error = read_until_error(denied, WANTED)
         assert isinstance(error, Denied)

@@ -113,7 +113,7 @@ def test_a_rejected_page_size_is_lowered_for_the_whole_run(registries: Registrie
         fill(registry, tags)
         images.load(registry, "other/app", IMAGE, "v1")
         assert listed(registries, registry) == tags
-        assert list(registries.fetcher(Reference.parse(f"{registry.host}/other/app:1")).tags()) == ["v1"]
+        assert list(registries.open_source(Reference.parse(f"{registry.host}/other/app:1")).tags()) == ["v1"]
         numbers = [parse_qs(one.query)["n"] for one in registry.requests]
         assert numbers == [["1000"], ["100"], ["100"], ["100"], ["100"]]
 
@@ -394,4 +394,4 @@ def test_tags_of_the_cncf_registry_are_listed(cncf: CncfRegistry) -> None:
         assert sorted(listed(known, cncf.host)) == TAGS
         assert [one.path for one in cncf.requests(at_least=before + 2)[before:]] == [LIST] * 2  # 401, 200
         with pytest.raises(NotFound, match="NAME_UNKNOWN"):
-            list(known.fetcher(Reference.parse(f"{cncf.host}/nobody/has")).tags())
+            list(known.open_source(Reference.parse(f"{cncf.host}/nobody/has")).tags())

@@ -1,4 +1,4 @@
-"""The store as the only source of images, for offline runs."""
+"""Reads the images of the content store by their names: `store:NAME`, and all images of an offline run."""
 
 from collections.abc import Container, Iterator
 from functools import cached_property
@@ -6,17 +6,18 @@ from functools import cached_property
 from prefect_dist.ocispec import Descriptor, Reference, manifest
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.ocispec.referrers import Referrer, cosign_tags
+from prefect_dist.remotes.remote import Source
 from prefect_dist.storage import ContentStore, Name
 
 
-class StoredSource:
-    """A `remotes.Source` with the content of one name in the store. Thread-safe.
+class StoredSource(Source):
+    """A source with the content of one name in the store. Thread-safe.
 
-    The name is the text of `reference`. The record of the name is read once, so that a run sees one image.
+    The record of the name is read once, so that a run sees one image.
     """
 
-    def __init__(self, store: ContentStore, reference: Reference) -> None:
-        self._store, self._name = store, str(reference)
+    def __init__(self, store: ContentStore, name: str) -> None:
+        self._store, self._name = store, name
 
     @cached_property
     def record(self) -> Name:
@@ -30,7 +31,7 @@ class StoredSource:
             return self._store.names.get(self._name)
         except NotFound:
             raise NotFound(
-                "the store has no image of this name, and the run is offline; `dist names` lists the names",
+                "the store has no image of this name; `dist names` lists the names",
                 subject=self._name,
             ) from None
 
@@ -51,20 +52,19 @@ class StoredSource:
         """Return the descriptor without content: the store has the content already."""
         return self.resolve(reference)
 
-    def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:  # noqa: ARG002 - it always fails
-        """Raise an error: units of work request only content that the store lacks.
+    def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
+        """Yield the bytes of `descriptor` from `offset` on. Units of work request only content that the store lacks.
 
         Raises:
-            NotFound: always.
+            NotFound: the store does not have the content.
         """
+        if self._store.holds(descriptor):
+            return self._store.chunks(descriptor.digest, offset=offset)
         platforms = self.record.platforms
         remedy = (
             f"of {self._name} the store has only {', '.join(map(str, platforms))}" if platforms else "fetch the image first"
         )
-        raise NotFound(f"not in the store, and the run is offline; {remedy}", subject=descriptor)
-
-    def distrust(self, descriptor: Descriptor) -> None:
-        """Do nothing: the store is the only source."""
+        raise NotFound(f"not in the store; {remedy}", subject=descriptor)
 
     def tags(self) -> Iterator[str]:
         """Raise an error: the store lists no tags.
@@ -72,7 +72,7 @@ class StoredSource:
         Raises:
             NotFound: always.
         """
-        raise NotFound("the store lists no tags, and the run is offline; name each image with its tag")
+        raise NotFound("the store lists no tags; name each image with its tag")
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
         """Return the referrers of `descriptor` that the store recorded with the name."""

@@ -1,0 +1,151 @@
+"""Reads images from a layout: resolve tags, fetch blobs, list tags and referrers (image-spec 1.1, image-layout.md).
+
+Referrers are found in two ways: the fallback tag of their subject, as in registries without a referrers API, and entries of
+`index.json` whose manifests have the subject, as written by oras.
+"""
+
+import threading
+from collections.abc import Container, Iterator
+from dataclasses import replace
+
+from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
+from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
+from prefect_dist.ocispec.referrers import MAX_REFERRERS, cosign_tags, fallback_tag, make_entry
+from prefect_dist.remotes.layout_files import INDEX, LayoutFiles, require_version
+from prefect_dist.remotes.layout_index import LayoutIndex
+from prefect_dist.remotes.remote import Source
+
+
+class LayoutSource(Source):
+    """The images of one layout. Thread-safe. Each call reads the index again, except that subjects of entries are kept."""
+
+    def __init__(self, files: LayoutFiles, *, has_short_names: bool = True) -> None:
+        """Read from `files`. With `has_short_names`, a tag also leads to the only image with a full name of this tag."""
+        self._files, self._has_short_names = files, has_short_names
+        self._guard = threading.Lock()
+        self._subjects: dict[Digest, Digest | None] = {}
+
+    def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
+        """Return the descriptor of a tag or digest. A layout with a single image needs neither.
+
+        Raises:
+            InvalidInput: the layout has several images, and the reference names none.
+            NotFound: the layout or the image does not exist.
+        """
+        index, pinned = self._read_index(), reference.pinned_digest()
+        if pinned is not None:
+            return index.find_digest(pinned) or self._describe(pinned, reference, media_type)
+        if reference.tag is None:
+            return index.find_only()
+        found = index.find(reference.tag)
+        if found is None:
+            raise NotFound(
+                f"the layout has no image with this tag; dist tags {reference.locator} lists the tags", subject=reference
+            )
+        return found
+
+    def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
+        """Yield the bytes of `descriptor` from `offset` to its size, unverified."""
+        return self._files.read(descriptor, offset)
+
+    def exists(self) -> bool:
+        """Return False if the layout does not exist."""
+        try:
+            self._files.read_document(INDEX)
+        except NotFound:
+            return False
+        return True
+
+    @property
+    def has_referrers_api(self) -> bool:
+        """True: the index lists referrers that no fallback tag lists."""
+        return True
+
+    def tags(self) -> Iterator[str]:
+        """Yield the tags, each once, in the order of the index."""
+        return self._read_index().tags()
+
+    def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
+        """Yield the referrers of `descriptor`, each once, with artifact type and annotations.
+
+        Raises:
+            Unsupported: more than MAX_REFERRERS manifests are listed.
+            DistError: the layout cannot be read.
+        """
+        index, seen = self._read_index(), set[Digest]()
+        for found in (*self._list_fallback(index, descriptor.digest), *self._list_entries(index, descriptor.digest)):
+            if found.digest in seen:
+                continue
+            seen.add(found.digest)
+            if artifact_type is None or found.artifact_type == artifact_type:
+                yield found
+
+    def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
+        """Yield cosign's existing digest tags of `descriptor` with their descriptors; only from `tags`, if given."""
+        index = self._read_index()
+        for tag in cosign_tags(descriptor.digest):
+            if (tags is None or tag in tags) and (found := index.find(tag)) is not None:
+                yield tag, found
+
+    def _read_index(self) -> LayoutIndex:
+        try:
+            raw = self._files.read_document(INDEX)
+        except NotFound as exc:
+            raise NotFound("no image layout found (no file index.json); check the location", subject=self._files.at) from exc
+        require_version(self._files)
+        return LayoutIndex.parse(raw, at=self._files.at, has_short_names=self._has_short_names)
+
+    def _describe(self, digest: Digest, reference: Reference, media_type: str | None) -> Descriptor:
+        """Return the descriptor of a blob that the index does not list."""
+        size = self._files.size(digest)
+        if media_type is not None:
+            return Descriptor(media_type=media_type, digest=digest, size=size)
+        bare = Descriptor(media_type=mediatypes.OCTET_STREAM, digest=digest, size=size)
+        if size > manifest.MAX_BYTES:
+            return bare
+        try:
+            return replace(bare, media_type=manifest.media_type_of(self._read_verified(bare), at=str(reference)))
+        except (InvalidInput, Unsupported):
+            return bare
+
+    def _list_fallback(self, index: LayoutIndex, subject: Digest) -> tuple[Descriptor, ...]:
+        found = index.find(fallback_tag(subject))
+        if found is None:
+            return ()
+        listed = manifest.children(
+            self._read_verified(found), mediatypes.OCI_INDEX, at=f"{self._files.at}: {fallback_tag(subject)}"
+        )
+        if len(listed) > MAX_REFERRERS:
+            raise Unsupported(f"expected at most {MAX_REFERRERS} referrers, there are more", subject=found)
+        return listed
+
+    def _list_entries(self, index: LayoutIndex, subject: Digest) -> Iterator[Descriptor]:
+        """Yield the listed manifests with a subject. Manifests under a tag are images or reached by their digest tags."""
+        candidates = [one.bare for one in index.entries if one.tag is None and one.descriptor.is_manifest]
+        if len(candidates) > MAX_REFERRERS:
+            raise Unsupported(
+                f"expected at most {MAX_REFERRERS} manifests without a tag, there are more", subject=self._files.at
+            )
+        for candidate in candidates:
+            if self._subject_of(candidate) == subject:
+                yield make_entry(self._read_verified(candidate), candidate, at=str(candidate))
+
+    def _subject_of(self, listed: Descriptor) -> Digest | None:
+        with self._guard:
+            if listed.digest not in self._subjects:
+                try:
+                    about = manifest.subject(self._read_verified(listed), listed.media_type, at=str(listed))
+                except (Corrupt, InvalidInput, NotFound, Unsupported):
+                    about = None  # an unreadable manifest concerns only the reader of that manifest
+                self._subjects[listed.digest] = None if about is None else about.digest
+            return self._subjects[listed.digest]
+
+    def _read_verified(self, descriptor: Descriptor) -> bytes:
+        if descriptor.size > manifest.MAX_BYTES:
+            raise Unsupported(
+                f"expected at most {manifest.MAX_BYTES} bytes, its descriptor states {descriptor.size}", subject=descriptor
+            )
+        raw = b"".join(self._files.read(descriptor, 0))
+        if (found := Digest.of(raw, algorithm=descriptor.digest.algorithm)) != descriptor.digest:
+            raise Corrupt(f"expected {descriptor.digest}, {self._files.at} has {found}", subject=descriptor)
+        return raw

@@ -1,0 +1,175 @@
+"""All remotes of a run: the entry point of this layer.
+
+text → Reference → Remotes.resolve → (name, descriptor, fetcher) → fetcher.fetch(descriptor) → bytes
+
+The scheme of a reference selects the remote. A reference without a scheme is an image in a registry. Other remotes are opened
+at the first reference with their scheme, so that commands for registries do not import the modules of other remotes.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Self
+
+from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.schemes import BUILT_IN, DOCKER_ARCHIVE, LAYOUT, OCI_ARCHIVE, STORE, find_plugins
+from prefect_dist.remotes.credentials import Credentials, CredentialSource
+from prefect_dist.remotes.registry import Registries
+from prefect_dist.remotes.remote import Remote, Resolved, Source, Target
+
+if TYPE_CHECKING:
+    from prefect_dist.storage import ContentStore
+
+# The class of each built-in remote. A class is called with an `OpenContext`.
+_CLASSES: Mapping[str, str] = {
+    LAYOUT: "prefect_dist.remotes.layout_remote:LayoutRemote",
+    OCI_ARCHIVE: "prefect_dist.remotes.archive_remote:OciArchiveRemote",
+    DOCKER_ARCHIVE: "prefect_dist.remotes.archive_remote:DockerArchiveRemote",
+    STORE: "prefect_dist.remotes.store_remote:StoreRemote",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginContext:
+    """The resources of a plug-in.
+
+    Attributes:
+        scheme: the scheme of the plug-in.
+        open_source: opens the source of a reference with any scheme. The source uses the credentials of its own remote, which
+            the plug-in does not get.
+        find_credentials: returns the credentials for a locator with the scheme of the plug-in, None without credentials.
+    """
+
+    scheme: str
+    open_source: Callable[[Reference], Source]
+    find_credentials: Callable[[str], Credentials | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenContext:
+    """The resources of a built-in remote: the registries, and a function that returns the content store of the command."""
+
+    registries: Registries
+    open_store: "Callable[[], ContentStore]"
+
+
+class Remotes:
+    """All remotes of a run. Thread-safe; the owner closes them, or uses them in a `with` block.
+
+    `open_store` returns the content store of the command or run. `credentials` are those of all remotes.
+    """
+
+    def __init__(
+        self, registries: Registries, *, credentials: CredentialSource, open_store: "Callable[[], ContentStore]"
+    ) -> None:
+        self.registries = registries
+        self._open_store, self._credentials = open_store, credentials
+        self._remotes: dict[str, Remote] = {"": registries}
+        self._guard = threading.Lock()
+
+    def find(self, reference: Reference) -> Remote:
+        """Return the remote of a reference.
+
+        Raises:
+            InvalidInput: no remote serves the scheme, or its plug-in cannot be loaded.
+        """
+        scheme = reference.scheme
+        if (known := self._remotes.get(scheme)) is not None:
+            return known
+        with self._guard:
+            if scheme not in self._remotes:
+                self._remotes[scheme] = self._open(scheme)
+            return self._remotes[scheme]
+
+    def resolve(self, reference: Reference, *, media_type: str | None = None) -> Resolved:
+        """Return the name, root descriptor and source of a reference, see `Source.resolve`."""
+        return self.find(reference).resolve(reference, media_type=media_type)
+
+    def open_source(self, reference: Reference) -> Source:
+        """Return the source for the place of a reference: of a registry, its registry mirrors first."""
+        return self.find(reference).open_source(reference)
+
+    def open_origin(self, reference: Reference) -> Source:
+        """Return the source for the place of a reference itself, without registry mirrors."""
+        return self.find(reference).open_origin(reference)
+
+    def open_target(self, reference: Reference) -> Target:
+        """Return the target for the place of a reference.
+
+        Raises:
+            Unsupported: the place is read-only.
+        """
+        return self.find(reference).open_target(reference)
+
+    def list_repositories(self, host: str) -> Iterator[str]:
+        """Yield the repositories of a registry, or below a locator with a scheme, each once.
+
+        Raises:
+            Unsupported: the remote has no such list.
+        """
+        return self.find(Reference(host)).list_repositories(host)
+
+    def counts_pulls(self, reference: Reference) -> bool:
+        """Return True if the source of a reference limits the number of requests for manifests."""
+        return not reference.scheme and self.registries.counts_pulls(reference.host)
+
+    def abort(self) -> None:
+        """Abort the transfers in flight and refuse later ones: both fail with Unavailable."""
+        for remote in list(self._remotes.values()):
+            remote.abort()
+
+    def close(self) -> None:
+        """Close all remotes, after waiting for requests in flight; `abort` first to stop them."""
+        for remote in reversed(list(self._remotes.values())):
+            remote.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self, scheme: str) -> Remote:
+        if scheme in BUILT_IN:
+            module, _, name = _CLASSES[scheme].partition(":")
+            opened: Remote = getattr(import_module(module), name)(
+                OpenContext(registries=self.registries, open_store=self._open_store)
+            )
+            return opened
+        return _open_plugin(scheme, self._plugin_context(scheme))
+
+    def _plugin_context(self, scheme: str) -> PluginContext:
+        def find_credentials(locator: str) -> Credentials | None:
+            reference = Reference(locator)
+            if reference.scheme != scheme:
+                raise InvalidInput(f"{locator}: the plug-in for {scheme}: gets only credentials for {scheme}: locators")
+            return self._credentials(reference.host, "")
+
+        return PluginContext(scheme=scheme, open_source=self.open_source, find_credentials=find_credentials)
+
+
+def _open_plugin(scheme: str, context: PluginContext) -> Remote:
+    """Return the remote of a plug-in. A broken plug-in fails only references with its scheme.
+
+    Raises:
+        InvalidInput: no plug-in or several plug-ins serve the scheme, or the plug-in raises an error.
+    """
+    points = find_plugins().get(scheme, ())
+    if len(points) != 1:
+        names = ", ".join(f"{point.value} ({_distribution(point)})" for point in points) or "none"
+        raise InvalidInput(f"scheme {scheme}: expected one plug-in for it, got {names}; install only one of these packages")
+    [point] = points
+    plugin = f"plug-in {point.value} ({_distribution(point)}) for {scheme}:"
+    try:
+        made = point.load()(context)
+    except Exception as exc:  # a plug-in may raise any error
+        raise InvalidInput(f"{plugin} cannot be loaded: {type(exc).__name__}: {exc}; update or uninstall the package") from exc
+    if not isinstance(made, Remote):
+        raise InvalidInput(f"{plugin} expected a subclass of prefect_dist.remotes.Remote, got {type(made).__name__}")
+    return made
+
+
+def _distribution(point: Any) -> str:
+    return "unknown package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
