@@ -129,6 +129,20 @@ def test_each_event_has_at_most_one_line_in_the_log(caplog: pytest.LogCaptureFix
     ]
 
 
+def test_the_bytes_of_a_descriptor_count_between_its_discovery_and_its_end() -> None:
+    counter = ProgressCounter()
+    counter(ContentAdvanced(DESCRIPTOR, 1024, 1024))  # a plan reads content that no image of the run needs
+    assert counter.words() == "nothing to do"
+    counter(ContentFound(DESCRIPTOR))
+    counter(ContentAdvanced(DESCRIPTOR, 1024, 1024))
+    assert counter.words() == "0 of 1 descriptor, 1.0 KiB of 2.0 KiB"
+    counter(ContentAdvanced(DESCRIPTOR, 2048, 1024))  # the last byte counts when the content is in its place
+    assert counter.words() == "0 of 1 descriptor, 1.0 KiB of 2.0 KiB"
+    counter(ContentFinished(DESCRIPTOR, Receipt("fetched", 2048)))
+    counter(ContentAdvanced(DESCRIPTOR, 512, 512))  # the upload to a target
+    assert counter.words() == "1 of 1 descriptor, 2.0 KiB of 2.0 KiB"
+
+
 def test_combined_listeners_get_each_event_in_their_order() -> None:
     seen = list[tuple[int, Event]]()
     notify = combine_listeners(lambda event: seen.append((1, event)), lambda event: seen.append((2, event)))

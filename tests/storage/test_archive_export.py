@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec import Descriptor, Digest, Platform
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound
 from prefect_dist.storage import ContentStore, open_store
 from prefect_dist.storage.archive import export_images, import_images
@@ -97,6 +97,18 @@ def test_manifests_of_platforms_that_were_not_fetched_are_left_out(store: Conten
     target = memory_store()
     assert [outcome.error for outcome in import_archive(target, export_to_bytes(store, BOTH))] == [None]
     assert content(target) == content(store)
+
+
+def test_an_import_records_which_platforms_of_an_index_are_present(store: ContentStore) -> None:
+    amd, arm = (images.image(seed, platform=platform) for seed, platform in ((1, "linux/amd64"), (3, "linux/arm64")))
+    attested = images.index([amd, arm, images.attestation(4, amd)])
+    put(store, attested, ONE, without=[*arm.descriptors, *images.attestation(4, amd).descriptors])
+    put(store, images.index([amd]), BOTH)
+    target = memory_store()
+    import_archive(target, export_to_bytes(store, ONE, BOTH))
+    sparse, complete = target.names.get(ONE), target.names.get(BOTH)
+    assert (sparse.platforms, sparse.lacks_attestations) == ((Platform.parse("linux/amd64"),), True)
+    assert (complete.platforms, complete.lacks_attestations) == (None, False)
 
 
 @pytest.mark.parametrize("position", range(5))

@@ -9,6 +9,7 @@ from tests.fakes.registry import FakeRegistry
 from tests.transfer.content import list_requests, reference_at
 
 BUILT, SIGNATURE = images.image(1190, layers=1), images.artifact(1191)
+INDEX, NEWER = images.index([BUILT]), images.image(1192, layers=1)
 SIGNATURE_TAG = cosign_tags(Digest.parse(BUILT.root.digest))[0]
 
 
@@ -33,3 +34,24 @@ def test_a_manifest_that_another_tag_needs_is_not_deleted(session: Session) -> N
         assert (removed.why or "").startswith(f"{registry.host}/copy:{SIGNATURE_TAG} needs {signature}, and ")
         assert f"DELETE /v2/copy/manifests/{signature}" not in list_requests(registry)
         assert registry.manifest("copy", SIGNATURE_TAG) is not None
+
+
+def test_an_unwanted_tag_whose_publication_failed_does_not_keep_its_manifests(session: Session) -> None:
+    """The tag still resolves to the digest before the publication. The mirror published that digest, too."""
+    with FakeRegistry(deletes="manifests") as registry:
+        images.load(registry, "copy", BUILT, "v1")
+        images.load(registry, "copy", INDEX, "v2")
+        unwanted = (
+            UnwantedTag(target=reference_at(registry, "copy:v1"), digest=Digest.parse(BUILT.root.digest)),
+            UnwantedTag(
+                target=reference_at(registry, "copy:v2"),
+                digest=Digest.parse(NEWER.root.digest),
+                replaces=Digest.parse(INDEX.root.digest),
+            ),
+        )
+
+        removed = [remove_tag(session, one.target, unwanted, workers=1).status for one in unwanted]
+
+        assert removed == ["removed", "removed"]
+        deletions = [request for request in list_requests(registry) if request.startswith("DELETE")]
+        assert deletions[-2:] == [f"DELETE /v2/copy/manifests/{built.root.digest}" for built in (INDEX, BUILT)]

@@ -99,3 +99,23 @@ def test_a_failed_image_is_unchanged_when_another_repository_has_its_content() -
     walking.run([first])
     assert ended == [first, second]
     assert [(image.open, image.fetched, len(image.failures)) for image in ended] == [(0, 0, 1), (0, 3, 0)]
+
+
+def test_the_report_of_an_image_counts_fetched_existing_and_failed_descriptors() -> None:
+    root = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=Digest.of(b"manifest"), size=8)
+    fetched, existing, missing = (
+        Descriptor(media_type=ROOT.media_type, digest=Digest.of(name), size=4) for name in (b"one", b"two", b"three")
+    )
+    outcomes: dict[object, Ok[Fetched] | Failed] = {
+        root: Ok(Fetched(Receipt("fetched"), (fetched, existing, missing))),
+        fetched: Ok(Fetched(Receipt("fetched"), ())),
+        existing: Ok(Fetched(Receipt("existed"), ())),
+        missing: Failed(Unavailable("no such content")),
+    }
+    image, ended = ImageState(Reference.parse("registry.example/app:v1"), root=root), list[ImageState]()
+
+    walking, _ = walk(FetchingPolicy(ended.append), lambda pool, item: pool.finish(item, outcomes[item]))
+    walking.run([image])
+
+    (report,) = walking.reports(ended)
+    assert (report.fetched, report.existed, report.failed, report.descriptors) == (2, 1, 1, 4)
