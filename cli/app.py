@@ -62,11 +62,15 @@ _add(
     usage="Usage: dist fetch [OPTIONS] REF...",
 )
 _add(RUNS, "fetch:pull", "Fetch one platform of an image, and unpack its root file system into a directory.")
-_add(RUNS, "push:push", "Upload an image from the content store to a registry: missing content first, the tag last.")
+_add(
+    RUNS,
+    "push:push",
+    "Upload an image from the content store to a registry, layout or archive: missing content first, the tag last.",
+)
 _add(
     RUNS,
     "copy:copy",
-    "Copy one image, or all tags of a repository, to a registry: missing content first, each tag last.\n\n"
+    "Copy one image, or all tags of a repository, between registries, layouts, archives and the content store.\n\n"
     "The content passes through the content store. dist push is the short form for an image of the store.",
     usage="Usage: dist copy [OPTIONS] SRC DST",
 )

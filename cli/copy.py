@@ -1,4 +1,4 @@
-"""The command copy: one image, or all tags of a repository, to a registry."""
+"""The command copy: one image, or all tags of a repository, from one place to another."""
 
 from typing import Annotated
 
@@ -30,9 +30,9 @@ from prefect_dist.ocispec.schemes import STORE
 
 def copy(
     source: Annotated[
-        str, Parameter(name="SRC", help="An image, such as redis:7, or store:NAME for a name in the content store.")
+        str, Parameter(name="SRC", help="An image, such as redis:7, oci:DIR:TAG, oci-archive:FILE or store:NAME.")
     ],
-    target: Annotated[str, Parameter(name="DST", help="The target, such as registry.example/team/app:v1.")],
+    target: Annotated[str, Parameter(name="DST", help="The target, such as registry.example/team/app:v1 or oci:DIR:TAG.")],
     /,
     *,
     platform: Platforms = None,

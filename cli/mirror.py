@@ -45,7 +45,7 @@ _ImageList = Annotated[
 ]
 _SeedTargets = Annotated[
     list[str] | None,
-    option("Target registry, with or without a path before its repositories; repeatable."),
+    option("Target registry, with or without a path, or oci:DIR for one layout per repository; repeatable."),
 ]
 _Offline = Annotated[bool, option("Read images only from the content store; contact no source registry.")]
 

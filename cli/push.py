@@ -19,6 +19,7 @@ from prefect_dist.cli.options import (
     RunNetworkOptions,
     Shared,
     StoredName,
+    option,
 )
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.mediatypes import OCI_MANIFEST, OCTET_STREAM
@@ -27,9 +28,15 @@ from prefect_dist.ocispec.reference import has_object
 
 def push(
     name: StoredName,
-    target: Annotated[str, Parameter(name="REF", help="The target, such as registry.example/team/app:v1.")],
+    target: Annotated[str, Parameter(name="REF", help="The target, such as registry.example/team/app:v1 or oci:DIR:TAG.")],
     /,
     *,
+    platform: Annotated[
+        str | None, Parameter(help="Push the image for this platform, such as linux/amd64, instead of the index.")
+    ] = None,
+    sparse: Annotated[
+        bool, option("Push the index unchanged although the content store has only some of its platforms.")
+    ] = False,
     referrers: Referrers = False,
     concurrency: Concurrency = 8,
     retries: Retries = 3,
@@ -43,9 +50,13 @@ def push(
     from prefect_dist.cli import runs
 
     reference = inputs.parse_reference(target)
+    if platform is not None and sparse:
+        raise BadInput("expected either --platform or --sparse, got both")
     parameters = {
         "name": find_record(inputs.open_store(context), name).name,
         "target": str(reference),
+        "platform": None if platform is None else str(inputs.parse_platform(platform)),
+        "sparse": sparse,
         "referrers": referrers,
         "concurrency": concurrency,
         "retries": retries,

@@ -1,4 +1,4 @@
-"""The flow `copy`: copy an image, or all tags of a repository, to a registry."""
+"""The flow `copy`: copy an image, or all tags of a repository, from one place to another."""
 
 from typing import Annotated
 
@@ -33,8 +33,10 @@ def _run_name() -> str:
 
 @flow_of("copy", run_name=_run_name)
 def copy(
-    source: Annotated[str, label("Source", "A reference such as docker.io/library/redis:7, or store:NAME for a store name")],
-    target: Annotated[str, label("Target", "The reference to copy to, such as registry.example/team/app:v1")],
+    source: Annotated[
+        str, label("Source", "An image such as docker.io/library/redis:7, oci:DIR:TAG, oci-archive:FILE or store:NAME")
+    ],
+    target: Annotated[str, label("Target", "The place to copy to, such as registry.example/team/app:v1 or oci:DIR:TAG")],
     store: Store,
     *,
     platforms: PlatformNames = "all",
@@ -48,7 +50,7 @@ def copy(
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
 ) -> RunReport:
-    """Copy an image from a registry or from the content store to a registry. Existing content is not sent again."""
+    """Copy an image from one place to another: registry, image layout, archive or content store. Existing content stays."""
     return run(
         make_copy_run(
             make_resources(store, store_options, network),

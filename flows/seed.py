@@ -43,7 +43,9 @@ def _run_name() -> str:
 def seed(
     *,
     images: Annotated[list[str], label("Images", "Such as docker.io/library/redis:7")] = [],
-    to: Annotated[list[str], label("Targets", "Registries, with or without a path, such as registry.example/mirror")] = [],
+    to: Annotated[
+        list[str], label("Targets", "Registries, with or without a path, such as registry.example/mirror, or oci:DIR")
+    ] = [],
     platforms: PlatformNames = "all",
     dry_run: DryRun = False,
     store: ConfiguredStore = None,

@@ -19,14 +19,23 @@ from prefect_dist.ocispec.schemes import STORE
 
 
 def make_push_run(
-    resources: RunResources, *, name: str, target: str, referrers: bool, concurrency: int, retries: int
+    resources: RunResources,
+    *,
+    name: str,
+    target: str,
+    platform: str | None,
+    sparse: bool,
+    referrers: bool,
+    concurrency: int,
+    retries: int,
 ) -> RunSpec:
     """Return the run for the parameters of the flow `push`. The run is offline: the store is its only source.
 
     Raises:
         InvalidInput: a parameter is invalid.
+        Unsupported: the platform is invalid, or the digest of a reference has an unknown algorithm.
     """
-    job = make_push_job(name, target, referrers=referrers)
+    job = make_push_job(name, target, platform=platform, sparse=sparse, referrers=referrers)
     session = replace(resources.make_session(), offline=True)
     return RunSpec(job=job, session=session, window=concurrency, retries=retries)
 
@@ -62,13 +71,26 @@ def make_copy_run(
     return RunSpec(job=job, session=session, window=concurrency, retries=retries)
 
 
-def make_push_job(name: str, target: str, *, referrers: bool) -> MirrorJob:
+def make_push_job(name: str, target: str, *, platform: str | None = None, sparse: bool = False, referrers: bool) -> MirrorJob:
     """Return the job that pushes the image with a store name to the reference `target`.
 
+    Args:
+        name: the name of the image in the content store.
+        target: a reference.
+        platform: the platform whose image the target gets instead of the index; None pushes the index.
+        sparse: whether the target gets the index although the store has only some of its platforms.
+        referrers: whether referrers and digest tags are pushed with the image.
+
     Raises:
-        InvalidInput: the target is invalid.
+        InvalidInput: the target is invalid, or both `platform` and `sparse` are given.
+        Unsupported: the platform is invalid.
     """
-    return make_copy_job(f"{STORE}:{name}", target, referrers=referrers, flow="push")
+    if platform is not None and sparse:
+        raise InvalidInput("expected either one platform or a sparse index, got both; leave out one of the two")
+    job = make_copy_job(f"{STORE}:{name}", target, referrers=referrers, flow="push")
+    (entry,) = job.entries
+    single = None if platform is None else Platform.parse(platform)
+    return replace(job, entries=(replace(entry, single=single, is_sparse=sparse),))
 
 
 def make_copy_job(

@@ -37,6 +37,7 @@ class Entry:
     `repositories` filters the repositories of a registry, and `tags` filters the tags of a repository. `platforms` are the
     wanted platforms of an index; None selects every platform. With `rewrite_index`, targets get a new index of these
     platforms; otherwise the index stays unchanged. With `single`, the image for that platform replaces its index. With
+    `is_sparse`, the index of a stored source stays unchanged, and only the platforms in the content store are wanted. With
     `trust_lock`, a run sends no request for an immutable tag that the lock file lists. With `referrer_filters`, a run
     mirrors only listed referrers that match one of the filters.
     """
@@ -50,6 +51,7 @@ class Entry:
     platforms: Platforms = None
     rewrite_index: bool = False
     single: Platform | None = None
+    is_sparse: bool = False
     trust_lock: bool = False
     referrers: bool = False
     referrer_filters: frozenset[ReferrerFilter] = frozenset()

@@ -84,7 +84,7 @@ def run_pull(
     rows += images
     counts = {**count_images(images), "unpacked_layers": 0}
     if not errors and not counts["failed"]:
-        result = pool.call(Unit(work=units.unpack, arguments=(str(reference), directory, platform)))
+        result = pool.call(Unit(work=units.unpack, arguments=(reference.name, directory, platform)))
         if isinstance(result, Failed):
             errors.append(RunError(object=directory, error=result.error))
         else:

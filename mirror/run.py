@@ -19,6 +19,8 @@ from prefect_dist.mirror.run_spec import RunContext
 from prefect_dist.mirror.store_index import update_index
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
+from prefect_dist.ocispec.index_filter import select_image
+from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.storage import presence
 from prefect_dist.storage.statefile import StateFile
 from prefect_dist.transfer.delivery import NewRepositories
@@ -89,16 +91,14 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify,
         DistError: the store cannot be used, or the lock file cannot be read.
     """
     builder, session = ReportBuilder(job.flow, pool), pool.session
-    for entry in job.entries:
-        if entry.has_stored_source:
-            _require_stored(session, entry)
+    entries = tuple(_check_stored(session, entry) if entry.has_stored_source else entry for entry in job.entries)
     lock = Lock(job.lock)
     locked = lock.read()
     if job.lock is not None:
         session.memo(NewRepositories).exclude(locked)
     applying = Applying(pool, scopes, notify, observer)
     receiver = _PlanReceiver(job, lock, locked, applying)
-    request = PlanRequest(entries=job.entries, others=job.others, locked=locked, is_dry=job.is_dry, workers=pool.window)
+    request = PlanRequest(entries=entries, others=job.others, locked=locked, is_dry=job.is_dry, workers=pool.window)
     Planning(request, session, notify, applying.walk, receiver).begin()
     results = applying.run()
     plan, errors = receiver.plan, list[RunError]()
@@ -119,24 +119,36 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify,
     )
 
 
-def _require_stored(session: Session, entry: Entry) -> None:
+def _check_stored(session: Session, entry: Entry) -> Entry:
     """Check that the store has the image of an entry, and that no target has the digest of another image.
+
+    Return the entry, a sparse entry with the platforms that the store has.
 
     Raises:
         NotFound: the store does not have the name, or lacks content of the image or of the referrers.
         InvalidInput: a target has the digest of another image.
     """
-    record = session.store.names.get(entry.image.name)
+    store, record = session.store, session.store.names.get(entry.image.name)
+    root = record.descriptor if entry.single is None else select_image(record.descriptor, entry.single, store.manifest)
     for target in entry.list_targets(entry.image):
-        if not entry.rewrite_index and target.pinned_digest() not in (None, record.descriptor.digest):
-            raise InvalidInput(
-                f"expected the digest of {record.name}, which is {record.descriptor.digest}", subject=str(target)
-            )
-    roots = record.roots if entry.referrers else (record.descriptor,)
-    found = presence.check(session.store, *roots, children=session.recorder.children(entry.platforms))
+        if not entry.rewrite_index and target.pinned_digest() not in (None, root.digest):
+            raise InvalidInput(f"expected the digest of {record.name}, which is {root.digest}", subject=str(target))
+    if entry.is_sparse:
+        entry = replace(entry, platforms=presence.present_platforms(store, root)[0])
+    roots = (root, *record.roots[1:]) if entry.referrers else (root,)
+    found = presence.check(store, *roots, children=session.recorder.children(entry.platforms))
     if not found.is_complete:
-        which = "all platforms" if entry.platforms is None else ", ".join(map(str, entry.platforms))
-        raise NotFound(f"{found.shortage}; fetch the image again for {which}, then push it", subject=record.name)
+        raise NotFound(f"{found.shortage}; {_name_remedy(entry, record.platforms)}", subject=record.name)
+    return entry
+
+
+def _name_remedy(entry: Entry, stored: Platforms) -> str:
+    """Return the remedy for a stored image that lacks content."""
+    which = "all platforms" if entry.platforms is None else ", ".join(map(str, entry.platforms))
+    again = f"fetch the image again for {entry.single or which}, then push it"
+    if stored is None or entry.platforms is not None or entry.single is not None:
+        return again
+    return f"{again}, or push one platform ({', '.join(map(str, stored))}), or push the index as it is, sparse"
 
 
 class _PlanReceiver:

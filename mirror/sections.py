@@ -201,8 +201,14 @@ class Defaults(Options):
 class SyncEntry(Options):
     """A source, its targets, and a selection of images."""
 
-    source: Text = Field(description="Registry, repository or image, depending on type; short names are Docker Hub's")
-    target: Text | None = key("Registry, repository or image, depending on type; may be a template")
+    source: Text = Field(
+        description=(
+            "Registry, repository or image, depending on type; short names are Docker Hub's; a scheme such as oci: is valid"
+        )
+    )
+    target: Text | None = key(
+        "Registry, repository or image, depending on type; may be a template; a scheme such as oci: is valid"
+    )
     targets: list[Text] = key("Several targets, instead of target", default=[])
     type: Literal["registry", "repository", "image"] = Field(description="Kind of source and target")
     tags: Tags | None = key("Filter for tags; default: all tags")

@@ -1,10 +1,11 @@
 """Reads the images of the content store by their names: `store:NAME`, and all images of an offline run."""
 
 from collections.abc import Container, Iterator
+from dataclasses import replace
 from functools import cached_property
 
-from prefect_dist.ocispec import Descriptor, Reference, manifest
-from prefect_dist.ocispec.errors import NotFound
+from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
+from prefect_dist.ocispec.errors import InvalidInput, NotFound, Unsupported
 from prefect_dist.ocispec.referrers import Referrer, cosign_tags
 from prefect_dist.remotes.remote import Source
 from prefect_dist.storage import ContentStore, Name
@@ -40,13 +41,16 @@ class StoredSource(Source):
         """The repository from which the image was fetched."""
         return Reference(self.record.source)
 
-    def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:  # noqa: ARG002 - names are exact
-        """Return the descriptor that the name in the store resolves to.
+    def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
+        """Return the descriptor that the name in the store resolves to, or the descriptor of a digest in the reference.
 
         Raises:
-            NotFound: the store does not have the name.
+            NotFound: the store does not have the name, or no content with the digest.
         """
-        return self.record.descriptor
+        root, digest = self.record.descriptor, reference.digest
+        if digest is None or digest == str(root.digest) or not Digest.is_valid(digest):  # a name may have an @
+            return root
+        return self._describe(Digest.parse(digest), media_type)
 
     def download(self, reference: Reference) -> Descriptor:
         """Return the descriptor without content: the store has the content already."""
@@ -86,6 +90,15 @@ class StoredSource(Source):
         for referrer in self.record.referrers:
             if referrer.tag in own and (tags is None or referrer.tag in tags):
                 yield referrer.tag, referrer.descriptor
+
+    def _describe(self, digest: Digest, media_type: str | None) -> Descriptor:
+        bare = Descriptor(media_type=media_type or mediatypes.OCTET_STREAM, digest=digest, size=self._store.info(digest).size)
+        if media_type is not None or bare.size > manifest.MAX_BYTES:
+            return bare
+        try:
+            return replace(bare, media_type=manifest.media_type_of(self._store.manifest(bare), at=str(digest)))
+        except (InvalidInput, Unsupported):  # a blob
+            return bare
 
     def _about(self, descriptor: Descriptor) -> Iterator[Referrer]:
         for referrer in self.record.referrers:

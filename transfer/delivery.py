@@ -32,8 +32,8 @@ _CANDIDATES = 2
 # The error code of a registry that lacks content of an index (distribution-spec 1.1, "Error Codes").
 _INCOMPLETE = "MANIFEST_BLOB_UNKNOWN"
 _NO_SPARSE = (
-    "this registry accepts no sparse index; select all platforms, or set rewriteIndex (--rewrite-index) to publish a new index "
-    "of the selected platforms"
+    "this registry accepts no sparse index; publish all platforms or the image of one platform, or set rewriteIndex "
+    "(--rewrite-index) to publish a new index of the selected platforms"
 )
 
 

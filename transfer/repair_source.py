@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
 from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.ocispec.referrers import Referrer
@@ -37,11 +37,11 @@ def locate(session: Session, origin: Reference, expected: Expected, *, rewritten
 
 
 def _locate_root(origin: Reference, expected: Expected, reader: Reader, *, rewritten: bool) -> Descriptor:
-    named = _find_name(reader.session.store, str(origin))
+    named = _find_name(reader.session.store, origin.name)
     if named is not None and _is_expected_name(named.descriptor, expected, reader, rewritten=rewritten):
         return named.descriptor
     if not rewritten:
-        return reader.source.resolve(_pin(origin, expected.digest))
+        return reader.source.resolve(origin.with_digest(expected.digest))
     root = reader.source.resolve(origin)
     if not _is_expected(root, expected, reader, rewritten=rewritten):
         raise NotFound(f"the tag moved since {expected.target} was mirrored from it; mirror the image again", subject=origin)
@@ -49,11 +49,11 @@ def _locate_root(origin: Reference, expected: Expected, reader: Reader, *, rewri
 
 
 def _locate_referrers(origin: Reference, expected: Expected, reader: Reader) -> Iterator[Referrer]:
-    named = _find_name(reader.session.store, str(origin))
+    named = _find_name(reader.session.store, origin.name)
     known = {one.descriptor.digest: one.descriptor for one in (named.referrers if named is not None else ())}
     for digest, tag in expected.referrers.items():
         try:
-            yield Referrer(known.get(digest) or reader.source.resolve(_pin(origin, digest)), tag)
+            yield Referrer(known.get(digest) or reader.source.resolve(origin.with_digest(digest)), tag)
         except NotFound:
             continue
 
@@ -82,7 +82,3 @@ def _find_name(store: ContentStore, name: str) -> Name | None:
         return store.names.get(name)
     except (NotFound, InvalidInput):
         return None
-
-
-def _pin(origin: Reference, digest: Digest) -> Reference:
-    return origin.with_digest(digest)

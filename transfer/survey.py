@@ -174,7 +174,13 @@ def _survey_image(session: Session, query: ImageQuery, *, keep: bool) -> QueryRe
 
 
 def _find_tag(session: Session, target: Reference) -> Descriptor | None:
-    """Return the descriptor of a tag, or None if the tag does not exist. A new repository has no tag."""
+    """Return the descriptor of a tag, or None if the tag does not exist. A new repository has no tag.
+
+    Raises:
+        Unsupported: the place is read-only, which is found before content is fetched.
+        DistError: an error of the place.
+    """
+    session.remotes.open_target(target)
     return None if _is_new(session, target) else resolve_target(session, target)
 
 
@@ -199,7 +205,7 @@ def _resolve(query: ImageQuery, there: Sequence[object], reader: Reader) -> Desc
     missing = [target for target, found in zip(query.targets, there, strict=True) if found is None]
     is_first = bool(reader.keep and missing) and all(_is_new(session, target) for target in missing)
     is_known = query.source in corrupt or session.remotes.counts_pulls(query.source)
-    if not is_first or is_known or str(query.source) in session.store.names:
+    if not is_first or is_known or query.source.name in session.store.names:
         return source.resolve(query.source)
     try:
         found = source.download(query.source)

@@ -215,10 +215,10 @@ def fetch_directly(
 
 
 def push_directly(
-    store: str, name: str, target: str, *, referrers: bool = False, concurrency: int = 8, retries: int = 0
+    store: str, name: str, target: str, *, referrers: bool = False, concurrency: int = 8, retries: int = 0, **options: Any
 ) -> RunReport:
-    """Return the report of a push on the thread pool, without Prefect. The parameters are those of the flow."""
-    job = make_push_job(name, target, referrers=referrers)
+    """Return the report of a push on the thread pool, without Prefect. `options` are those of `make_push_job`."""
+    job = make_push_job(name, target, referrers=referrers, **options)
     return run_directly(job, store, concurrency=concurrency, retries=retries)
 
 

@@ -1,0 +1,197 @@
+"""Commands with locators of each remote as source and as target. Independent readers check the written images."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import images
+from tests.cli.dist import dist, dist_direct
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import find_missing
+from tests.peers import skopeo
+from tests.peers.prefect import PrefectServer
+
+ONE, OTHER = images.image(810, layers=2), images.image(811, layers=2, platform="linux/arm64/v8")
+INDEX = images.index([ONE, OTHER])
+BILL = images.artifact(812, subject=INDEX)
+SOURCES = ["registry", "oci", "store"]
+TARGETS = ["registry", "oci"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """A registry with the image `app:v1`, an empty registry, and a directory for layouts and the content store."""
+
+    source: FakeRegistry
+    target: FakeRegistry
+    directory: Path
+
+    @property
+    def store(self) -> tuple[str, str]:
+        """The option for the content store."""
+        return "--store", str(self.directory / "store")
+
+    @property
+    def app(self) -> str:
+        """The name of the image in the registry."""
+        return f"{self.source.host}/app:v1"
+
+    def make_source(self, kind: str) -> str:
+        """Return the locator of the image in a remote of this kind."""
+        if kind == "registry":
+            return self.app
+        if kind == "store":
+            assert dist_direct(*self.store, "fetch", "--referrers", self.app).code == 0
+            return f"store:{self.app}"
+        locator = f"{kind}:{self.directory / 'source'}:v1"
+        made = dist_direct("--store", str(self.directory / "made"), "copy", "--referrers", self.app, locator)
+        assert made.code == 0, made.err
+        return locator
+
+    def make_target(self, kind: str, tag: str = "v1") -> str:
+        """Return the locator of a target in a remote of this kind."""
+        place = f"{self.target.host}/copy" if kind == "registry" else f"{kind}:{self.directory / 'target'}"
+        return f"{place}:{tag}"
+
+    def find_missing(self, target: str) -> list[str]:
+        """Return the content of the index that a target lacks, by a reader that is not ours."""
+        if target.startswith(self.target.host):
+            return find_missing(self.target, "copy", INDEX, target.rpartition(":")[2])
+        layout, _, tag = target.removeprefix("oci:").rpartition(":")
+        read = {path.name: path.read_bytes() for path in (Path(layout) / "blobs" / "sha256").iterdir()}
+        content = {**INDEX.blobs, **{one.digest: one.raw for one in INDEX.manifests}}
+        missing = [digest for digest, raw in content.items() if read.get(digest.partition(":")[2]) != raw]
+        return missing if skopeo.raw(f"oci:{layout}:{tag}") == INDEX.manifests[-1].raw else [*missing, tag]
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Iterator[Places]:
+    with FakeRegistry() as source, FakeRegistry() as target:
+        images.load(source, "app", BILL)
+        images.load(source, "app", INDEX, "v1")
+        yield Places(source=source, target=target, directory=tmp_path)
+
+
+@pytest.fixture
+def run(places: Places) -> Callable[..., str]:
+    """Runs `dist` without Prefect, expects success, and returns the output."""
+
+    def run(*arguments: str, direct: bool = True) -> str:
+        result = (dist_direct if direct else dist)(*places.store, *arguments)
+        assert result.code == 0, result.err
+        return result.out.decode()
+
+    return run
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_copy(places: Places, run: Callable[..., str], source: str, target: str) -> None:
+    place = places.make_target(target)
+    run("copy", "--referrers", places.make_source(source), place)
+    assert places.find_missing(place) == []
+    assert "0 added, 0 changed, 1 unchanged" in run("copy", "--referrers", places.make_source(source), place)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_mirror_check_and_repair(places: Places, run: Callable[..., str], source: str, target: str) -> None:
+    place, file = places.make_target(target), places.directory / "mirror.yaml"
+    entry = {"source": places.make_source(source), "type": "image", "target": place, "referrers": True}
+    file.write_text(json.dumps({"lock": str(places.directory / "lock.json"), "sync": [entry]}))
+
+    assert "1 added" in run("mirror", str(file))
+    assert places.find_missing(place) == []
+    assert "0 added, 0 changed, 1 unchanged" in run("mirror", str(file))
+    assert "1 ok" in run("check", str(file))
+    lost = next(iter(INDEX.blobs))
+    if target == "registry":
+        places.target.lose("copy", lost)
+    else:
+        (places.directory / "target" / "blobs" / "sha256" / lost.partition(":")[2]).unlink()
+    assert dist_direct(*places.store, "check", str(file)).code == 1
+    assert "1 repaired" in run("check", "--repair", str(file))
+    assert places.find_missing(place) == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_push(places: Places, run: Callable[..., str], target: str) -> None:
+    run("fetch", places.app)
+    place = places.make_target(target)
+    run("push", places.app, place)
+    assert places.find_missing(place) == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_seed_from_a_list(places: Places, run: Callable[..., str], target: str) -> None:
+    images.load(places.source, "base", ONE, "v2")
+    file = places.directory / "images.txt"
+    file.write_text(f"{places.app}\n{places.source.host}/base:v2\n")
+    to = f"{places.target.host}/seeded" if target == "registry" else f"{target}:{places.directory / 'seeded'}"
+    assert "2 added" in run("seed", "--to", to, str(file))
+    if target == "registry":
+        assert (
+            find_missing(places.target, "seeded/app", INDEX, "v1") + find_missing(places.target, "seeded/base", ONE, "v2") == []
+        )
+    else:
+        assert skopeo.raw(f"{to}/app:v1") == INDEX.manifests[-1].raw
+        assert skopeo.raw(f"{to}/base:v2") == ONE.manifests[-1].raw
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_resolve_fetch_object_fetch_and_pull(places: Places, run: Callable[..., str], source: str) -> None:
+    name, digest = places.make_source(source), INDEX.root.digest
+    assert digest in run("resolve", name, direct=False)
+    assert run("fetch-object", name, direct=False).encode() == INDEX.manifests[-1].raw
+    run("fetch", "--referrers", name)
+    assert digest in run("names", places.app if source == "store" else name, direct=False)
+    run("pull", "--platform", "linux/amd64", name, str(places.directory / "root"))
+    assert any((places.directory / "root").iterdir())
+
+
+@pytest.mark.parametrize("source", ["registry", "oci"])
+def test_tags_and_all_tags(places: Places, run: Callable[..., str], source: str) -> None:
+    repository = places.make_source(source).rpartition(":")[0]
+    assert "v1" in run("tags", repository, direct=False).split()
+    run("copy", "--all-tags", repository, f"oci:{places.directory / 'all'}")
+    assert skopeo.raw(f"oci:{places.directory / 'all'}:v1") == INDEX.manifests[-1].raw
+
+
+def test_a_prefect_run_copies_between_layouts(places: Places, run: Callable[..., str], prefect: PrefectServer) -> None:
+    assert prefect.url
+    source, target = places.make_source("oci"), places.make_target("oci")
+    run("copy", source, target, direct=False)
+    assert places.find_missing(target) == []
+
+
+def test_a_read_only_target_fails_before_content_is_fetched(places: Places) -> None:
+    result = dist_direct(*places.store, "copy", places.app, "oci:https://host.invalid/layout:v1")
+    assert (result.code, "a layout on a web server is read-only" in result.err) == (1, True), result.err
+    assert places.source.find_requests("GET", "/v2/app/blobs/.*") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ("resolve", "nothere://x/y"),
+            2,
+            "unknown scheme nothere://; expected a registry (no scheme, or docker://) or one of oci:",
+        ),
+        (("resolve", "nothere:x/y"), 2, "nothere: is no scheme: expected a registry (no scheme, or docker://) or one of oci:"),
+        (("resolve", "oci:"), 2, "expected a location after oci:"),
+        (("resolve", "oci:https://user:secret@host/x"), 2, "remove the user and password"),
+        (("resolve", "oci:ftp://host/x"), 1, "ftp:// does not guarantee"),
+        (("tags", "oci:layout:v1"), 2, "expected no tag or digest"),
+        (("copy", "--direct", "oci:layout@sha256:" + "0" * 64, "oci:other"), 1, "expected a tag, as in oci:other:latest"),
+    ],
+)
+def test_a_wrong_locator_has_one_clear_line(
+    arguments: tuple[str, ...], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = dist("--store", tmp_path / "store", *arguments)
+    assert (result.code, message in result.err, "secret" in result.err) == (code, True, False), result.err
