@@ -15,13 +15,18 @@ from prefect_dist.remotes.layout_files import INDEX, LayoutFiles, require_versio
 from prefect_dist.remotes.layout_index import LayoutIndex
 from prefect_dist.remotes.remote import Source
 
+_MISSING = "no image layout found (no file index.json); check the location"
+
 
 class LayoutSource(Source):
     """The images of one layout. Thread-safe. Each call reads the index again, except that subjects of entries are kept."""
 
-    def __init__(self, files: LayoutFiles, *, has_short_names: bool = True) -> None:
-        """Read from `files`. With `has_short_names`, a tag also leads to the only image with a full name of this tag."""
-        self._files, self._has_short_names = files, has_short_names
+    def __init__(self, files: LayoutFiles, *, has_short_names: bool = True, missing: str = _MISSING) -> None:
+        """Read from `files`. With `has_short_names`, a tag also leads to the only image with a full name of this tag.
+
+        `missing` is the message about a layout without `index.json`.
+        """
+        self._files, self._has_short_names, self._missing = files, has_short_names, missing
         self._guard = threading.Lock()
         self._subjects: dict[Digest, Digest | None] = {}
 
@@ -91,7 +96,7 @@ class LayoutSource(Source):
         try:
             raw = self._files.read_document(INDEX)
         except NotFound as exc:
-            raise NotFound("no image layout found (no file index.json); check the location", subject=self._files.at) from exc
+            raise NotFound(self._missing, subject=self._files.at) from exc
         require_version(self._files)
         return LayoutIndex.parse(raw, at=self._files.at, has_short_names=self._has_short_names)
 

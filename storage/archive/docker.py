@@ -6,8 +6,9 @@ platform.
 """
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import orjson
 
@@ -15,7 +16,6 @@ from prefect_dist.ocispec import Descriptor, Digest, Hasher, Reference, config, 
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput
 from prefect_dist.storage.archive import layout
 from prefect_dist.storage.archive.received import Received, ingest
-from prefect_dist.storage.names import Name
 from prefect_dist.storage.store import ContentStore
 
 _GZIP = b"\x1f\x8b"
@@ -24,43 +24,92 @@ _PIECE_BYTES = 1024 * 1024  # of an uncompressed layer
 _CONFIGS = (mediatypes.OCI_CONFIG, mediatypes.DOCKER_CONFIG)
 
 
-def docker_list(store: ContentStore, images: Iterable[tuple[Name, Sequence[Descriptor]]]) -> bytes:
-    """Return Docker's list (manifest.json) of the images that have exactly one platform."""
+class ListedContent(Protocol):
+    """The content that Docker's list refers to by the names of entries."""
+
+    def find(self, name: str) -> Descriptor:
+        """Return the content of an entry, with an unknown media type. Links are followed.
+
+        Raises:
+            NotFound: the archive lacks the entry.
+        """
+
+    def read_document(self, descriptor: Descriptor) -> bytes:
+        """Return the verified bytes of a small file."""
+
+    def read_pieces(self, digest: Digest) -> Iterator[bytes]:
+        """Yield the bytes of a file in bounded pieces."""
+
+
+def docker_list(read: Callable[[Descriptor], bytes], images: Iterable[tuple[str, Sequence[Descriptor]]]) -> bytes:
+    """Return Docker's list (manifest.json) of the images that have exactly one platform.
+
+    `read` returns a manifest. `images` has the name of each image, and the descriptors of its tree.
+    """
     tags: dict[tuple[Descriptor, ...], list[str]] = {}
     for name, descriptors in images:
-        found = [parts for descriptor in descriptors if (parts := _image_parts(store, descriptor))]
+        found = find_platforms(read, descriptors)
         if len(found) == 1:
-            tags.setdefault(found[0], []).extend(_docker_tags(name.name))
+            tags.setdefault(found[0], []).extend(_docker_tags(name))
     return orjson.dumps([_item(parts, names) for parts, names in tags.items()])
+
+
+def find_platforms(read: Callable[[Descriptor], bytes], descriptors: Iterable[Descriptor]) -> list[tuple[Descriptor, ...]]:
+    """Return the config and layers of each platform of an image. `read` returns a manifest."""
+    return [parts for descriptor in descriptors if (parts := _image_parts(read, descriptor))]
 
 
 def build_manifest(store: ContentStore, received: Received, item: fields.Json, *, at: str) -> Descriptor:
     """Create the manifest of a listed image from received content, write it to the store and return its descriptor.
 
     Raises:
+        NotFound, Corrupt, InvalidInput: see `make_manifest`.
+    """
+    return _store_manifest(store, received, make_manifest(_ReceivedContent(store, received), item, at=at))
+
+
+def make_manifest(content: ListedContent, item: fields.Json, *, at: str) -> bytes:
+    """Return the manifest of an image in Docker's list. Equal images give equal manifests.
+
+    Raises:
         NotFound: the archive lacks the config or a layer.
         Corrupt: the digest of an uncompressed layer differs from the diff ID in the config.
         InvalidInput: the list or the config has another form.
     """
-    configured = received.find(store, fields.require(item, "Config", str, at=at))
-    layers = [received.find(store, name) for name in fields.strings(item, "Layers", at=at)]
-    diff_ids = _read_diff_ids(store, configured, at=f"{at}.Config")
+    configured = content.find(fields.require(item, "Config", str, at=at))
+    layers = [content.find(name) for name in fields.strings(item, "Layers", at=at)]
+    diff_ids = _read_diff_ids(content, configured, at=f"{at}.Config")
     if len(layers) != len(diff_ids):
         raise InvalidInput(f"{at}.Layers: expected {len(diff_ids)} layers as in the config, got {len(layers)}")
     document = {
         "schemaVersion": 2,
         "mediaType": mediatypes.OCI_MANIFEST,
         "config": replace(configured, media_type=mediatypes.OCI_CONFIG).to_json(),
-        "layers": [_check_layer(store, *pair, at=at).to_json() for pair in zip(layers, diff_ids, strict=True)],
+        "layers": [_check_layer(content, *pair, at=at).to_json() for pair in zip(layers, diff_ids, strict=True)],
     }
-    return _store_manifest(store, received, orjson.dumps(document))
+    return orjson.dumps(document)
 
 
-def _image_parts(store: ContentStore, descriptor: Descriptor) -> tuple[Descriptor, ...]:
+@dataclass(frozen=True, slots=True)
+class _ReceivedContent:
+    store: ContentStore
+    received: Received
+
+    def find(self, name: str) -> Descriptor:
+        return self.received.find(self.store, name)
+
+    def read_document(self, descriptor: Descriptor) -> bytes:
+        return self.store.manifest(descriptor)
+
+    def read_pieces(self, digest: Digest) -> Iterator[bytes]:
+        return self.store.chunks(digest)
+
+
+def _image_parts(read: Callable[[Descriptor], bytes], descriptor: Descriptor) -> tuple[Descriptor, ...]:
     """Return the config and layers of an image; an empty tuple for other content, for example an attestation."""
     if descriptor.kind != "manifest":
         return ()
-    configured, *layers = manifest.children(store.manifest(descriptor), descriptor.media_type, at=str(descriptor))
+    configured, *layers = manifest.children(read(descriptor), descriptor.media_type, at=str(descriptor))
     return (configured, *layers) if configured.media_type in _CONFIGS and all(layer.kind == "layer" for layer in layers) else ()
 
 
@@ -78,25 +127,25 @@ def _item(parts: Sequence[Descriptor], tags: list[str]) -> dict[str, object]:
     return {"Config": first, "RepoTags": tags, "Layers": layers}
 
 
-def _read_diff_ids(store: ContentStore, configured: Descriptor, *, at: str) -> tuple[Digest, ...]:
+def _read_diff_ids(content: ListedContent, configured: Descriptor, *, at: str) -> tuple[Digest, ...]:
     if configured.size > manifest.MAX_BYTES:
         raise InvalidInput(f"expected at most {manifest.MAX_BYTES} bytes, got {configured.size}", subject=at)
-    return config.diff_ids(store.manifest(configured), at=at)
+    return config.diff_ids(content.read_document(configured), at=at)
 
 
-def _check_layer(store: ContentStore, layer: Descriptor, diff_id: Digest, *, at: str) -> Descriptor:
+def _check_layer(content: ListedContent, layer: Descriptor, diff_id: Digest, *, at: str) -> Descriptor:
     """Return the descriptor of a layer with its media type, after comparing its uncompressed digest with the diff ID."""
-    packed = store.read(layer.digest, length=len(_GZIP)) == _GZIP
-    found = _hash_unpacked(store, layer.digest, diff_id.algorithm) if packed else layer.digest
+    packed = next(content.read_pieces(layer.digest), b"").startswith(_GZIP)
+    found = _hash_unpacked(content, layer.digest, diff_id.algorithm) if packed else layer.digest
     if found != diff_id:
         raise Corrupt(f"layer {layer.digest}: expected diff ID {diff_id}, got {found}", subject=at)
     return replace(layer, media_type=mediatypes.OCI_LAYER_GZIP if packed else mediatypes.OCI_LAYER)
 
 
-def _hash_unpacked(store: ContentStore, layer: Digest, algorithm: str) -> Digest:
+def _hash_unpacked(content: ListedContent, layer: Digest, algorithm: str) -> Digest:
     hasher = Hasher(algorithm)
     try:
-        for piece in _inflate(store.chunks(layer)):
+        for piece in _inflate(content.read_pieces(layer)):
             hasher.update(piece)
     except zlib.error as exc:
         raise Corrupt(f"layer {layer}: expected gzip, got {exc}") from exc

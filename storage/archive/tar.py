@@ -17,7 +17,7 @@ from typing import IO, Any, TypeAlias, cast
 
 from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput
 from prefect_dist.storage.errors import translate_errors
-from prefect_dist.storage.tarreader import read_headers
+from prefect_dist.storage.tarreader import ForwardStream, read_headers
 
 END = bytes(2 * tarfile.BLOCKSIZE)
 """The end of a tar stream. A stream without these bytes is incomplete."""
@@ -41,13 +41,17 @@ def write(file: IO[bytes], name: str, *, size: int, pieces: Iterable[bytes]) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveEntry:
-    """A file, or a link to the entry `target`. Names are normalised (`a/b` for `./a//b`) but may point anywhere."""
+    """A file, or a link to the entry `target`. Names are normalised (`a/b` for `./a//b`) but may point anywhere.
+
+    `offset` is the position of the content in the uncompressed archive. `pieces` yields the content of a file, and must be
+    read before the next entry.
+    """
 
     name: str
     size: int
+    offset: int
     target: str | None
     pieces: Iterator[bytes]
-    """The bytes of a file. They must be read before the next entry."""
 
 
 def read(file: IO[bytes], *, source: str) -> Iterator[ArchiveEntry]:
@@ -60,7 +64,38 @@ def read(file: IO[bytes], *, source: str) -> Iterator[ArchiveEntry]:
         Corrupt: the stream is damaged, ends early, or has headers beyond the reader's limits.
         Denied, Unavailable: the stream cannot be read.
     """
+    yield from _read_entries(_TarStream(_Input(file, source)), source)
+
+
+def locate(file: IO[bytes], *, source: str) -> Iterator[ArchiveEntry]:
+    """Yield the files and links of an uncompressed archive in a file that can seek. Content is skipped without reading it.
+
+    Raises:
+        InvalidInput, Corrupt, Denied, Unavailable: see `read`.
+    """
+    stream = _SeekableStream(file, source)
+    for entry in _read_entries(stream, source):
+        yield entry
+        stream.seek(entry.offset + entry.size + -entry.size % tarfile.BLOCKSIZE)
+
+
+def is_compressed(start: bytes) -> bool:
+    """Return True if a file that begins with the bytes `start` is compressed with gzip, bzip2 or xz."""
+    return any(start.startswith(magic) for magic in _DECOMPRESSORS)
+
+
+def decompress(file: IO[bytes], *, source: str) -> Iterator[bytes]:
+    """Yield the uncompressed bytes of an archive in pieces of at most 1 MiB.
+
+    Raises:
+        Corrupt, Denied, Unavailable: see `read`.
+    """
     stream = _TarStream(_Input(file, source))
+    while piece := _read_piece(stream, _PIECE_BYTES, source):
+        yield piece
+
+
+def _read_entries(stream: ForwardStream, source: str) -> Iterator[ArchiveEntry]:
     headers = read_headers(stream, needs_end=True)
     has_begun = False
     while (header := _next_header(headers, source, has_begun=has_begun)) is not None:
@@ -83,14 +118,20 @@ def _next_header(headers: Iterator[tarfile.TarInfo], source: str, *, has_begun: 
         ) from exc
 
 
-def _entry(stream: "_TarStream", header: tarfile.TarInfo, source: str) -> ArchiveEntry:
+def _entry(stream: ForwardStream, header: tarfile.TarInfo, source: str) -> ArchiveEntry:
     target = None
     if header.islnk():
         target = posixpath.normpath(header.linkname)
     elif header.issym():
         target = posixpath.normpath(posixpath.join(posixpath.dirname(header.name), header.linkname))
-    pieces = _pieces(stream, header.size if header.isreg() else 0, source)
-    return ArchiveEntry(name=posixpath.normpath(header.name), size=header.size, target=target, pieces=pieces)
+    size = header.size if header.isreg() else 0
+    return ArchiveEntry(
+        name=posixpath.normpath(header.name),
+        size=size,
+        offset=stream.offset,
+        target=target,
+        pieces=_pieces(stream, size, source),
+    )
 
 
 def _check_length(header: tarfile.TarInfo, source: str) -> None:
@@ -104,18 +145,22 @@ def _check_length(header: tarfile.TarInfo, source: str) -> None:
         raise InvalidInput(f"expected names and link targets of at most {_NAME_BYTES} bytes, got {longest}", subject=source)
 
 
-def _pieces(stream: "_TarStream", size: int, source: str) -> Iterator[bytes]:
+def _pieces(stream: ForwardStream, size: int, source: str) -> Iterator[bytes]:
     while size:
-        try:
-            piece = stream.read(min(size, _PIECE_BYTES))
-        except DistError:
-            raise
-        except _DAMAGED as exc:
-            raise _damage(source, exc) from exc
+        piece = _read_piece(stream, min(size, _PIECE_BYTES), source)
         if not piece:
             raise _damage(source, EOFError("unexpected end of data"))
         size -= len(piece)
         yield piece
+
+
+def _read_piece(stream: ForwardStream, size: int, source: str) -> bytes:
+    try:
+        return stream.read(size)
+    except DistError:
+        raise
+    except _DAMAGED as exc:
+        raise _damage(source, exc) from exc
 
 
 def _damage(source: str, cause: Exception) -> Corrupt:
@@ -210,3 +255,30 @@ class _TarStream:
         data = self._bytes.read(size)
         self.offset += len(data)
         return data
+
+
+class _SeekableStream:
+    """The bytes of an uncompressed archive in a file that can seek. `offset` is the position in the file."""
+
+    def __init__(self, file: IO[bytes], source: str) -> None:
+        self._file, self._source = file, source
+        self.offset = 0
+        with translate_errors(f"{source}: reading"):
+            self._end = file.seek(0, os.SEEK_END)
+            file.seek(0)
+
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes; fewer only at the end."""
+        if self.offset >= self._end:
+            return b""
+        with translate_errors(f"{self._source}: reading"):
+            data = self._file.read(size)
+        self.offset += len(data)
+        return data
+
+    def seek(self, offset: int) -> None:
+        """Continue at `offset`, which may be beyond the end of the file."""
+        if self.offset < offset < self._end:
+            with translate_errors(f"{self._source}: reading"):
+                self._file.seek(offset)
+        self.offset = offset

@@ -4,18 +4,21 @@
 also lists the images of one platform, for `docker load` and skopeo's `docker-archive:FILE:NAME`, but cannot list referrers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import IO
 
-from prefect_dist.ocispec import Descriptor, manifest
+from prefect_dist.ocispec import Digest, manifest
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.storage import index, presence
 from prefect_dist.storage.archive import docker, layout, related, tar
 from prefect_dist.storage.archive.related import TaggedManifest
+from prefect_dist.storage.index import MARKER
 from prefect_dist.storage.names import Name
 from prefect_dist.storage.store import ContentStore
 
-_Image = tuple[Name, Sequence[Descriptor]]
+Content = tuple[int, Callable[[], Iterable[bytes]]]
+"""The size of a blob in bytes, and a function that yields the content."""
 
 
 def export_images(store: ContentStore, names: Iterable[str], file: IO[bytes]) -> tuple[Name, ...]:
@@ -38,32 +41,44 @@ def export_images(store: ContentStore, names: Iterable[str], file: IO[bytes]) ->
     tagged = _without_names(related.tagged_manifests(store, wanted), wanted)
     sizes = {one.digest: one.size for found in (*(found for _, found in images), *referrers) for one in found}
     indexes = {one.descriptor.digest: one.raw for one in tagged if one.raw is not None}
-    for path, document in _documents(store, images, tagged).items():
-        tar.write(file, path, size=len(document), pieces=(document,))
-    for digest in sorted(sizes.keys() | indexes.keys()):
-        raw = indexes.get(digest)
-        size, pieces = (sizes[digest], store.chunks(digest)) if raw is None else (len(raw), iter((raw,)))
-        tar.write(file, layout.blob_entry(digest), size=size, pieces=pieces)
-    file.write(tar.END)
+    blobs: dict[Digest, Content] = {digest: (size, partial(store.chunks, digest)) for digest, size in sizes.items()}
+    blobs |= {digest: (len(raw), partial(iter, (raw,))) for digest, raw in indexes.items()}
+    entries = [(one.name, one.descriptor) for one in tagged]
+    listed = index.document((name for name, _ in images), under=layout.NAMES, tagged=entries)
+    write_archive(
+        file,
+        index=listed,
+        docker_list=docker.docker_list(store.manifest, ((name.name, found) for name, found in images)),
+        blobs=blobs,
+    )
     return wanted
+
+
+def write_archive(file: IO[bytes], *, index: bytes, docker_list: bytes, blobs: Mapping[Digest, Content]) -> None:
+    """Write an archive to `file`, which need not be seekable. Equal arguments give equal bytes.
+
+    `index` and `docker_list` are its lists of images. `blobs` has the content by digest.
+
+    Raises:
+        InvalidInput: a list exceeds the size limit of importers; nothing has been written.
+        Corrupt: a blob does not match its digest; the written archive is useless.
+        OSError: an error of `file`.
+    """
+    documents = {layout.MARKER: MARKER, layout.INDEX: index, layout.DOCKER_LIST: docker_list}
+    for path, document in documents.items():
+        if len(document) > manifest.MAX_BYTES:
+            raise InvalidInput(
+                f"export: expected at most {manifest.MAX_BYTES} bytes in {path}, got {len(document)}; export fewer images"
+            )
+    for path, document in documents.items():
+        tar.write(file, path, size=len(document), pieces=(document,))
+    for digest in sorted(blobs):
+        size, read = blobs[digest]
+        tar.write(file, layout.blob_entry(digest), size=size, pieces=read())
+    file.write(tar.END)
 
 
 def _without_names(tagged: Iterable[TaggedManifest], names: Iterable[Name]) -> list[TaggedManifest]:
     """Return the tagged manifests whose tags are not names in the archive."""
     named = {name.name for name in names}
     return [one for one in tagged if one.name not in named]
-
-
-def _documents(store: ContentStore, images: Sequence[_Image], tagged: Iterable[TaggedManifest]) -> dict[str, bytes]:
-    entries = [(one.name, one.descriptor) for one in tagged]
-    documents = {
-        layout.MARKER: index.MARKER,
-        layout.INDEX: index.document((name for name, _ in images), under=layout.NAMES, tagged=entries),
-        layout.DOCKER_LIST: docker.docker_list(store, images),
-    }
-    for path, document in documents.items():
-        if len(document) > manifest.MAX_BYTES:
-            raise InvalidInput(
-                f"export: expected at most {manifest.MAX_BYTES} bytes in {path}, got {len(document)}; export fewer images"
-            )
-    return documents
