@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from prefect_dist.cli.options import Context, Dialect, NetworkOptions
 from prefect_dist.ocispec import Digest, Platform, Reference, units
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes, Unsupported
-from prefect_dist.ocispec.reference import expand, has_object
+from prefect_dist.ocispec.reference import expand, find_scheme, has_object
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.config import Mirror, Parser
@@ -46,8 +46,10 @@ def parse_repository(text: str) -> Reference:
     return found.without_object()
 
 
-def parse_registry(text: str) -> str:
-    """Return the registry named `text`, as `host[:port]`."""
+def parse_catalog(text: str) -> str:
+    """Return the registry named `text`, as `host[:port]`, or the locator `scheme:place` of another remote."""
+    if find_scheme(f"{text}/") is not None:  # with a slash, `localhost:5000` has no scheme
+        return parse_repository(text).locator
     host = _require_valid(lambda: Reference.parse(f"{text}/x")).host
     if host != text:
         raise BadInput(f"registry {text!r}: expected only a host, as in {host}")

@@ -46,7 +46,9 @@ def resolve(
 
 
 def catalog(
-    registry: Annotated[str, Parameter(name="HOST", help="A registry, such as registry.example:5000.")],
+    registry: Annotated[
+        str, Parameter(name="HOST", help="A registry, such as registry.example:5000, or a locator of another remote.")
+    ],
     /,
     *,
     filter: Annotated[str | None, _filter("repositories")] = None,  # noqa: A002 - the name of the option
@@ -54,8 +56,8 @@ def catalog(
     login: LoginOptions = LoginOptions(),
     context: Shared,
 ) -> int:
-    """Print the repositories of a registry."""
-    host, chosen = inputs.parse_registry(registry), inputs.compile_pattern(filter or ".*")
+    """Print the repositories of a registry or another remote."""
+    host, chosen = inputs.parse_catalog(registry), inputs.compile_pattern(filter or ".*")
     with open_remotes(context, network, login, host) as remotes:
         found = (name for name in remotes.list_repositories(host) if chosen.fullmatch(name))
         if context.output == "json":

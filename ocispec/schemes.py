@@ -3,6 +3,7 @@
 A plug-in is an entry point of the group `prefect_dist.remotes`, and the name of the entry point is the scheme.
 """
 
+import logging
 import re
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -15,6 +16,7 @@ BUILT_IN = (LAYOUT, OCI_ARCHIVE, DOCKER_ARCHIVE, STORE)
 """The schemes that need no plug-in."""
 
 _NAME = re.compile(r"[a-z][a-z0-9+-]*")
+_log = logging.getLogger(__name__)
 
 
 def is_scheme(name: str) -> bool:
@@ -31,10 +33,27 @@ def list_schemes() -> list[str]:
 def find_plugins() -> dict[str, tuple[EntryPoint, ...]]:
     """Return the entry points of the installed plug-ins by scheme. Several packages may claim the same scheme.
 
-    Built-in schemes and names that are no scheme are left out.
+    Built-in schemes and names that are no scheme are left out, with a warning.
     """
     found = dict[str, tuple[EntryPoint, ...]]()
     for point in entry_points(group=GROUP):
-        if _NAME.fullmatch(point.name) and point.name not in BUILT_IN:
+        if (fault := _find_fault(point.name)) is None:
             found[point.name] = (*found.get(point.name, ()), point)
+        else:
+            _log.warning("%s is ignored: %s; update or uninstall the package", describe_plugin(point), fault)
     return found
+
+
+def describe_plugin(point: EntryPoint) -> str:
+    """Return the name of a plug-in for messages, with its package and version."""
+    package = "unknown package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+    return f"plug-in {point.value} ({package})"
+
+
+def _find_fault(name: str) -> str | None:
+    """Return the fault of the name of an entry point, or None for the scheme of a plug-in."""
+    if name in BUILT_IN:
+        return f"the scheme {name}: is built in"
+    if not _NAME.fullmatch(name):
+        return f"its scheme {name!r} is invalid: expected a lower-case letter, then lower-case letters, digits, + and -"
+    return None

@@ -15,9 +15,10 @@ from prefect_dist.remotes.credentials import (
 )
 from prefect_dist.remotes.errors import Exchange, RegistryError
 from prefect_dist.remotes.hosts import Hosts, HostSettings, Tls
+from prefect_dist.remotes.plugins import PluginContext, PluginError
 from prefect_dist.remotes.registry import Registries, RegistrySettings
 from prefect_dist.remotes.remote import Ability, Remote, Resolved, Source, Target
-from prefect_dist.remotes.remotes import PluginContext, Remotes
+from prefect_dist.remotes.remotes import Remotes
 from prefect_dist.remotes.throttled import Quota
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Hosts",
     "Origin",
     "PluginContext",
+    "PluginError",
     "Quota",
     "Registries",
     "RegistryError",

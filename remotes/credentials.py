@@ -16,6 +16,8 @@ from typing import Any, Self, TypeAlias, TypeVar
 import orjson
 
 from prefect_dist.ocispec.errors import Denied, InvalidInput
+from prefect_dist.ocispec.reference import find_scheme
+from prefect_dist.ocispec.schemes import LAYOUT
 from prefect_dist.remotes.errors import CredentialsRefused, Exchange, one_line
 from prefect_dist.remotes.helpers import HelperCredentials, HelperName, Helpers, is_name
 
@@ -220,9 +222,9 @@ class _File:
         if helper := _first_present(keys, self.helpers):
             return helper
         entry = _first_present(keys, self.auths)
-        if entry is not None or self.store is None or any(key in self.helpers for key in keys):
-            return entry
         host = keys[-1]
+        if entry is not None or self.store is None or any(key in self.helpers for key in keys) or find_scheme(f"{host}/"):
+            return entry  # a helper knows servers: a locator with a scheme is no server
         return _Helper(name=self.store, server=_HUB_SERVER if host == _HUB else host, at=f"{self.path}: credsStore")
 
 
@@ -244,8 +246,9 @@ def _keys(host: str, repository: str) -> tuple[str, ...]:
 
 def _normalize_key(key: str) -> str:
     """Return a key in the form `host[/namespace]`. Old clients wrote URLs, whose path belongs to the registry API."""
-    # key ::= host { "/" component } | scheme "://" [ user "@" ] host [ "/" path ]
-    if "://" in key:
+    # key ::= host { "/" component } | [ "oci:" ] protocol "://" [ user "@" ] host [ "/" path ]
+    # The key of a plug-in, such as `pin:https://host/path`, stays: a plug-in must not get the credentials of the host.
+    if "://" in key and ":" not in key.partition("://")[0].removeprefix(f"{LAYOUT}:"):
         key = key.partition("://")[2].partition("/")[0].rpartition("@")[2]
     host, slash, path = key.rstrip("/").partition("/")
     return f"{_HUB if host in _HUB_NAMES else host}{slash}{path}"

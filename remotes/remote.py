@@ -9,7 +9,7 @@ A remote never decides that content is valid. The callers check size and digest 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, final
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest
 from prefect_dist.ocispec.errors import Unsupported
@@ -26,6 +26,11 @@ _PHRASES: Mapping[Ability, str] = {
 }
 
 
+def make_unsupported(ability: Ability, reference: Reference) -> Unsupported:
+    """Return the error of a command that needs an ability which the remote of a reference does not have."""
+    return Unsupported(f"the remote {reference.scheme}: {_PHRASES[ability]}", subject=reference)
+
+
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """A resolved reference: the name to record, the root descriptor, and the source to fetch the content from."""
@@ -38,14 +43,15 @@ class Resolved:
 class Source(ABC):
     """Reads images from one place: a repository, a layout or an archive. Thread-safe.
 
-    A subclass has to define `resolve` and `fetch`. The other methods describe a place without lists.
+    A subclass has to define `resolve` and `fetch`. The other methods describe a place without lists: a subclass overrides
+    `tags` if its remote has the ability "tags", and `referrers` and `signatures` for the ability "referrers".
     """
 
     @abstractmethod
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
-        """Return the descriptor of a tag or digest. A digest in the reference wins over any other statement.
+        """Return the descriptor of a tag or digest. A digest in the reference wins over the tag.
 
-        `media_type` is a hint for a reference with several forms.
+        `media_type` is a hint for a reference with several forms. The descriptor needs the exact size of the content.
 
         Raises:
             InvalidInput: the reference does not name one image of this place.
@@ -55,6 +61,9 @@ class Source(ABC):
     @abstractmethod
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
         """Yield the bytes of `descriptor` from `offset` to its size, in pieces of a few MiB at most, unverified.
+
+        `descriptor` is any content of the place, not only the content of the last `resolve`. An offset equal to the size yields
+        nothing.
 
         Raises:
             NotFound, Denied, Unavailable, Unsupported, Corrupt: the content is missing, or cannot be read.
@@ -82,16 +91,28 @@ class Source(ABC):
         return False
 
     def tags(self) -> Iterator[str]:
-        """Yield the tags, each once. Pages are requested as the caller reads on."""
+        """Yield the tags, each once. Pages are requested as the caller reads on.
+
+        Raises:
+            Unsupported: the place has no list of tags.
+        """
         raise Unsupported(_PHRASES["tags"])
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
-        """Yield the referrers of `descriptor`, each once, with artifact type and annotations. Pages are requested on demand."""
-        return iter(())
+        """Yield the referrers of `descriptor`, each once, with artifact type and annotations. Pages are requested on demand.
+
+        Raises:
+            Unsupported: the place has no list of referrers.
+        """
+        raise Unsupported(_PHRASES["referrers"])
 
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
-        """Yield cosign's existing digest tags of `descriptor` with their descriptors; only from `tags`, if given."""
-        return iter(())
+        """Yield cosign's existing digest tags of `descriptor` with their descriptors; only from `tags`, if given.
+
+        Raises:
+            Unsupported: the place has no list of referrers.
+        """
+        raise Unsupported(_PHRASES["referrers"])
 
 
 class Target(ABC):
@@ -172,7 +193,11 @@ class Target(ABC):
 
 
 class Remote(ABC):
-    """Opens the places of one scheme. Thread-safe. `abilities` are those of at least one place of the remote."""
+    """Opens the places of one scheme. Thread-safe.
+
+    A subclass has to define `open_source`. `abilities` are the optional abilities of at least one place of the remote: "push"
+    requires `open_target`, and "repositories" requires `list_repositories`.
+    """
 
     abilities: ClassVar[frozenset[Ability]] = frozenset()
 
@@ -190,20 +215,21 @@ class Remote(ABC):
         Raises:
             Unsupported: the place is read-only.
         """
-        raise Unsupported(f"{reference.scheme}: {_PHRASES['push']}", subject=reference)
+        raise make_unsupported("push", reference)
 
+    @final
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Resolved:
         """Return the name, root descriptor and source of a reference, see `Source.resolve`."""
         source = self.open_source(reference)
         return Resolved(str(reference), source.resolve(reference, media_type=media_type), source)
 
     def list_repositories(self, host: str) -> Iterator[str]:
-        """Yield the repositories below a host or location, each once.
+        """Yield the repositories of a registry `host[:port]`, or below a locator `scheme:place`, each once.
 
         Raises:
             Unsupported: the remote has no such list.
         """
-        raise Unsupported(f"{host}: {_PHRASES['repositories']}")
+        raise make_unsupported("repositories", Reference(host))
 
     def abort(self) -> None:
         """Abort the transfers in flight and refuse later ones: both fail with Unavailable."""

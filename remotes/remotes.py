@@ -10,12 +10,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
-from prefect_dist.ocispec.schemes import BUILT_IN, DOCKER_ARCHIVE, LAYOUT, OCI_ARCHIVE, STORE, find_plugins
+from prefect_dist.ocispec.schemes import BUILT_IN, DOCKER_ARCHIVE, LAYOUT, OCI_ARCHIVE, STORE
 from prefect_dist.remotes.credentials import Credentials, CredentialSource
+from prefect_dist.remotes.plugins import PluginContext, open_plugin
 from prefect_dist.remotes.registry import Registries
 from prefect_dist.remotes.remote import Remote, Resolved, Source, Target
 
@@ -29,22 +30,6 @@ _CLASSES: Mapping[str, str] = {
     DOCKER_ARCHIVE: "prefect_dist.remotes.archive_remote:DockerArchiveRemote",
     STORE: "prefect_dist.remotes.store_remote:StoreRemote",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PluginContext:
-    """The resources of a plug-in.
-
-    Attributes:
-        scheme: the scheme of the plug-in.
-        open_source: opens the source of a reference with any scheme. The source uses the credentials of its own remote, which
-            the plug-in does not get.
-        find_credentials: returns the credentials for a locator with the scheme of the plug-in, None without credentials.
-    """
-
-    scheme: str
-    open_source: Callable[[Reference], Source]
-    find_credentials: Callable[[str], Credentials | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,20 +52,24 @@ class Remotes:
         self.registries = registries
         self._open_store, self._credentials = open_store, credentials
         self._remotes: dict[str, Remote] = {"": registries}
-        self._guard = threading.Lock()
+        self._opening = dict[str, threading.Lock]()  # by scheme, so that a slow plug-in delays only its own scheme
+        self._is_aborted = False
 
     def find(self, reference: Reference) -> Remote:
         """Return the remote of a reference.
 
         Raises:
-            InvalidInput: no remote serves the scheme, or its plug-in cannot be loaded.
+            InvalidInput: no remote serves the scheme.
+            PluginError: several plug-ins serve the scheme, or the plug-in cannot be loaded.
         """
         scheme = reference.scheme
         if (known := self._remotes.get(scheme)) is not None:
             return known
-        with self._guard:
+        with self._opening.setdefault(scheme, threading.Lock()):
             if scheme not in self._remotes:
                 self._remotes[scheme] = self._open(scheme)
+                if self._is_aborted:  # `abort` may have missed the new remote
+                    self._remotes[scheme].abort()
             return self._remotes[scheme]
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Resolved:
@@ -109,7 +98,7 @@ class Remotes:
         Raises:
             Unsupported: the remote has no such list.
         """
-        return self.find(Reference(host)).list_repositories(host)
+        return self.find(Reference(f"{host}/")).list_repositories(host)  # with a slash, `localhost:5000` has no scheme
 
     def counts_pulls(self, reference: Reference) -> bool:
         """Return True if the source of a reference limits the number of requests for manifests."""
@@ -117,6 +106,7 @@ class Remotes:
 
     def abort(self) -> None:
         """Abort the transfers in flight and refuse later ones: both fail with Unavailable."""
+        self._is_aborted = True
         for remote in list(self._remotes.values()):
             remote.abort()
 
@@ -138,38 +128,20 @@ class Remotes:
                 OpenContext(registries=self.registries, open_store=self._open_store)
             )
             return opened
-        return _open_plugin(scheme, self._plugin_context(scheme))
+        return open_plugin(scheme, self._plugin_context(scheme))
 
     def _plugin_context(self, scheme: str) -> PluginContext:
+        def open_source(reference: Reference) -> Source:
+            if scheme not in self._remotes:
+                raise InvalidInput("a plug-in can open sources only after its remote was made", subject=reference)
+            return self.open_source(reference)
+
         def find_credentials(locator: str) -> Credentials | None:
-            reference = Reference(locator)
-            if reference.scheme != scheme:
-                raise InvalidInput(f"{locator}: the plug-in for {scheme}: gets only credentials for {scheme}: locators")
-            return self._credentials(reference.host, "")
+            reference = Reference.parse(locator)
+            if reference.scheme != scheme or reference.locator != locator:
+                raise InvalidInput(
+                    f"expected a locator {scheme}:… without a tag or digest; a plug-in gets no other credentials"
+                )
+            return self._credentials(locator, "")
 
-        return PluginContext(scheme=scheme, open_source=self.open_source, find_credentials=find_credentials)
-
-
-def _open_plugin(scheme: str, context: PluginContext) -> Remote:
-    """Return the remote of a plug-in. A broken plug-in fails only references with its scheme.
-
-    Raises:
-        InvalidInput: no plug-in or several plug-ins serve the scheme, or the plug-in raises an error.
-    """
-    points = find_plugins().get(scheme, ())
-    if len(points) != 1:
-        names = ", ".join(f"{point.value} ({_distribution(point)})" for point in points) or "none"
-        raise InvalidInput(f"scheme {scheme}: expected one plug-in for it, got {names}; install only one of these packages")
-    [point] = points
-    plugin = f"plug-in {point.value} ({_distribution(point)}) for {scheme}:"
-    try:
-        made = point.load()(context)
-    except Exception as exc:  # a plug-in may raise any error
-        raise InvalidInput(f"{plugin} cannot be loaded: {type(exc).__name__}: {exc}; update or uninstall the package") from exc
-    if not isinstance(made, Remote):
-        raise InvalidInput(f"{plugin} expected a subclass of prefect_dist.remotes.Remote, got {type(made).__name__}")
-    return made
-
-
-def _distribution(point: Any) -> str:
-    return "unknown package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+        return PluginContext(scheme=scheme, open_source=open_source, find_credentials=find_credentials)

@@ -74,9 +74,9 @@ class StoredSource(Source):
         """Raise an error: the store lists no tags.
 
         Raises:
-            NotFound: always.
+            Unsupported: always.
         """
-        raise NotFound("the store lists no tags; name each image with its tag")
+        raise Unsupported("the remote store: cannot list tags; name each image with its tag", subject=self._name)
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
         """Return the referrers of `descriptor` that the store recorded with the name."""

@@ -73,6 +73,7 @@ def _run_command(connection: socket.socket, request: Any, streams: list[int]) ->
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["directory"])
+    sys.path += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
     sys.argv = ["dist", *request["arguments"]]
     from prefect_dist.cli.main import main as dist
 
