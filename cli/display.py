@@ -198,7 +198,7 @@ class PlainLines:
                 self._print(f"{image.name} {'failed' if image.failures else 'complete'}: {image.describe_counts()}{done}")
 
     def _print(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 @contextlib.contextmanager

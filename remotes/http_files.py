@@ -16,7 +16,7 @@ _ANY = {"Accept": "*/*"}
 
 
 class HttpFiles:
-    """The files of a layout on a web server. Thread-safe. The registries abort and close the connections."""
+    """The files of a layout on a web server. Thread-safe. The registries own the connections."""
 
     def __init__(self, server: tuple[Repository, Ranges], *, at: str) -> None:
         self.at = at
@@ -59,9 +59,6 @@ class HttpFiles:
 
     def abort(self) -> None:
         """Do nothing: the registries abort all requests."""
-
-    def close(self) -> None:
-        """Do nothing: the registries close all connections."""
 
 
 def _path(digest: Digest) -> str:

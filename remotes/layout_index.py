@@ -5,14 +5,14 @@ A tag is the annotation `org.opencontainers.image.ref.name` of an entry. Some to
 layout has this tag.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import orjson
 
-from prefect_dist.ocispec import Descriptor, Digest, fields, mediatypes
-from prefect_dist.ocispec.errors import InvalidInput, NotFound, Unsupported
+from prefect_dist.ocispec import Descriptor, Digest, fields, manifest, mediatypes
+from prefect_dist.ocispec.errors import InvalidInput, NotFound, Unsupported, quote_text
 from prefect_dist.ocispec.reference import is_tag
 from prefect_dist.ocispec.referrers import is_cosign_tag, is_fallback_tag
 
@@ -43,16 +43,21 @@ class Entry:
         return Descriptor(media_type=self.descriptor.media_type, digest=self.descriptor.digest, size=self.descriptor.size)
 
 
-@dataclass(frozen=True, slots=True)
 class LayoutIndex:
     """The entries of an `index.json`. `at` names the layout in errors.
 
     With `has_short_names`, the tag of a full name leads to its image, too.
     """
 
-    entries: tuple[Entry, ...]
-    at: str
-    has_short_names: bool = False
+    def __init__(self, entries: Iterable[Entry], *, at: str, has_short_names: bool = False) -> None:
+        self.entries, self._at = tuple(entries), at
+        self._by_name: dict[str, dict[Digest, Entry]] = {}
+        self._by_tag: dict[str, dict[Digest, Entry]] = {}
+        for one in self.entries:
+            if one.name is not None:
+                self._by_name.setdefault(one.name, {}).setdefault(one.descriptor.digest, one)
+            if one.tag is not None and has_short_names:
+                self._by_tag.setdefault(one.tag, {}).setdefault(one.descriptor.digest, one)
 
     @classmethod
     def parse(cls, raw: bytes, *, at: str, has_short_names: bool = False) -> Self:
@@ -64,7 +69,7 @@ class LayoutIndex:
         place = f"{at}: index.json"
         document = fields.parse_object(raw, at=place)
         listed = (Descriptor.from_json(one, at=where) for where, one in fields.objects(document, "manifests", at=place))
-        return cls(tuple(Entry(one, _name_of(one)) for one in listed), at, has_short_names)
+        return cls((Entry(one, _name_of(one)) for one in listed), at=at, has_short_names=has_short_names)
 
     def find(self, tag: str) -> Descriptor | None:
         """Return the descriptor of a tag; None if the tag does not exist.
@@ -72,42 +77,45 @@ class LayoutIndex:
         Raises:
             InvalidInput: several images have the tag.
         """
-        exact = [one for one in self.entries if one.name == tag]
-        found = exact or [one for one in self.entries if self.has_short_names and one.tag == tag]
-        distinct = {one.descriptor.digest: one for one in found}
-        if len(distinct) > 1:
-            names = _join([f"{one.name} ({digest})" for digest, one in distinct.items()])
-            raise InvalidInput(f"tag {tag}: expected one image, got {names}; use the digest", subject=self.at)
-        return next((one.bare for one in distinct.values()), None)
+        found = self._find_all(tag)
+        if len(found) > 1:
+            names = _join([f"{quote_text(one.name or '')} ({digest})" for digest, one in found.items()])
+            raise InvalidInput(f"tag {tag}: expected one image, got {names}; use the digest", subject=self._at)
+        return next((one.bare for one in found.values()), None)
 
     def find_digest(self, digest: Digest) -> Descriptor | None:
         """Return the descriptor of the entry with a digest; None without such an entry."""
         return next((one.bare for one in self.entries if one.descriptor.digest == digest), None)
 
-    def find_only(self) -> Descriptor:
-        """Return the descriptor of the only image. Referrers under digest tags and fallback tags are no images.
+    def find_only(self, is_referrer: Callable[[Descriptor], bool]) -> Descriptor:
+        """Return the descriptor of the only image.
+
+        Content under digest tags and fallback tags is no image. Entries without a name for which `is_referrer` is true are none
+        either; the function is called only if necessary.
 
         Raises:
             NotFound: the layout has no image.
             InvalidInput: the layout has several images.
         """
-        images = [one for one in self.entries if not (one.tag and (is_fallback_tag(one.tag) or is_cosign_tag(one.tag)))]
-        distinct = {one.descriptor.digest: one for one in images}
-        if not distinct:
-            raise NotFound("the layout has no image", subject=self.at)
+        named = [one for one in self.entries if not (one.tag and (is_fallback_tag(one.tag) or is_cosign_tag(one.tag)))]
+        distinct = {one.descriptor.digest: one for one in reversed(named)}
         if len(distinct) > 1:
-            names = _join([one.tag or f"@{digest}" for digest, one in distinct.items()])
-            raise InvalidInput(f"expected a tag or digest, the layout has several images: {names}", subject=self.at)
+            distinct = {key: one for key, one in distinct.items() if one.name is not None or not is_referrer(one.bare)}
+        if not distinct:
+            raise NotFound("the layout has no image", subject=self._at)
+        if len(distinct) > 1:
+            names = _join([one.tag or f"@{digest}" for digest, one in reversed(distinct.items())])
+            raise InvalidInput(f"expected a tag or digest, the layout has several images: {names}", subject=self._at)
         return next(iter(distinct.values())).bare
 
     def tags(self) -> Iterator[str]:
         """Yield the tags that lead to one image, each once."""
         for tag in dict.fromkeys(one.tag for one in self.entries if one.tag is not None):
-            try:
-                self.find(tag)
-            except InvalidInput:
-                continue
-            yield tag
+            if len(self._find_all(tag)) == 1:
+                yield tag
+
+    def _find_all(self, tag: str) -> Mapping[Digest, Entry]:
+        return self._by_name.get(tag) or self._by_tag.get(tag, {})
 
 
 def set_tag(raw: bytes | None, tag: str, descriptor: Descriptor, *, at: str) -> bytes:
@@ -148,9 +156,12 @@ def _replace_entries(
         if not is_removed(_name_of(descriptor), descriptor):
             kept.append(one)
     try:
-        return orjson.dumps(document | {"manifests": [*kept, *new]})
+        changed = orjson.dumps(document | {"manifests": [*kept, *new]})
     except orjson.JSONEncodeError as exc:  # orjson parses 1024 levels and writes 254
         raise Unsupported(f"{place} has more than 254 nested levels") from exc
+    if len(changed) > manifest.MAX_BYTES:
+        raise Unsupported(f"{place} would have {len(changed)} bytes, expected at most {manifest.MAX_BYTES}; use another layout")
+    return changed
 
 
 def _name_of(descriptor: Descriptor) -> str | None:

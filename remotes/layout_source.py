@@ -10,16 +10,16 @@ from dataclasses import replace
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
-from prefect_dist.ocispec.referrers import MAX_REFERRERS, cosign_tags, fallback_tag, make_entry
+from prefect_dist.ocispec.referrers import MAX_REFERRERS, cosign_tags, fallback_tag, is_index, make_entry
 from prefect_dist.remotes.layout_files import INDEX, LayoutFiles, require_version
 from prefect_dist.remotes.layout_index import LayoutIndex
 from prefect_dist.remotes.remote import Source
 
-_MISSING = "no image layout found (no file index.json); check the location"
+_MISSING = "no image layout found; check the location"
 
 
 class LayoutSource(Source):
-    """The images of one layout. Thread-safe. Each call reads the index again, except that subjects of entries are kept."""
+    """The images of one layout. Thread-safe. Each call reads the index again; its entries and their subjects are kept."""
 
     def __init__(self, files: LayoutFiles, *, has_short_names: bool = True, missing: str = _MISSING) -> None:
         """Read from `files`. With `has_short_names`, a tag also leads to the only image with a full name of this tag.
@@ -28,6 +28,7 @@ class LayoutSource(Source):
         """
         self._files, self._has_short_names, self._missing = files, has_short_names, missing
         self._guard = threading.Lock()
+        self._parsed: tuple[bytes, LayoutIndex] | None = None
         self._subjects: dict[Digest, Digest | None] = {}
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
@@ -41,7 +42,7 @@ class LayoutSource(Source):
         if pinned is not None:
             return index.find_digest(pinned) or self._describe(pinned, reference, media_type)
         if reference.tag is None:
-            return index.find_only()
+            return index.find_only(lambda listed: self._subject_of(listed) is not None)
         found = index.find(reference.tag)
         if found is None:
             raise NotFound(
@@ -96,9 +97,12 @@ class LayoutSource(Source):
         try:
             raw = self._files.read_document(INDEX)
         except NotFound as exc:
-            raise NotFound(self._missing, subject=self._files.at) from exc
-        require_version(self._files)
-        return LayoutIndex.parse(raw, at=self._files.at, has_short_names=self._has_short_names)
+            raise NotFound(f"{self._missing} ({INDEX}: {exc.message})", subject=self._files.at) from exc
+        if (known := self._parsed) is None or known[0] != raw:
+            require_version(self._files)
+            parsed = LayoutIndex.parse(raw, at=self._files.at, has_short_names=self._has_short_names)
+            self._parsed = known = raw, parsed
+        return known[1]
 
     def _describe(self, digest: Digest, reference: Reference, media_type: str | None) -> Descriptor:
         """Return the descriptor of a blob that the index does not list."""
@@ -108,18 +112,24 @@ class LayoutSource(Source):
         bare = Descriptor(media_type=mediatypes.OCTET_STREAM, digest=digest, size=size)
         if size > manifest.MAX_BYTES:
             return bare
+        raw = read_verified(self._files, bare)
         try:
-            return replace(bare, media_type=manifest.media_type_of(self._read_verified(bare), at=str(reference)))
+            found = manifest.media_type_of(raw, at=str(reference))
+            manifest.children(raw, found, at=str(reference))  # a config has the field `config`, too, but is no manifest
         except (InvalidInput, Unsupported):
             return bare
+        return replace(bare, media_type=found)
 
     def _list_fallback(self, index: LayoutIndex, subject: Digest) -> tuple[Descriptor, ...]:
         found = index.find(fallback_tag(subject))
         if found is None:
             return ()
-        listed = manifest.children(
-            self._read_verified(found), mediatypes.OCI_INDEX, at=f"{self._files.at}: {fallback_tag(subject)}"
-        )
+        raw, tag = read_verified(self._files, found), fallback_tag(subject)
+        if not is_index(raw):
+            raise Unsupported(
+                f"expected an OCI index of referrers of {subject}, the tag has other content", subject=f"{self._files.at}:{tag}"
+            )
+        listed = manifest.children(raw, mediatypes.OCI_INDEX, at=f"{self._files.at}:{tag}")
         if len(listed) > MAX_REFERRERS:
             raise Unsupported(f"expected at most {MAX_REFERRERS} referrers, there are more", subject=found)
         return listed
@@ -133,24 +143,32 @@ class LayoutSource(Source):
             )
         for candidate in candidates:
             if self._subject_of(candidate) == subject:
-                yield make_entry(self._read_verified(candidate), candidate, at=str(candidate))
+                yield make_entry(read_verified(self._files, candidate), candidate, at=str(candidate))
 
     def _subject_of(self, listed: Descriptor) -> Digest | None:
         with self._guard:
             if listed.digest not in self._subjects:
                 try:
-                    about = manifest.subject(self._read_verified(listed), listed.media_type, at=str(listed))
+                    about = manifest.subject(read_verified(self._files, listed), listed.media_type, at=str(listed))
                 except (Corrupt, InvalidInput, NotFound, Unsupported):
                     about = None  # an unreadable manifest concerns only the reader of that manifest
                 self._subjects[listed.digest] = None if about is None else about.digest
             return self._subjects[listed.digest]
 
-    def _read_verified(self, descriptor: Descriptor) -> bytes:
-        if descriptor.size > manifest.MAX_BYTES:
-            raise Unsupported(
-                f"expected at most {manifest.MAX_BYTES} bytes, its descriptor states {descriptor.size}", subject=descriptor
-            )
-        raw = b"".join(self._files.read(descriptor, 0))
-        if (found := Digest.of(raw, algorithm=descriptor.digest.algorithm)) != descriptor.digest:
-            raise Corrupt(f"expected {descriptor.digest}, {self._files.at} has {found}", subject=descriptor)
-        return raw
+
+def read_verified(files: LayoutFiles, descriptor: Descriptor) -> bytes:
+    """Return the bytes of a manifest, after checking size and digest.
+
+    Raises:
+        Unsupported: the manifest is too large.
+        Corrupt: the layout has other bytes.
+        DistError: the layout cannot be read.
+    """
+    if descriptor.size > manifest.MAX_BYTES:
+        raise Unsupported(
+            f"expected at most {manifest.MAX_BYTES} bytes, its descriptor states {descriptor.size}", subject=descriptor
+        )
+    raw = b"".join(files.read(descriptor, 0))
+    if (found := Digest.of(raw, algorithm=descriptor.digest.algorithm)) != descriptor.digest:
+        raise Corrupt(f"expected {descriptor.digest}, {files.at} has {found}", subject=descriptor)
+    return raw

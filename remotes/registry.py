@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import httpx
 
 from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.ocispec.errors import InvalidInput, quote_text
 from prefect_dist.remotes.auth import HostAuth
 from prefect_dist.remotes.credentials import Credentials, CredentialSource, RegistryLogin
 from prefect_dist.remotes.errors import redact
@@ -136,9 +137,22 @@ class Registries(Remote):
         """Return the directory at a URL of a web server that is no registry, and the reader of its large files.
 
         The server gets the settings and the credentials of its own host only.
+
+        Raises:
+            InvalidInput: a bad URL, or plain http to a host for which neither its loopback address nor the settings allow it.
         """
-        parsed = httpx.URL(url)
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as exc:
+            raise InvalidInput(f"URL {quote_text(url)}: {exc}") from exc
         host = parsed.netloc.decode("ascii")
+        if not parsed.host:
+            raise InvalidInput(f"URL {quote_text(url)}: expected a host")
+        if parsed.scheme == "http" and not self._settings.hosts.url(host).startswith("http://"):
+            raise InvalidInput(
+                f"URL {quote_text(url)}: plain http is allowed only on loopback addresses; use https://, "
+                f"or set scheme: http for {host} in the hosts file"
+            )
         origin = GuardedOrigin(parsed, name=host, private_hosts=self._settings.hosts.settings_for(host).private_hosts)
         directory = Repository(self._client, self._auth_of(host, ""), url=url.rstrip("/"), name="", locator=host, origin=origin)
         return directory, self._ranges

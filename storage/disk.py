@@ -19,6 +19,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 _MODE = 0o666  # the umask restricts it
 _READ_ONLY = 0o444
+# Another process may remove an empty directory as often as this process creates the directory.
+_MAX_DIRECTORIES = 5
 # The errors of flock on a file system without locks, such as NFS without a lock service.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -194,11 +196,11 @@ class Disk:
         os.utime(path)
 
     def _open_locked_file(self, path: str) -> LockedFile:
-        try:
-            return LockedFile(path)
-        except FileNotFoundError:
+        for _ in range(_MAX_DIRECTORIES):
+            with contextlib.suppress(FileNotFoundError):
+                return LockedFile(path)
             self._make_parent(path)
-            return LockedFile(path)
+        return LockedFile(path)
 
     def _make_parent(self, path: str) -> None:
         parent = os.path.dirname(path)
@@ -226,9 +228,9 @@ def _open_locked(path: str, operation: int, *, make: bool = True) -> int:
 
 
 def _open_lock_file(path: str, *, make: bool) -> int:
-    """Return a descriptor of a lock file. The umask sets the permissions of a new file."""
+    """Return a descriptor of a lock file, which must not be a link. The umask sets the permissions of a new file."""
     try:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), _MODE)
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if make else 0), _MODE)
     except PermissionError as exc:
         if make and not os.path.exists(path):
             raise  # the directory does not permit new files

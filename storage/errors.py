@@ -8,7 +8,7 @@ from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, NotFoun
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TEXT = 300
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP}
 
 
 class StoreFull(Unavailable):

@@ -77,7 +77,8 @@ class LockedFile:
 
 
 def _open_to_append(path: str, _flags: int) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
+    # The directory may come from elsewhere, such as an image layout, and a link in it could lead to any file.
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
 
 
 def shares_locks(path: str) -> bool:

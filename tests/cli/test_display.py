@@ -6,7 +6,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from prefect_dist.cli.display import Doing, LiveDisplay
+from prefect_dist.cli.display import Doing, LiveDisplay, PlainLines
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.transfer.cancellation import Stopped, describe_stop
@@ -187,3 +187,9 @@ def test_a_note_of_a_signal_handler_waits_for_no_lock() -> None:
         note.join(timeout=5)
         assert not note.is_alive()
     assert lines(shown)[-1].endswith("stopping; press Ctrl-C again to exit immediately")
+
+
+def test_plain_lines_show_names_unchanged() -> None:
+    output = io.StringIO()
+    PlainLines(Console(file=output))(Note("oci:a:v1 [red] is not oci:b:v1"))  # rich knows `:a:` and `:b:` as emoji
+    assert output.getvalue() == "oci:a:v1 [red] is not oci:b:v1\n"
