@@ -72,7 +72,7 @@ def test_a_missing_tag_or_digest_or_file_is_not_found(archive: Path, tmp_path: P
     assert isinstance(refuse(f"oci-archive:{archive}@sha256:{'0' * 64}"), NotFound)
     error = refuse(f"oci-archive:{tmp_path}/absent.tar:v1")
     assert isinstance(error, NotFound)
-    assert str(error).endswith("no archive of images found; check the path, which ends at the first colon")
+    assert "no archive of images found; check the path, which ends at the first colon" in str(error)
 
 
 @pytest.mark.parametrize("scheme", ["oci-archive", "docker-archive"])
