@@ -53,11 +53,7 @@ def _emit_for_image(event: str, source: Reference, target: Reference, payload: d
     emit_event(
         event,
         resource=_resource("image", str(target)),
-        related=[
-            _resource("image", str(source), role="source"),
-            _resource("registry", source.host, role="source-registry"),
-            _resource("registry", target.host, role="target-registry"),
-        ],
+        related=[_resource("image", str(source), role="source")],
         payload={"source": str(source), "target": str(target), **payload},
     )
 

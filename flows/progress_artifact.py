@@ -1,9 +1,11 @@
 """Publishes the progress of the current flow run as the artifact `progress`.
 
-One thread checks the progress once a second, and calls Prefect's API only if the progress changed. So the cost does not depend
-on the number of events. A run that ends within a second has the artifact, too.
+One thread checks the progress, at first once a second, later less often, and calls Prefect's API only if the progress changed.
+So the cost does not depend on the number of events. Each update also costs an event in the database of the server, so a run of
+an hour makes about 400 updates, not 3,600. A run that ends within a second has the artifact, too.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
@@ -21,7 +23,8 @@ from prefect_dist.mirror.progress import LogWriter, ProgressCounter, add_callers
 from prefect_dist.transfer.cancellation import current_token
 from prefect_dist.transfer.events import Notify, combine_listeners
 
-_EVERY_S = 1.0
+# The time between two updates: a twentieth of the time of the run so far, within these limits.
+_SHORTEST_S, _LONGEST_S = 1.0, 10.0
 _NAME = "the progress of the run"
 # The percentage of a complete run, and the highest percentage of any other run.
 _WHOLE, _MOST = 100.0, 99.9
@@ -47,10 +50,10 @@ def publish_run_progress(*, planning: float | None) -> Iterator[Notify]:
 def publish_progress(counter: ProgressCounter) -> Iterator[None]:
     """Publish the progress of a counter during this block. The last update is 100 % if all work succeeded."""
     over, done = Event(), False
-    artifact = _Artifact(counter, client())
+    artifact, began = _Artifact(counter, client()), time.monotonic()
 
     def keep() -> None:
-        while not over.wait(_EVERY_S):
+        while not over.wait(min(max((time.monotonic() - began) / 20, _SHORTEST_S), _LONGEST_S)):
             artifact.show()
         artifact.show(done=done)
 

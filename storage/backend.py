@@ -25,6 +25,7 @@ from prefect_dist.storage.disk import Disk
 from prefect_dist.storage.files import FileIngests
 from prefect_dist.storage.ingest import Ingests
 from prefect_dist.storage.layout import Layout
+from prefect_dist.storage.local_files import LocalFiles
 from prefect_dist.storage.objects import MemoryConditionalWrites, Objects
 from prefect_dist.storage.options import merge_options, refuse_flat, refuse_userinfo
 from prefect_dist.storage.uploads import UploadIngests
@@ -96,8 +97,8 @@ class _FileSystemKind:
     prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
 
-def _open_disk(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
-    disk = Disk(fs, layout.root)
+def _open_disk(_fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
+    disk = Disk(LocalFiles(), layout.root)
     return disk, FileIngests(disk, layout)
 
 

@@ -119,11 +119,11 @@ class ContentStore:
         Raises:
             Corrupt: the blob has another size.
         """
-        try:
-            with self._backend.translate_errors(f"blob {descriptor.digest}"):
+        with self._backend.translate_errors(f"blob {descriptor.digest}"):
+            try:
                 size = self._backend.fs.info(self._layout.blob(descriptor.digest))["size"]
-        except NotFound:
-            return False
+            except FileNotFoundError:
+                return False
         if size != descriptor.size:
             raise Corrupt(f"{descriptor} in {self.url}: expected {descriptor.size} bytes, got {size}; run dist verify")
         return True

@@ -29,9 +29,9 @@ class ImageRecorder:
     def __init__(self, store: ContentStore, lease: Lease, *, offline: bool = False) -> None:
         self.store, self._lease, self._offline = store, lease, offline
 
-    def keep(self, root: Descriptor) -> None:
-        """Protect all content below a root from gc until the run ends, also content that arrives later."""
-        self._lease.take(root)
+    def keep(self, *roots: Descriptor) -> None:
+        """Protect all content below some roots from gc until the run ends, also content that arrives later."""
+        self._lease.take(*roots)
 
     def check_and_name(self, reference: Reference, root: Descriptor, *, platforms: Platforms = None) -> Presence:
         """Return the present and the missing content of an image. A whole image gets the name, any other image a lease.

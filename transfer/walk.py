@@ -11,6 +11,7 @@ The policy of the walk decides how content is fetched, and which further steps f
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -54,6 +55,9 @@ class Recorder(Protocol):
 
     def check_and_name(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Presence:
         """Return the present and the missing content of an image. Record the name of a whole image."""
+
+    def keep(self, *roots: Descriptor) -> None:
+        """Protect some trees from gc."""
 
     def pin(self, root: Descriptor, *, platforms: Platforms) -> Presence:
         """Protect a tree from gc. Return the present and the missing content of the tree."""
@@ -124,12 +128,20 @@ class Walk:
         images of the node. A loop in place of recursion allows long chains of referrers, and of images that end immediately.
         """
         self._is_busy = True
+        self._keep_roots()
         while self._known or self._added:
             if self._known:
                 self._follow(*self._known.popleft())
             else:
                 self._begin(self._added.popleft())
         self._is_busy = False
+
+    def _keep_roots(self) -> None:
+        """Protect the known roots of all added images with one record. A record for each image would be written and synced."""
+        roots = [image.root for image in self._added if image.root is not None]
+        if roots:
+            with suppress(DistError):  # the beginning of an image protects its root again, and raises the error again
+                self._recorder.keep(*roots)
 
     def _begin(self, image: ImageState) -> None:
         if image.root is None:
@@ -202,8 +214,12 @@ class Walk:
 
     def _await_tree(self, image: ImageState, root: Descriptor, parent: object) -> None:
         """Make an image wait for a tree. A tree in the store may need no unit, but its referrers are queried."""
+        if self._policy.visits_existing:
+            self._recorder.keep(root)
+            self._reach(image, (root,), parent)
+            return
         there = self._recorder.pin(root, platforms=image.platforms)
-        if self._policy.visits_existing or not there.is_complete:
+        if not there.is_complete:
             self._reach(image, (root,), parent)
             return
         for descriptor in filter(image.meet, there.present):

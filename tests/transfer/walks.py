@@ -44,6 +44,9 @@ class EmptyStore:
         """Report that the root is missing."""
         return Presence((), (root,))
 
+    def keep(self, *roots: Descriptor) -> None:
+        """Protect nothing."""
+
     def pin(self, root: Descriptor, *, platforms: Platforms) -> Presence:
         """Report that the root is missing."""
         return Presence((), (root,))
