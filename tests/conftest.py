@@ -29,9 +29,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by the servers and programs that the test needs."""
+    """Mark each test by the servers and programs that the test needs. Run slow tests first in parallel processes."""
     for item in items:
         mark_by_peers(item)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Thousands of short tests at the end keep all processes busy until the last slow test ends.
+        items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    """Return 0 for tests with their own time limit, 1 for tests with Prefect or a browser, 2 for other programs, else 3."""
+    if item.get_closest_marker("timeout"):
+        return 0
+    if any(map(item.get_closest_marker, ("prefect", "browser"))):
+        return 1
+    return 2 if any(map(item.get_closest_marker, ("process", "registry", "s3"))) else 3
 
 
 @pytest.fixture(scope="session", autouse=True)

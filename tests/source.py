@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ def layer_of(module: str) -> str:
     return module.split(".")[1] if module.startswith(f"{TOP}.") else module
 
 
+@cache
 def read_modules() -> dict[str, ast.Module]:
     """Return the syntax tree of each module by the name of the module."""
     paths = [ROOT / TOP / "__init__.py", *sorted(path for name in LAYERS for path in (ROOT / name).rglob("*.py"))]

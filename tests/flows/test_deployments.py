@@ -156,7 +156,22 @@ def _has_stalled(directory: Path) -> bool:
     return any(path.stat().st_size == 1_500_000 for path in files)
 
 
-def test_a_cancelled_run_ends_as_stopped_and_the_next_run_resumes(
+def assert_ended_as_cancelled_because_of(active: str, state: dict[str, Any]) -> None:
+    assert state["type"] == "CANCELLED"
+    assert f"({active}) of this configuration is already active" in state["message"]
+
+
+def assert_failed_with_one_line(server: PrefectServer, run: str, missing: str) -> None:
+    """Check that a run started and did not find an image, and that its state has the cause."""
+    state = server.wait_for_end(run)
+    assert state["type"] == "FAILED"
+    assert state["message"].startswith("mirror configuration failed: ")
+    assert missing in state["message"]
+    assert "\n" not in state["message"]
+    assert not [line for line in server.logs(run) if "Traceback" in line]
+
+
+def test_only_a_run_of_another_configuration_starts_next_to_an_active_run_and_a_cancelled_run_is_resumed(
     server: PrefectServer, stalled_image: tuple[FakeRegistry, BuiltImage, str], tmp_path: Path
 ) -> None:
     source, built, layer = stalled_image
@@ -165,13 +180,13 @@ def test_a_cancelled_run_ends_as_stopped_and_the_next_run_resumes(
         run = server.start("mirror", {"config": text})
         assert poll_until(lambda: _has_stalled(tmp_path), timeout_s=_START_S)
 
-        other = server.start("mirror", {"config": text})
-        overlapping = server.wait_for_end(other)
+        other = configuration(f"{source.host}/none:v1", f"{target.host}/none:v1", tmp_path)
+        overlapping, failing = (server.start("mirror", {"config": one}) for one in (text, other))
+        assert_ended_as_cancelled_because_of(run, server.wait_for_end(overlapping))
+        assert_failed_with_one_line(server, failing, f"{source.host}/none:v1")
         server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
         state = server.wait_for_end(run)
 
-        assert overlapping["type"] == "CANCELLED"
-        assert f"({run}) of this configuration is already active" in overlapping["message"]
         assert state["type"] == "CANCELLED"
         # After a while, the worker replaces this message by a message of Prefect.
         messages = [one["message"] for one in server.get(f"/flow_run_states/?flow_run_id={run}") if one["type"] == "CANCELLED"]
@@ -188,34 +203,6 @@ def test_a_cancelled_run_ends_as_stopped_and_the_next_run_resumes(
         assert not find_missing(target, "app", built, "v1")
     requests = [one for one in source.requests if one.method == "GET" and one.path.endswith(layer)]
     assert [one.headers.get("range") for one in requests] == [None, f"bytes=1500000-{len(built.blobs[layer]) - 1}"]
-
-
-def test_a_concurrent_run_of_another_configuration_is_not_cancelled(
-    server: PrefectServer, stalled_image: tuple[FakeRegistry, BuiltImage, str], tmp_path: Path
-) -> None:
-    source, _, _ = stalled_image
-    with FakeRegistry() as target:
-        run = server.start("mirror", {"config": configuration(f"{source.host}/app:v1", f"{target.host}/app:v1", tmp_path)})
-        assert poll_until(lambda: _has_stalled(tmp_path), timeout_s=_START_S)
-
-        text = configuration(f"{source.host}/none:v1", f"{target.host}/none:v1", tmp_path)
-        other = server.wait_for_end(server.start("mirror", {"config": text}))
-
-        server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
-        assert server.wait_for_end(run)["type"] == "CANCELLED"
-    assert other["type"] == "FAILED"
-    assert f"{source.host}/none:v1" in other["message"]  # the run started, and did not find the image
-
-
-def test_the_state_of_a_failed_run_has_its_cause_in_one_line(server: PrefectServer, tmp_path: Path) -> None:
-    with FakeRegistry() as source:
-        text = configuration(f"{source.host}/none:v1", "127.0.0.1:9/none:v1", tmp_path)
-        run = server.start("mirror", {"config": text})
-        state = server.wait_for_end(run)
-    assert state["type"] == "FAILED"
-    assert state["message"].startswith("mirror configuration failed: ")
-    assert f"{source.host}/none:v1" in state["message"]
-    assert not [line for line in server.logs(run) if "Traceback" in line]
 
 
 def test_the_state_of_a_run_with_an_invalid_configuration_has_the_error_in_one_line(server: PrefectServer) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ BUILT = images.image(7400, layers=1)
 LAYER = list(BUILT.blobs)[-1]
 # A worker may be busy with other runs.
 _START_S = 180
-# The server looks for expired leases every 15 seconds, and a lease lasts for 60.
+# A lease lasts for 60 seconds.
 _EXPIRES_S = 150
 
 pytestmark = pytest.mark.timeout(600)
@@ -89,10 +90,9 @@ class DeploymentRuns:
         return json.dumps({"store": str(self.directory / "store"), "lock": str(lock), **wanted})
 
 
-@pytest.fixture
-def runs(request: pytest.FixtureRequest, server: PrefectServer, tmp_path: Path) -> Iterator[DeploymentRuns]:
-    """Runs of a flow, with a number of held responses. The test gives both as the parameter."""
-    flow, times = request.param
+@contextmanager
+def open_runs(server: PrefectServer, flow: str, times: int, directory: Path) -> Iterator[DeploymentRuns]:
+    """Yield runs of a flow between new registries, with a number of held responses."""
     held = HeldResponses()
     with FakeRegistry() as source, FakeRegistry() as target:
         images.load(source, "app", BUILT, "v1")
@@ -101,7 +101,33 @@ def runs(request: pytest.FixtureRequest, server: PrefectServer, tmp_path: Path) 
             target.inject(Fault(path="/v2/app/manifests/.*", times=times, action=held))
         else:
             source.inject(Fault(path=f"/v2/app/blobs/{LAYER}", times=times, action=held))
-        yield DeploymentRuns(server, flow, source, target, tmp_path, held)
+        yield DeploymentRuns(server, flow, source, target, directory, held)
+
+
+@pytest.fixture
+def runs(request: pytest.FixtureRequest, server: PrefectServer, tmp_path: Path) -> Iterator[DeploymentRuns]:
+    """Runs of a flow, with a number of held responses. The test gives both as the parameter."""
+    flow, times = request.param
+    with open_runs(server, flow, times, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module", autouse=True)
+def died(server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DeploymentRuns, str]]:
+    """A run whose process was killed and whose state is Running, with the path of its limit.
+
+    The lease of the run lasts for a minute, the minimum of Prefect. The lease expires while the other tests run.
+    """
+    with open_runs(server, "mirror", 1, tmp_path_factory.mktemp("died")) as runs:
+        run = runs.start_and_wait()
+        slots = f"/v2/concurrency_limits/{runs.limit(run)}"
+        runs.kill(run)
+        held = server.get(slots)["active_slots"]
+        assert server.wait_for_end(run)["type"] == "CRASHED"
+        # Without a worker that reports the crash, the run would remain in the state Running for ever.
+        answer = server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "RUNNING"}, "force": True})
+        assert (held, answer["status"]) == (1, "ACCEPT")
+        yield runs, slots
 
 
 @pytest.mark.parametrize("runs", [("check", 1), ("seed", 1)], indirect=True)
@@ -141,18 +167,11 @@ def test_a_run_takes_the_slot_of_a_crashed_run_and_keeps_it_after_the_lease_expi
     runs.cancel(run)
 
 
-@pytest.mark.parametrize("runs", [("mirror", 1)], indirect=True)
-def test_a_dead_run_in_state_running_holds_its_slot_only_until_its_lease_expires(runs: DeploymentRuns) -> None:
-    server, died = runs.server, runs.start_and_wait()
-    slots = f"/v2/concurrency_limits/{runs.limit(died)}"
-    runs.kill(died)
-    held = server.get(slots)["active_slots"]
-    assert server.wait_for_end(died)["type"] == "CRASHED"
-    # Without a worker that reports the crash, the run would remain in the state Running for ever.
-    answer = server.post(f"/flow_runs/{died}/set_state", {"state": {"type": "RUNNING"}, "force": True})
+def test_a_dead_run_in_state_running_holds_its_slot_only_until_its_lease_expires(died: tuple[DeploymentRuns, str]) -> None:
+    runs, slots = died
 
-    assert (held, answer["status"]) == (1, "ACCEPT")
-    assert poll_until(lambda: server.get(slots)["active_slots"] == 0, timeout_s=_EXPIRES_S)
-    late = server.wait_for_end(runs.start())
+    assert poll_until(lambda: runs.server.get(slots)["active_slots"] == 0, timeout_s=_EXPIRES_S)
+    late = runs.server.wait_for_end(runs.start())
+
     assert late["type"] == "COMPLETED", late
     assert runs.target.manifest("app", "v1") is not None
