@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from prefect_dist.storage import open_store
 from tests import images
+from tests.cli.dist import write_forwarder
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
 from tests.peers.registry import CncfRegistry, cncf_registry
@@ -48,11 +48,8 @@ def run_commands(document: str, places: dict[str, str], directory: Path, **envir
     script = extract_commands(document)
     for name, place in places.items():
         script = script.replace(name, place)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     argv = ["bash", "-euo", "pipefail", "-c", script]
-    done = subprocess.run(
-        argv, cwd=directory, capture_output=True, env={**os.environ, "PATH": path, **environment}, check=False
-    )
+    done = subprocess.run(argv, cwd=directory, capture_output=True, env={**os.environ, **environment}, check=False)
     assert done.returncode == 0, (script, done.stdout.decode(), done.stderr.decode())
 
 
@@ -65,9 +62,11 @@ def test_the_commands_of_the_air_gap_guide_copy_and_repair_images_across_the_gap
     inner, last = rest.split("The repair sends missing content again")
     keys = {"AWS_ACCESS_KEY_ID": s3.key, "AWS_SECRET_ACCESS_KEY": s3.secret, "AWS_DEFAULT_REGION": s3.region}
     keys["AWS_ENDPOINT_URL"] = s3.endpoint
-    work = tmp_path / "work"
-    for path in (work, tmp_path / "srv", tmp_path / "media"):
+    work, programs = tmp_path / "work", tmp_path / "bin"
+    for path in (work, programs, tmp_path / "srv", tmp_path / "media"):
         path.mkdir()
+    write_forwarder(programs)  # the guide starts `dist` 20 times
+    keys["PATH"] = f"{programs}:{os.environ['PATH']}"
     with cncf_registry(tmp_path / "outside") as outside, cncf_registry(tmp_path / "inside") as inside:
         places = {"registry.outside.example": outside.host, "registry.inside.example": inside.host}
         places |= {"s3://air-gap": f"{s3.url}/air-gap", "/srv/": f"{tmp_path}/srv/", "/media/": f"{tmp_path}/media/"}

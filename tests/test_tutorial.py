@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,13 @@ FIRST_MIRROR = Path(__file__).parents[1] / "docs" / "tutorials" / "first-mirror.
 
 
 @pytest.mark.timeout(400)
-def test_the_commands_of_the_tutorial_scheduled_mirror_work_and_its_pictures_can_be_taken(tmp_path: Path) -> None:
+def test_the_commands_of_the_tutorial_scheduled_mirror_work_and_its_pictures_can_be_taken(
+    migrated: Path, tmp_path: Path
+) -> None:
     for program, package in (("docker-registry", "docker-registry"), ("skopeo", "skopeo"), ("umoci", "umoci")):
         require(program, package)
+    (tmp_path / "dist-tutorial" / "prefect").mkdir(parents=True)
+    shutil.copy(migrated, tmp_path / "dist-tutorial" / "prefect" / "prefect.db")
     taken = []
     with chromium(tmp_path / "chromium") as browser:
         page = browser.page()

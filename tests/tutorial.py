@@ -55,6 +55,7 @@ def _open_shell(home: Path, port: str) -> Iterator[subprocess.Popen[str]]:
         "PREFECT_UI_API_URL": f"http://{LOOPBACK}:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "DO_NOT_TRACK": "1",
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DIST_", "XDG_"))}

@@ -3,18 +3,19 @@
 import atexit
 import json
 import os
-import socket
+import shlex
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
 from prefect_dist.cli import prefect_api
+from tests.cli import fork_client
 from tests.peers.processes import poll_until
 
 _TIMEOUT_S = 100
@@ -70,29 +71,37 @@ def dist_direct(*arguments: str | Path, stdin: bytes = b"", **environment: str |
     return dist(*arguments, "--direct", stdin=stdin, file_limit_bytes=None, **environment)
 
 
+def write_forwarder(directory: Path) -> None:
+    """Write a script `dist` for the PATH of shells. The script runs `dist` as a fork of a process that has imported Prefect."""
+    server = _find_server(["fetch"], os.environ)
+    script = directory / "dist"
+    script.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-IS", fork_client.__file__, str(server)])} "$@"\n')
+    script.chmod(0o755)
+
+
 def _fork(arguments: list[str], variables: Mapping[str, str], stdin: bytes) -> Result:
+    server = _find_server(arguments, variables)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        source, sink = os.pipe()
+        threading.Thread(target=_write, args=(sink, stdin), daemon=True).start()
+        code = fork_client.run_fork(
+            str(server),
+            arguments,
+            environment=variables,
+            streams=[source, out.fileno(), err.fileno()],
+            timeout_s=_TIMEOUT_S,
+            on_start=partial(os.close, source),
+        )
+        return Result(code, _read(out), _read(err).decode())
+
+
+def _find_server(arguments: Sequence[str], variables: Mapping[str, str]) -> Path:
+    """Return the socket of the fork server for a command."""
     # Prefect reads its settings when it is imported, so a fork server with Prefect serves one set of them.
     settings = {key: value for key, value in variables.items() if key.startswith("PREFECT_")}
     if "PREFECT_API_URL" in settings and _RUNS & set(arguments) and not {"--debug", "--direct"} & set(arguments):
-        server = _fork_server(_WITH_PREFECT, frozenset((prefect_api.ENVIRONMENT | settings).items()))
-    else:
-        server = _fork_server(_WITHOUT_PREFECT, frozenset())
-    request = json.dumps({"arguments": arguments, "environment": dict(variables), "directory": str(Path.cwd())}).encode()
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(_TIMEOUT_S)
-        connection.connect(str(server))
-        source, sink = os.pipe()
-        socket.send_fds(connection, [request], [source, out.fileno(), err.fileno()])
-        os.close(source)
-        threading.Thread(target=_write, args=(sink, stdin), daemon=True).start()
-        with connection.makefile("r") as answers:
-            child = int(answers.readline())
-            try:
-                code = int(answers.readline())
-            except TimeoutError:
-                os.kill(child, 9)
-                raise
-        return Result(code, _read(out), _read(err).decode())
+        return _fork_server(_WITH_PREFECT, frozenset((prefect_api.ENVIRONMENT | settings).items()))
+    return _fork_server(_WITHOUT_PREFECT, frozenset())
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -159,9 +159,11 @@ def test_two_parallel_commands_share_the_downloads(registry: CncfRegistry, prefe
     assert sum(result.json["images"][0]["fetched"] for result in results) == len(image.descriptors)
 
 
-def test_the_local_server_records_the_whole_run(tmp_path: Path) -> None:
+def test_the_local_server_records_the_whole_run(migrated: Path, tmp_path: Path) -> None:
     index = images.index([images.image(420), images.image(421, platform="linux/arm64")])
     home = tmp_path / "prefect"
+    home.mkdir()
+    shutil.copy(migrated, home / "prefect.db")
     with cncf_registry(tmp_path / "registry") as registry:
         images.push(registry.host, "app", index, "v1")
         name = f"{registry.host}/app:v1"

@@ -34,7 +34,7 @@ from tests.peers.processes import poll_until
 from tests.user_project import make_project
 
 pytestmark = [
-    pytest.mark.xdist_group("local_server"),  # the tests copy one database, whose migration takes 8 s of CPU time
+    pytest.mark.xdist_group("local_server"),  # the tests share one server
     pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning"),  # a server outlives its starter
 ]
 
@@ -48,9 +48,10 @@ _ENDS_S = 30
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def database(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of an ended server, with a migrated database."""
     home = tmp_path_factory.mktemp("database")
+    copy(migrated, home / "prefect.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIST_SERVER_IDLE", "10m")
         start(home)

@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import sqlite3
 import urllib.error
 from collections.abc import Callable, Iterator
@@ -34,6 +35,8 @@ USER = "tester"
 IMAGE = images.image(3800, layers=1)
 _TOKEN = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
 _RECORDED_S = 30
+
+pytestmark = pytest.mark.xdist_group("secrets_kept")  # the tests share one server, whose start takes 6 s of CPU time
 
 
 def texts(home: Path) -> Iterator[str]:
@@ -95,10 +98,12 @@ class Shared:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+def shared(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     auth, key = "admin:api-secret-51c8", Fernet.generate_key().decode()
     directory = tmp_path_factory.mktemp("shared")
     home = directory / "server"
+    home.mkdir()
+    shutil.copy(migrated, home / "prefect.db")
     with prefect_server(home, auth=auth, PREFECT_SERVER_ENCRYPTION_KEY=key) as server:
         environment = {"PREFECT_API_URL": server.url, "PREFECT_API_AUTH_STRING": auth}
         yield Shared(prefect=server, home=home, environment=environment, auth=auth)
