@@ -76,7 +76,9 @@ class StoredSource(Source):
         Raises:
             Unsupported: always.
         """
-        raise Unsupported("the remote store: cannot list tags; name each image with its tag", subject=self._name)
+        raise Unsupported(
+            "the remote store: cannot list tags; name each image with its tag, as dist names lists it", subject=self._name
+        )
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
         """Return the referrers of `descriptor` that the store recorded with the name."""

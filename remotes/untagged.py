@@ -1,0 +1,98 @@
+"""Manifests that a run writes before the tag of their image, for targets that record an image as a whole."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from prefect_dist.ocispec import Descriptor, Digest, manifest
+from prefect_dist.ocispec.errors import AlreadyExists, Corrupt
+from prefect_dist.ocispec.referrers import Referrer, cosign_subject, make_entry
+from prefect_dist.remotes.remote import Read
+from prefect_dist.storage import ContentStore
+from prefect_dist.storage.leases import Lease
+
+
+class UntaggedManifests:
+    """The manifests without a tag, and the referrers that a run has written to one place. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._waiting: set[Digest] = set()
+        self._referrers: dict[Digest, dict[Digest, Referrer]] = {}
+
+    def add(self, raw: bytes, descriptor: Descriptor) -> Digest | None:
+        """Add a manifest that has no tag yet. Return its subject, None without a subject."""
+        about = manifest.subject(raw, descriptor.media_type, at=str(descriptor))
+        with self._guard:
+            self._waiting.add(descriptor.digest)
+        if about is None:
+            return None
+        self._keep_referrer(about.digest, Referrer(make_entry(raw, descriptor, at=str(descriptor))))
+        return about.digest
+
+    def add_tagged(self, descriptor: Descriptor, tag: str) -> bool:
+        """Add a manifest whose tag is a digest tag for an image that waits for its tag. Return False for any other tag."""
+        subject = cosign_subject(tag)
+        return subject is not None and self.add_referrer(subject, Referrer(descriptor, tag))
+
+    def add_referrer(self, subject: Digest, referrer: Referrer) -> bool:
+        """Add a referrer of an image that waits for its tag. Return False for any other subject."""
+        with self._guard:
+            if subject not in self._waiting:
+                return False
+        self._keep_referrer(subject, referrer)
+        return True
+
+    def find_referrers(
+        self, tree: Iterable[Descriptor], walk: Callable[[Descriptor], Iterable[Descriptor]]
+    ) -> list[tuple[Digest, Referrer]]:
+        """Return the direct and indirect referrers of the manifests in a tree, each with its subject.
+
+        `walk` returns the tree below a referrer.
+        """
+        found = dict[Digest, tuple[Digest, Referrer]]()
+        pending = deque(one.digest for one in tree if one.is_manifest)
+        while pending:
+            subject = pending.popleft()
+            with self._guard:
+                about = list(self._referrers.get(subject, {}).values())
+            for referrer in about:
+                if referrer.descriptor.digest not in found:
+                    found[referrer.descriptor.digest] = subject, referrer
+                    pending.extend(one.digest for one in walk(referrer.descriptor) if one.is_manifest)
+        return list(found.values())
+
+    def discard(self, tree: Iterable[Descriptor]) -> None:
+        """Note that a tag leads to these manifests now. Their referrers stay known for further tags of the same image."""
+        with self._guard:
+            self._waiting -= {one.digest for one in tree}
+
+    def _keep_referrer(self, subject: Digest, referrer: Referrer) -> None:
+        """Keep a referrer. A referrer with a tag replaces the same referrer without a tag."""
+        with self._guard:
+            known = self._referrers.setdefault(subject, {})
+            if referrer.tag is not None or referrer.descriptor.digest not in known:
+                known[referrer.descriptor.digest] = referrer
+
+
+def keep_content(store: ContentStore, lease: Lease, content: Descriptor, read: Read) -> None:
+    """Ensure that the store has the bytes of `content`, and otherwise write the bytes of `read` to the store.
+
+    A run has all content that it pushes in its store already.
+
+    Raises:
+        Corrupt: `read` yields other content than the descriptor describes.
+        DistError: an error of the store or of `read`.
+    """
+    while not store.holds(content):
+        lease.take(content)
+        ref = f"{content.kind}-{content.digest}"
+        with suppress(AlreadyExists), store.writer(ref, expected=content.digest, total=content.size) as writer:
+            for piece in read(writer.offset) if writer.offset < content.size else ():
+                writer.write(piece)
+            try:
+                writer.commit()
+            except Corrupt:
+                writer.truncate()  # any byte may be wrong, so the next attempt starts at 0
+                raise
