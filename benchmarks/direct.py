@@ -1,8 +1,10 @@
 """Compare `dist fetch --direct` with `dist resolve`, with `skopeo copy` and with a floor (`make bench`).
 
-The registry is nginx on loopback, as in `benchmarks.fetch`. Each time is the time of a whole process, from its start to its
-end. CPU seconds are those of the process. The processes of one round run one after the other, and the bars apply to the
-medians of the ratios. The exit status is 1 if a bar is missed.
+The registry is nginx on loopback, as in `benchmarks.fetch`. The image layout is on the same disk as the store. Each time is the
+time of a whole process, from its start to its end. CPU seconds are those of the process. The processes of one round run one
+after the other, and the bars apply to the medians of the ratios. The exit status is 1 if a bar is missed.
+
+Arguments select measurements by name: `start`, `bytes`, `layout`, `memory`. Without arguments, all are made.
 """
 
 import itertools
@@ -13,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from prefect_dist.ocispec.units import size
 from tests.peers.nginx import put, static_registry
 
 SMALL = Case("3 KB in 2 layers", manifests=1, layers=2, layer_bytes=1000)
-START_ROUNDS, BYTES_ROUNDS = 15, 7
+START_ROUNDS, BYTES_ROUNDS, LAYOUT_ROUNDS = 15, 7, 5
 DIST = [sys.executable, "-m", "prefect_dist.cli.main"]
 _MIB = 1024 * 1024
 # Runs `dist`, and writes the peak memory to the file that the first argument names.
@@ -51,11 +53,13 @@ def main() -> None:
         static_registry(Path(scratch) / "registry") as registry,
     ):
         bench = DirectBench(Path(scratch), registry.host)
-        verdicts = [
-            bench.compare_start(SMALL, bar=2),
-            *bench.compare_bytes(BIG, skopeo_bar=1.1, floor_bar=1.3),
-            bench.compare_memory(BIG, TINY, bar_bytes=64 * _MIB),
-        ]
+        measurements: dict[str, Callable[[], list[bool]]] = {
+            "start": lambda: [bench.compare_start(SMALL, bar=2)],
+            "bytes": lambda: bench.compare_bytes(BIG, skopeo_bar=1.1, floor_bar=1.3),
+            "layout": lambda: [bench.compare_layout(BIG, skopeo_bar=1.1)],
+            "memory": lambda: [bench.compare_memory(BIG, TINY, bar_bytes=64 * _MIB)],
+        }
+        verdicts = [verdict for name in sys.argv[1:] or measurements for verdict in measurements[name]()]
     sys.exit(not all(verdicts))
 
 
@@ -95,6 +99,28 @@ class DirectBench:
             meets_bar("CPU of fetch --direct / CPU of the floor", cpu, floor_bar),
         ]
 
+    def compare_layout(self, case: Case, *, skopeo_bar: float) -> bool:
+        """Compare the wall time of the fetch of a large image from an image layout with that of skopeo's copy.
+
+        The copy of `dist` from layout to layout has no bar. It writes the bytes twice: to the store and to the other layout.
+        """
+        self._publish(case)
+        layout = self._make_directory()
+        measure_process(
+            ["skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{self._name(case)}", f"oci:{layout}:v1"]
+        )
+        skopeo, fetch, copy = [], [], []
+        for _ in range(LAYOUT_ROUNDS):
+            skopeo.append(self._measure(["skopeo", "copy", "--quiet", f"oci:{layout}:v1", "oci:{new}:v1"]))
+            fetch.append(self._measure([*DIST, "--store", "{new}", "fetch", "--direct", f"oci:{layout}:v1"]))
+            copy.append(self._measure([*DIST, "--store", "{new}/s", "copy", "--direct", f"oci:{layout}:v1", "oci:{new}/l:v1"]))
+        shutil.rmtree(layout)
+        print(
+            f"{case.name} in an image layout: skopeo copy {describe(skopeo)}; dist fetch --direct {describe(fetch)}; "
+            f"dist copy --direct {describe(copy)}"
+        )
+        return meets_bar("fetch --direct oci: / skopeo copy oci: oci:", compare_walls(fetch, skopeo), skopeo_bar)
+
     def compare_memory(self, big: Case, tiny: Case, *, bar_bytes: int) -> bool:
         """Compare the peak memory of a large and of a small fetch."""
         for case in (big, tiny):
@@ -112,18 +138,19 @@ class DirectBench:
     def _name(self, case: Case) -> str:
         return f"{self._host}/{repository_of(case)}:v1"
 
-    def _measure_fetch(self, case: Case) -> Cost:
-        store = self._make_directory()
-        cost = measure_process([*DIST, "--store", str(store), "fetch", "--direct", self._name(case)])
-        shutil.rmtree(store)
+    def _measure(self, arguments: Sequence[str]) -> Cost:
+        """Measure a program that writes to a new directory, `{new}` in its arguments. The directory is removed."""
+        directory = self._make_directory()
+        cost = measure_process([argument.replace("{new}", str(directory)) for argument in arguments])
+        shutil.rmtree(directory)
         return cost
 
+    def _measure_fetch(self, case: Case) -> Cost:
+        return self._measure([*DIST, "--store", "{new}", "fetch", "--direct", self._name(case)])
+
     def _measure_skopeo(self, case: Case) -> Cost:
-        layout = self._make_directory()
-        source, target = f"docker://{self._name(case)}", f"oci:{layout}:v1"
-        cost = measure_process(["skopeo", "copy", "--quiet", "--src-tls-verify=false", source, target])
-        shutil.rmtree(layout)
-        return cost
+        source = f"docker://{self._name(case)}"
+        return self._measure(["skopeo", "copy", "--quiet", "--src-tls-verify=false", source, "oci:{new}:v1"])
 
     def _measure_floor(self, case: Case) -> Cost:
         directory, layers = self._make_directory(), self._digests[case][1 : case.layers + 1]

@@ -14,12 +14,12 @@ from typing import Any
 
 import orjson
 
-from prefect_dist.ocispec import Descriptor, mediatypes
+from prefect_dist.ocispec import Descriptor, fields, mediatypes
 from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, Denied, DistError, InvalidInput, NotFound, quote_text
 from prefect_dist.remotes.layout_files import INDEX, MARKER_NAME, StoredFiles, require_version
 from prefect_dist.remotes.remote import Observer, Read
 from prefect_dist.storage.file_info import is_there
-from prefect_dist.storage.index import MARKER
+from prefect_dist.storage.index import MARKER, SEAL
 from prefect_dist.storage.ingest import Writer
 from prefect_dist.storage.layout import TEMPORARY
 from prefect_dist.storage.statefile import change_file
@@ -134,32 +134,32 @@ class LayoutWriter:
                 return
             layout, backend = self.files.layout, self.files.backend
             with backend.translate_errors(self.files.at):
-                self._refuse_store()
-                has_index, has_marker = self._has_document(INDEX), self._has_document(MARKER_NAME)
-                if not has_index and not has_marker:
+                index, has_marker = self._read(INDEX), self._read(MARKER_NAME) is not None
+                self._refuse_store(index)
+                if index is None and not has_marker:
                     self._refuse_other_files()
                 for path in (layout.ingests, f"{layout.blobs}/sha256", f"{layout.blobs}/sha512"):
                     self.files.refuse_outside(path)
                 self._refuse_special_ingests()
             require_version(self.files)
-            if not has_index:
+            if index is None:
                 self._change_index(lambda old: EMPTY_INDEX if old is None else old)
             if not has_marker:
                 with backend.translate_errors(f"{self.files.at}: {MARKER_NAME}"):
                     backend.put(layout.marker, MARKER)
             self._is_prepared = True
 
-    def _has_document(self, name: str) -> bool:
+    def _read(self, name: str) -> bytes | None:
         try:
-            self.files.read_document(name)
+            return self.files.read_document(name)
         except NotFound:
-            return False
-        return True
+            return None
 
-    def _refuse_store(self) -> None:
+    def _refuse_store(self, index: bytes | None) -> None:
         """Refuse a content store, which would overwrite foreign changes of its index."""
-        fs, layout = self.files.backend.fs, self.files.layout
-        if is_there(fs, layout.index_names) or is_there(fs, layout.names):
+        fs, layout, at = self.files.backend.fs, self.files.layout, f"{self.files.at}: {INDEX}"
+        is_sealed = index is not None and SEAL in dict(fields.pairs(fields.parse_object(index, at=at), "annotations", at=at))
+        if is_sealed or is_there(fs, layout.index_names) or is_there(fs, layout.names):
             raise InvalidInput(
                 "the location has a content store of dist, whose index.json follows its names; "
                 "name the image store:NAME, or choose another directory",

@@ -23,7 +23,7 @@ from prefect_dist.storage.statefile import change_file
 _log = logging.getLogger(__name__)
 REF_NAME = "org.opencontainers.image.ref.name"
 # An annotation of the whole index: a digest over its manifests and over the names from which they were derived.
-_SEAL = "io.github.prefect-dist.names"
+SEAL = "io.github.prefect-dist.names"
 MARKER = orjson.dumps({"imageLayoutVersion": "1.0.0"})
 
 
@@ -88,7 +88,7 @@ def _make_index(names: Names, listed: Mapping[str, str]) -> bytes:
     for error in damaged:
         _log.warning("index.json does not list a damaged name: %s", error)
     manifests = [*(_entry(name, (REF_NAME,)) for name in known), *_referrers(known)]
-    return _document(manifests, annotations={_SEAL: _seal(manifests, listed)})
+    return _document(manifests, annotations={SEAL: _seal(manifests, listed)})
 
 
 def _read_index(backend: Backend, layout: Layout) -> bytes:
@@ -106,7 +106,7 @@ def _is_current(raw: bytes, listed: Mapping[str, str]) -> bool:
         annotations = dict(fields.pairs(found, "annotations", at="index.json"))
     except InvalidInput:
         return False
-    return annotations.get(_SEAL) == _seal(found.get("manifests"), listed)
+    return annotations.get(SEAL) == _seal(found.get("manifests"), listed)
 
 
 def _seal(manifests: object, listed: Mapping[str, str]) -> str:

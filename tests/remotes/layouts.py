@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
-from prefect_dist.remotes import Registries, Source
+from prefect_dist.remotes import Registries, Source, Target
 from prefect_dist.remotes.layout_remote import LayoutRemote
 from prefect_dist.remotes.remotes import OpenContext
 from tests.images import BuiltImage
@@ -99,3 +99,32 @@ def fetch(source: Source, descriptor: Descriptor, *, offset: int = 0) -> bytes:
 
 def _no_store() -> Any:
     raise AssertionError("a layout needs no content store")
+
+
+def upload(target: Target, data: bytes, described: Descriptor | None = None) -> list[int]:
+    """Upload a blob, and return the offsets from which its content was read."""
+    asked = list[int]()
+
+    def read(offset: int) -> Iterator[bytes]:
+        asked.append(offset)
+        yield data[offset:]
+
+    target.upload(described or blob(data), read, observer=lambda _offset, _gained: None)
+    return asked
+
+
+def publish(target: Target, image: BuiltImage, tag: str) -> None:
+    """Write an image as a run does: blobs, then manifests, children before parents, the tag last."""
+    for digest, data in image.blobs.items():
+        described = Descriptor(media_type="application/octet-stream", digest=Digest.parse(digest), size=len(data))
+        if not target.has(described):
+            upload(target, data, described)
+    for one in image.manifests:
+        described = Descriptor(media_type=one.media_type, digest=Digest.parse(one.digest), size=len(one.raw))
+        target.put(one.raw, described, tag=tag if one.digest == image.root.digest else None)
+
+
+def files_in(directory: Path) -> set[str]:
+    """Return the relative paths of all files and empty directories."""
+    paths = directory.rglob("*")
+    return {str(path.relative_to(directory)) for path in paths if not path.is_dir() or not any(path.iterdir())}
