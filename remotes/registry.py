@@ -1,6 +1,7 @@
 """All registries of a run, through one HTTP client."""
 
 import logging
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from prefect_dist.remotes.throttled import OnThrottled, Quota, ThrottledTranspor
 from prefect_dist.remotes.transport import Urllib3Transport
 
 _log = logging.getLogger(__name__)
+# A DNS name or an IP address, without brackets.
+_HOST, _MAX_PORT = re.compile(r"[A-Za-z0-9._:-]+"), 65535
 _DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
 
@@ -141,13 +144,8 @@ class Registries(Remote):
         Raises:
             InvalidInput: a bad URL, or plain http to a host for which neither its loopback address nor the settings allow it.
         """
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL as exc:
-            raise InvalidInput(f"URL {quote_text(url)}: {exc}") from exc
+        parsed = _parse_server(url)
         host = parsed.netloc.decode("ascii")
-        if not parsed.host:
-            raise InvalidInput(f"URL {quote_text(url)}: expected a host")
         if parsed.scheme == "http" and not self._settings.hosts.url(host).startswith("http://"):
             raise InvalidInput(
                 f"URL {quote_text(url)}: plain http is allowed only on loopback addresses; use https://, "
@@ -230,6 +228,16 @@ class Registries(Remote):
 def _has_no_chunks(host: str) -> bool:
     """Return True for Google's registries, which document that they accept no chunked uploads."""
     return host == "gcr.io" or host.endswith((".gcr.io", "-docker.pkg.dev"))
+
+
+def _parse_server(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as exc:
+        raise InvalidInput(f"URL {quote_text(url)}: {exc}") from exc
+    if not _HOST.fullmatch(parsed.raw_host.decode("ascii")) or (parsed.port or 0) > _MAX_PORT:
+        raise InvalidInput(f"URL {quote_text(url)}: bad host or port")
+    return parsed
 
 
 def _log_response(response: httpx.Response) -> None:
