@@ -119,7 +119,7 @@ def _delayed_host(host: str, delay_ms: int) -> Iterator[str]:
         yield f"{LOOPBACK}:{port}"
 
 
-def fill_registry(host: str) -> None:
+def fill_registry(host: str, repositories: int = REPOSITORIES) -> None:
     """Push images of four blobs: a config, a layer of all images, a layer of the repository, and a layer of its own."""
     seeded = random.Random(1)
 
@@ -127,7 +127,7 @@ def fill_registry(host: str) -> None:
         return compress(seeded.randbytes(size), mtime=0)  # skopeo would compress an uncompressed layer, and so change the image
 
     shared = layer(_BASE_BYTES)
-    for number in range(REPOSITORIES):
+    for number in range(repositories):
         base = layer(_BASE_BYTES)
         for tag in range(TAGS):
             image = build_image([shared, base, layer(_OWN_BYTES)])
