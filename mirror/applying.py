@@ -1,7 +1,8 @@
 """Carries out the plan of a mirror run."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol, Self
 
@@ -51,7 +52,15 @@ class Applying:
         """Add planned images. `origins` are the results of the survey."""
         self.observer.on_begin()
         images = [self._policy.take(one, origins[one]) for one in planned]
+        self._keep_roots(images)
         self._scopes.divide(list(zip(images, planned, strict=True)), self.walk.add)
+
+    def _keep_roots(self, images: Iterable[ImageState]) -> None:
+        """Protect the roots of the images from gc, with one write. The walk would write and sync a record for each image."""
+        roots = [image.root for image in images if image.root is not None]
+        if roots:
+            with suppress(DistError):  # the walk protects the root of each image again, and an error fails the image
+                self._session.recorder.keep(*roots)
 
     def fail(self, error: DistError) -> None:
         """End the run because of an error: no new unit begins, and units in flight end early."""

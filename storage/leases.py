@@ -10,7 +10,7 @@ without locks, such as an object store, a record is valid for seven days after t
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,8 @@ _RECORD, _LOCK = ".json", ".lock"
 # Each added root rewrites the last record, so the size of a record is limited.
 _MAX_ROOTS = 500
 
-_Roots = dict[object, Descriptor]
+_Roots = dict[object, orjson.Fragment]
+"""The serialized roots by their keys. A record is written again for each added root, so the roots are serialized once."""
 
 
 class Lease:
@@ -57,7 +58,7 @@ class Lease:
         Raises:
             StoreFull, Denied, Unavailable: the store; the roots can be taken again.
         """
-        wanted: _Roots = {root.key: root for root in roots}
+        wanted: dict[object, Descriptor] = {root.key: root for root in roots}
         if not self._enqueue(wanted):
             self._renew()
             return
@@ -80,10 +81,10 @@ class Lease:
             self._backend.remove([self._path(number) for number in range(len(self._records))])
             self._records.clear()
 
-    def _enqueue(self, wanted: _Roots) -> bool:
+    def _enqueue(self, wanted: Mapping[object, Descriptor]) -> bool:
         """Queue new roots for writing. Return True if any root is new."""
         with self._guard:
-            fresh = {key: root for key, root in wanted.items() if key not in self._held}
+            fresh = {key: _serialize(root) for key, root in wanted.items() if key not in self._held}
             self._waiting |= fresh
             return bool(fresh)
 
@@ -109,7 +110,7 @@ class Lease:
         self._records[number:] = [content]
 
     def _put(self, number: int, roots: _Roots) -> None:
-        document = {"roots": [_bare(root).to_json() for root in roots.values()], "locked": self._is_locked}
+        document = {"roots": list(roots.values()), "locked": self._is_locked}
         self._backend.put(self._path(number), orjson.dumps(document))
 
     def _path(self, number: int) -> str:
@@ -205,6 +206,7 @@ def _run_of(path: str) -> str:
     return path.rpartition("/")[2].partition(".")[0]
 
 
-def _bare(root: Descriptor) -> Descriptor:
-    """Return the root with only media type, digest and size."""
-    return Descriptor(media_type=root.media_type, digest=root.digest, size=root.size)
+def _serialize(root: Descriptor) -> orjson.Fragment:
+    """Return the media type, digest and size of a root as JSON."""
+    bare = Descriptor(media_type=root.media_type, digest=root.digest, size=root.size)
+    return orjson.Fragment(orjson.dumps(bare.to_json()))

@@ -11,7 +11,6 @@ The policy of the walk decides how content is fetched, and which further steps f
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -128,20 +127,12 @@ class Walk:
         images of the node. A loop in place of recursion allows long chains of referrers, and of images that end immediately.
         """
         self._is_busy = True
-        self._keep_roots()
         while self._known or self._added:
             if self._known:
                 self._follow(*self._known.popleft())
             else:
                 self._begin(self._added.popleft())
         self._is_busy = False
-
-    def _keep_roots(self) -> None:
-        """Protect the known roots of all added images with one record. A record for each image would be written and synced."""
-        roots = [image.root for image in self._added if image.root is not None]
-        if roots:
-            with suppress(DistError):  # the beginning of an image protects its root again, and raises the error again
-                self._recorder.keep(*roots)
 
     def _begin(self, image: ImageState) -> None:
         if image.root is None:

@@ -1,20 +1,14 @@
 """The walk over images. The tests end its units."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-
-import pytest
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import Unavailable
-from prefect_dist.storage import open_store
 from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.events import ignore_event
 from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.pool import Failed, Ok
-from prefect_dist.transfer.recorder import ImageRecorder
 from prefect_dist.transfer.walk import Walk
 from prefect_dist.transfer.walk_state import ImageState
 from tests.transfer.pools import HeldPool
@@ -48,24 +42,6 @@ def test_an_image_that_is_added_when_another_image_ends_shares_its_content() -> 
     assert len(reports) == 2000
     assert [(report.fetched, report.existed, report.failures) for report in reports] == [(1, 0, ()), *[(0, 1, ())] * 1999]
     assert pool.runs == 1
-
-
-def test_the_roots_of_images_that_are_added_together_are_protected_together(tmp_path: Path) -> None:
-    roots = [replace(ROOT, digest=Digest.of(bytes([number]))) for number in range(3)]
-    images = [ImageState(Reference.parse("registry.example/app:v1"), root=root) for root in roots]
-    written = list[str]()
-    with open_store(str(tmp_path)) as store, store.leases.hold() as lease, pytest.MonkeyPatch.context() as patch:
-        put = store._backend.put
-
-        def record_put(path: str, data: bytes) -> None:
-            written.append(path)
-            put(path, data)
-
-        patch.setattr(store._backend, "put", record_put)
-        Walk(ImageRecorder(store, lease), FetchingPolicy(lambda _: None), HeldPool(end_fetched), ignore_event).run(images)
-
-        assert set(store.leases.roots()) == set(roots)
-    assert len(written) == 1
 
 
 def test_an_image_that_is_added_when_another_image_fails_has_one_failure() -> None:
