@@ -32,9 +32,16 @@ class UntaggedManifests:
         return about.digest
 
     def add_tagged(self, descriptor: Descriptor, tag: str) -> bool:
-        """Add a manifest whose tag is a digest tag for an image that waits for its tag. Return False for any other tag."""
+        """Add the manifest of a tag. Return True if the tag is a digest tag for an image that waits for its own tag.
+
+        Any other digest tag is that of an image, but is also written with an image of the run to which the tag refers.
+        """
         subject = cosign_subject(tag)
-        return subject is not None and self.add_referrer(subject, Referrer(descriptor, tag))
+        if subject is None:
+            return False
+        self._keep_referrer(subject, Referrer(descriptor, tag))
+        with self._guard:
+            return subject in self._waiting
 
     def add_referrer(self, subject: Digest, referrer: Referrer) -> bool:
         """Add a referrer of an image that waits for its tag. Return False for any other subject."""

@@ -22,7 +22,7 @@ def push_order(
     """Yield each descriptor of `content` with its tag. `content` contains `root` and `referrers`.
 
     A descriptor with several tags is yielded once for each tag. If there are referrers, they follow `root`, and `root` is
-    yielded once more at the end, with `tag`.
+    yielded once more at the end, with `tag`. Before that come the digest tags of referrers without referrers of their own.
 
     Raises:
         DistError: a manifest cannot be read.
@@ -40,7 +40,10 @@ def push_order(
             tags[referrer.descriptor.key].append(referrer.tag)
     if not referrers:
         tags[root.key].append(tag)
-    for key in TopologicalSorter(before).static_order():
+    needed = {key for keys in before.values() for key in keys}
+    order = list(TopologicalSorter(before).static_order())
+    # Digest tags come last, because the name of a tag is the only link from a manifest of cosign to the image.
+    for key in sorted(order, key=lambda key: bool(tags[key]) and key not in needed):
         for each in tags[key] or (None,):
             yield known[key], each
     if referrers and tag is not None:
