@@ -30,7 +30,7 @@ class _ArchiveRemote(Remote):
     version of its file.
     """
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"tags", "referrers", "push"})
+    abilities: frozenset[Ability] = frozenset({"tags", "referrers", "push"})
     scheme: ClassVar[str]
 
     def __init__(self, context: OpenContext) -> None:

@@ -2,7 +2,6 @@
 
 import threading
 from dataclasses import dataclass
-from typing import ClassVar
 
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import Unsupported
@@ -34,7 +33,7 @@ class _Layout:
 class LayoutRemote(Remote):
     """All layouts of a run. Thread-safe. Each layout is opened once."""
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"tags", "referrers", "push"})
+    abilities: frozenset[Ability] = frozenset({"tags", "referrers", "push"})
 
     def __init__(self, context: OpenContext) -> None:
         self._registries = context.registries

@@ -133,16 +133,17 @@ class GuardedRemote(Remote):
 
     def __init__(self, plugin: _Plugin, remote: Remote) -> None:
         self._plugin, self._remote = plugin, remote
+        self.abilities = remote.abilities
 
     def open_source(self, reference: Reference) -> Source:
         """Return the source for the place of a reference."""
         source = self._plugin.call("open_source", lambda: self._remote.open_source(reference), Source)
-        return GuardedSource(self._plugin, source, reference, self._remote.abilities)
+        return GuardedSource(self._plugin, source, reference, self.abilities)
 
     def open_origin(self, reference: Reference) -> Source:
         """Return the source for the place of a reference itself."""
         source = self._plugin.call("open_origin", lambda: self._remote.open_origin(reference), Source)
-        return GuardedSource(self._plugin, source, reference, self._remote.abilities)
+        return GuardedSource(self._plugin, source, reference, self.abilities)
 
     def open_target(self, reference: Reference) -> Target:
         """Return the target for the place of a reference.
@@ -150,7 +151,7 @@ class GuardedRemote(Remote):
         Raises:
             Unsupported: the remote is read-only.
         """
-        if "push" not in self._remote.abilities:
+        if "push" not in self.abilities:
             raise make_unsupported("push", reference)
         return GuardedTarget(
             self._plugin, self._plugin.call("open_target", lambda: self._remote.open_target(reference), Target)
@@ -162,7 +163,7 @@ class GuardedRemote(Remote):
         Raises:
             Unsupported: the remote has no such list.
         """
-        if "repositories" not in self._remote.abilities:
+        if "repositories" not in self.abilities:
             raise make_unsupported("repositories", Reference(host))
         return self._plugin.iterate("list_repositories", lambda: self._remote.list_repositories(host), str)
 

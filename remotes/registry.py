@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Self
 
 import httpx
 
@@ -61,7 +61,7 @@ class Registries(Remote):
     `ways` are hints how to give credentials, see `RegistryLogin`. `on_throttled` is called when requests to a registry pause.
     """
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"tags", "repositories", "referrers", "push"})
+    abilities: frozenset[Ability] = frozenset({"tags", "repositories", "referrers", "push"})
 
     def __init__(
         self,

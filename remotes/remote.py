@@ -9,7 +9,7 @@ A remote never decides that content is valid. The callers check size and digest 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest
 from prefect_dist.ocispec.errors import Unsupported
@@ -199,7 +199,7 @@ class Remote(ABC):
     requires `open_target`, and "repositories" requires `list_repositories`.
     """
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset()
+    abilities: frozenset[Ability] = frozenset()
 
     @abstractmethod
     def open_source(self, reference: Reference) -> Source:

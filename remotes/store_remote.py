@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import ClassVar
 
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported
@@ -16,7 +15,7 @@ from prefect_dist.remotes.store_target import StoreTarget
 class StoreRemote(Remote):
     """The images of the content store of the command or run. Thread-safe."""
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"referrers", "push"})
+    abilities: frozenset[Ability] = frozenset({"referrers", "push"})
 
     def __init__(self, context: OpenContext) -> None:
         self._open_store = context.open_store
