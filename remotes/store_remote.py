@@ -22,10 +22,11 @@ class StoreRemote(Remote):
         self._guard = threading.Lock()
         self._targets: dict[str, StoreTarget] = {}
         self._leases = ExitStack()
+        self._aborted = threading.Event()
 
     def open_source(self, reference: Reference) -> Source:
         """Return the source of an image in the store."""
-        return StoredSource(self._open_store(), reference.name)
+        return StoredSource(self._open_store(), reference.name, aborted=self._aborted)
 
     def open_target(self, reference: Reference) -> Target:
         """Return the target for the names of a repository in the store.
@@ -47,6 +48,10 @@ class StoreRemote(Remote):
     def list_repositories(self, host: str) -> Iterator[str]:
         """Raise an error that names the command for the names in the store."""
         raise Unsupported("the remote store: cannot list repositories; dist names lists the names in the store", subject=host)
+
+    def abort(self) -> None:
+        """Abort the transfers in flight and refuse later ones."""
+        self._aborted.set()
 
     def close(self) -> None:
         """Release the leases on content that was written without a run."""

@@ -3,9 +3,10 @@
 from collections.abc import Container, Iterator
 from dataclasses import replace
 from functools import cached_property
+from threading import Event
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
-from prefect_dist.ocispec.errors import InvalidInput, NotFound, Unsupported
+from prefect_dist.ocispec.errors import InvalidInput, NotFound, Unavailable, Unsupported
 from prefect_dist.ocispec.referrers import Referrer, cosign_tags
 from prefect_dist.remotes.remote import Source
 from prefect_dist.storage import ContentStore, Name
@@ -14,11 +15,11 @@ from prefect_dist.storage import ContentStore, Name
 class StoredSource(Source):
     """A source with the content of one name in the store. Thread-safe.
 
-    The record of the name is read once, so that a run sees one image.
+    The record of the name is read once, so that a run sees one image. After `aborted` is set, transfers fail.
     """
 
-    def __init__(self, store: ContentStore, name: str) -> None:
-        self._store, self._name = store, name
+    def __init__(self, store: ContentStore, name: str, *, aborted: Event | None = None) -> None:
+        self._store, self._name, self._aborted = store, name, aborted
 
     @cached_property
     def record(self) -> Name:
@@ -61,14 +62,21 @@ class StoredSource(Source):
 
         Raises:
             NotFound: the store does not have the content.
+            Unavailable: the transfers of the run are aborted.
         """
         if self._store.holds(descriptor):
-            return self._store.chunks(descriptor.digest, offset=offset)
+            return self._read(descriptor, offset)
         platforms = self.record.platforms
         remedy = (
             f"of {self._name} the store has only {', '.join(map(str, platforms))}" if platforms else "fetch the image first"
         )
         raise NotFound(f"not in the store; {remedy}", subject=descriptor)
+
+    def _read(self, descriptor: Descriptor, offset: int) -> Iterator[bytes]:
+        for piece in self._store.chunks(descriptor.digest, offset=offset):
+            if self._aborted is not None and self._aborted.is_set():
+                raise Unavailable("reading the store was aborted", subject=descriptor)
+            yield piece
 
     def tags(self) -> Iterator[str]:
         """Raise an error: the store lists no tags.

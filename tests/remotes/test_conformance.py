@@ -157,7 +157,10 @@ class TestContentStore(RemoteConformance):
             path.write_bytes(bytes(descriptor.size))
 
         return replace(
-            make_sample(remotes, "store:app:v1", "store:app:none"), referrers=frozenset({root_of(BILL).digest}), damage=damage
+            make_sample(remotes, "store:app:v1", "store:app:none"),
+            referrers=frozenset({root_of(BILL).digest}),
+            target=Reference.parse("store:copy:new"),
+            damage=damage,
         )
 
 
@@ -177,5 +180,6 @@ class TestArchive(RemoteConformance):
             other=root_of(TWO),
             tags=frozenset({"v1", "v2"}),
             referrers=frozenset({root_of(BILL).digest}),
+            target=Reference.parse(f"{request.param}:{tmp_path / 'copy.tar'}:copy:new"),
             damage=damage,
         )
