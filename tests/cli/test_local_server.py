@@ -228,18 +228,9 @@ def test_the_printed_address_opens_the_run_in_a_browser(place: Path, tmp_path: P
         again.wait_for("This address was used before")
 
 
-def test_the_server_of_a_killed_process_is_replaced(place: Path) -> None:
-    first = start(place)
-    os.kill(first.pid, signal.SIGKILL)
-    assert ends(first)
-
-    second = start(place)
-
-    assert second.pid != first.pid
-    assert second.secret != first.secret
-
-
-def test_a_command_whose_server_is_killed_names_the_api(place: Path, tmp_path: Path) -> None:
+def test_a_command_whose_server_is_killed_names_the_api_and_the_next_command_starts_another(
+    place: Path, tmp_path: Path
+) -> None:
     release = threading.Event()
     with FakeRegistry() as registry:
         images.load(registry, "app", IMAGE, "v1")
@@ -256,7 +247,9 @@ def test_a_command_whose_server_is_killed_names_the_api(place: Path, tmp_path: P
     assert process.returncode == 1, err
     assert json.loads(out)["images"][0]["outcome"] == "fetched"  # the work is done
     assert err.decode().splitlines()[-1].startswith(f"dist: Prefect API {state.url}/api does not answer: ")
-    assert start(place).pid != state.pid
+    second = start(place)
+    assert second.pid != state.pid
+    assert second.secret != state.secret
 
 
 def test_a_recycled_process_id_is_not_the_server(place: Path) -> None:
@@ -320,7 +313,7 @@ def test_a_server_that_hangs_is_named_and_can_be_stopped(place: Path) -> None:
     assert not state.is_process_running()
 
 
-def test_an_unused_server_ends_and_the_next_command_starts_another(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unused_server_ends(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIST_SERVER_IDLE", "2s")
     with local_server.use_server(place, answer_s=ANSWER_S, notify=print) as server:
         server.wait_until_ready()
@@ -329,8 +322,7 @@ def test_an_unused_server_ends_and_the_next_command_starts_another(place: Path, 
         assert not poll_until(lambda: not state.is_process_running(), timeout_s=5)  # the lease keeps the server
     assert ends(state)
     assert time.monotonic() - began > 5
-
-    assert start(place).pid != state.pid
+    assert local_state.read_state(place) is None
 
 
 def test_a_command_that_finds_an_ending_server_starts_another(place: Path) -> None:

@@ -10,10 +10,10 @@ from tests.flows.reports import error_lines, result_of
 from tests.peers.nginx import put, static_registry
 from tests.peers.prefect import PrefectServer
 
-IMAGES = [images.image(seed, layers=1, layer_bytes=1000) for seed in range(5000, 5200)]
+IMAGES = [images.image(seed, layers=1, layer_bytes=1000) for seed in range(5000, 5100)]
 
 
-def test_200_images_are_fetched_at_20_requests_per_second_with_few_refusals(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_100_images_are_fetched_at_20_requests_per_second_with_few_refusals(prefect: PrefectServer, tmp_path: Path) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from prefect_dist.flows.fetch import fetch
