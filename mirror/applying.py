@@ -16,6 +16,7 @@ from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.events import Notify, StepFailed
 from prefect_dist.transfer.pool import Failed, Pool, Unit
 from prefect_dist.transfer.removal import Removed, UnwantedTag
+from prefect_dist.transfer.stats import TransferStats
 from prefect_dist.transfer.walk import Walk
 from prefect_dist.transfer.walk_state import Admit, ImageState
 
@@ -48,7 +49,15 @@ class Applying:
         self._policy = MirrorPolicy(pool.session, scopes.end_image, observer)
         self.walk = Walk(pool.session.recorder, self._policy, pool, notify)
 
-    def add(self, planned: Sequence[PlannedImage], origins: Mapping[PlannedImage, object]) -> None:
+    def finish_earlier(self) -> None:
+        """Finish the work that an earlier attempt of this run left in other processes. Here, all work ends with the run."""
+
+    @property
+    def stats(self) -> TransferStats:
+        """The counts of the transfers so far."""
+        return self._session.stats
+
+    def add(self, planned: Sequence[PlannedImage], origins: Mapping[PlannedImage, object], /) -> None:
         """Add planned images. `origins` are the results of the survey."""
         self.observer.on_begin()
         images = [self._policy.take(one, origins[one]) for one in planned]

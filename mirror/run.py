@@ -7,6 +7,7 @@ from typing import Literal
 
 from prefect_dist.mirror.applying import Applying, MirrorScopes
 from prefect_dist.mirror.bookkeeping import record_intent, record_results
+from prefect_dist.mirror.dividing import DividedApplying, ShardRunner
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Lock, Locked, Records
 from prefect_dist.mirror.mirror_policy import MirrorObserver
@@ -78,12 +79,20 @@ class MirrorJob:
     def run(self, context: RunContext, /) -> RunReport:
         """Mirror the images, or make the plan."""
         scopes = context.scopes.open_mirror(self.name)
-        report = run_mirror(self, context.pool, scopes, context.notify, context.observer)
+        report = run_mirror(self, context.pool, scopes, context.notify, context.observer, shards=context.shards)
         return report if self.failed is None else _write_failed_images(report, self.failed)
 
 
-def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver) -> RunReport:
-    """Carry out a job.
+def run_mirror(
+    job: MirrorJob,
+    pool: Pool,
+    scopes: MirrorScopes,
+    notify: Notify,
+    observer: MirrorObserver,
+    *,
+    shards: ShardRunner | None = None,
+) -> RunReport:
+    """Carry out a job. With `shards`, other processes mirror the images.
 
     Raises:
         InvalidInput: the lock file is damaged, or a target has the digest of another image than the store name.
@@ -96,7 +105,10 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify,
     locked = lock.read()
     if job.lock is not None:
         session.memo(NewRepositories).exclude(locked)
-    applying = Applying(pool, scopes, notify, observer)
+    applying = (
+        Applying(pool, scopes, notify, observer) if shards is None else DividedApplying(pool, scopes, notify, observer, shards)
+    )
+    applying.finish_earlier()
     receiver = _PlanReceiver(job, lock, locked, applying)
     request = PlanRequest(entries=entries, others=job.others, locked=locked, is_dry=job.is_dry, workers=pool.window)
     Planning(request, session, notify, applying.walk, receiver).begin()
@@ -113,7 +125,7 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify,
         builder,
         plan,
         None if job.is_dry else results,
-        stats=session.stats,
+        stats=applying.stats,
         errors=errors,
         configuration=job.configuration,
     )

@@ -15,6 +15,7 @@ from prefect_dist.transfer.session import SessionSpec
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.applying import MirrorScopes
+    from prefect_dist.mirror.dividing import ShardRunner
     from prefect_dist.mirror.fetch import FetchScopes
     from prefect_dist.mirror.mirror_policy import MirrorObserver
 
@@ -31,12 +32,16 @@ class RunScopes(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """The means of a run in progress. `observer` receives the results of a mirror run."""
+    """The means of a run in progress.
+
+    `observer` receives the results of a mirror run. `shards` carries out a mirror run in other processes; None in this process.
+    """
 
     pool: Pool
     scopes: RunScopes
     notify: Notify
     observer: "MirrorObserver"
+    shards: "ShardRunner | None" = None
 
 
 class Job(Protocol):

@@ -11,7 +11,7 @@ from prefect_dist.ocispec.errors import InvalidInput, quote_text
 T = TypeVar("T")
 Json = Mapping[str, Any]
 
-_NAMES = {str: "a string", int: "an integer", dict: "an object", list: "a list"}
+_NAMES = {str: "a string", int: "an integer", bool: "true or false", dict: "an object", list: "a list"}
 
 
 def parse_object(raw: bytes, *, at: str) -> Json:
@@ -51,7 +51,7 @@ def optional(document: Json, key: str, kind: type[T], *, at: str) -> T | None:
     value = document.get(key)
     if value is None:
         return None
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):  # a bool is an int in Python
         raise InvalidInput(f"{at}.{key}: expected {_NAMES[kind]}, got {_describe_value(value)}")
     return value
 

@@ -4,6 +4,7 @@ oci-layout  index.json  index.names.json  blobs/<algorithm>/<hex>
 ingest/<sha256 of the ref>  ingest/<sha256 of the ref>.json
 names/<readable part>-<sha256 of the name>.json
 leases/<run>.<number>.json  leases/<run>.lock  sweeps/<batch>.gc  quarantine/<algorithm>/<hex>
+runs/<run>/<file>
 """
 
 import hashlib
@@ -84,6 +85,10 @@ class Layout:
     def quarantine(self) -> str:
         """Path of the directory of corrupt blobs, by algorithm."""
         return f"{self.root}/quarantine"
+
+    def run(self, run: str) -> str:
+        """Return the path of the directory with the files of a run that several processes carry out."""
+        return f"{self.root}/runs/{run}"
 
     @property
     def lock(self) -> str:

@@ -18,6 +18,7 @@ from prefect_dist.storage.ingest import Ingests, Status, Writer
 from prefect_dist.storage.layout import TEMPORARY, Layout
 from prefect_dist.storage.leases import Leases
 from prefect_dist.storage.names import Names
+from prefect_dist.storage.runs import RunFiles
 from prefect_dist.storage.sweeps import Sweep, Sweeps
 
 T = TypeVar("T")
@@ -243,6 +244,14 @@ class ContentStore:
         directories = (self._layout.root, self._layout.names, self._layout.leases)
         entries = [entry for directory in directories for entry in self._list(directory)]
         return [entry["name"] for entry in entries if entry["name"].endswith(TEMPORARY) and modification_time(entry) < before]
+
+    def open_run(self, run: str) -> RunFiles:
+        """Return the files of a run that several processes carry out.
+
+        Raises:
+            InvalidInput: `run` is not a valid name.
+        """
+        return RunFiles(self._backend, self._layout, run)
 
     def update_index(self) -> None:
         """Update `index.json` to the current names, for other tools."""

@@ -1,0 +1,227 @@
+"""The files of a divided run in the content store: the input and the result of each shard, as JSON.
+
+runs/<run>/shard-<number>.json   the images of a shard, written before the shard is submitted
+runs/<run>/result-<number>.json  the results of a shard, written when the shard ends
+runs/<run>/alive-<number>.json   written again every 20 s while the shard runs
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from prefect_dist.mirror.entry import Entry
+from prefect_dist.mirror.plan import Change, PlannedImage, SyncItem, TargetAction
+from prefect_dist.mirror.results import GateVeto, MirrorResults
+from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, fields
+from prefect_dist.ocispec.errors import (
+    AlreadyExists,
+    Busy,
+    Conflict,
+    Corrupt,
+    Denied,
+    DistError,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
+from prefect_dist.ocispec.referrers import ReferrerFilter
+from prefect_dist.transfer.gate import Gate
+from prefect_dist.transfer.stats import TransferStats
+
+_VERSION = 1
+_CLASSES: Mapping[str, type[DistError]] = {
+    one.__name__: one
+    for one in (InvalidInput, NotFound, AlreadyExists, Busy, Unavailable, Corrupt, Denied, Conflict, Unsupported)
+}
+_CHANGES: Mapping[str, Change] = {"add": "add", "change": "change", "repair": "repair", "unchanged": "unchanged"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardInput:
+    """The images of a shard, with the options of their entries and the actions that are due."""
+
+    images: tuple[PlannedImage, ...]
+
+    def to_json(self) -> bytes:
+        """Return the content of the file."""
+        entries = list({image.item.entry.at: image.item.entry for image in self.images}.values())
+        numbers = {entry.at: number for number, entry in enumerate(entries)}
+        images = [{"entry": numbers[image.item.entry.at], **_image_json(image)} for image in self.images]
+        return _dump({"version": _VERSION, "entries": [_entry_json(entry) for entry in entries], "images": images})
+
+    @classmethod
+    def from_json(cls, raw: bytes, *, at: str) -> Self:
+        """Return the images in a file.
+
+        Raises:
+            InvalidInput, Unsupported: the file is damaged, or from another version of this program.
+        """
+        document = _parse(raw, at=at)
+        entries = [_parse_entry(one, at=where) for where, one in fields.objects(document, "entries", at=at)]
+        found = fields.objects(document, "images", at=at)
+        return cls(images=tuple(_parse_image(one, entries, at=where) for where, one in found))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardResult:
+    """The results of a shard, the counts of its transfers, and the number of its units of work."""
+
+    results: MirrorResults
+    stats: TransferStats = field(default_factory=TransferStats)
+    tasks: int = 0
+
+    def to_json(self) -> bytes:
+        """Return the content of the file."""
+        found = self.results
+        return _dump(
+            {
+                "version": _VERSION,
+                "failures": {str(target): [_error_json(one) for one in failed] for target, failed in found.failures.items()},
+                "vetoes": {str(target): asdict(veto) for target, veto in found.vetoes.items()},
+                "referrers": {
+                    str(target): {str(digest): tag for digest, tag in pushed.items()}
+                    for target, pushed in found.referrers.items()
+                },
+                "begun": sorted(map(str, found.begun)),
+                "stopped": found.is_stopped,
+                "stats": asdict(self.stats),
+                "tasks": self.tasks,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, raw: bytes, *, at: str) -> Self:
+        """Return the results in a file.
+
+        Raises:
+            InvalidInput, Unsupported: the file is damaged.
+        """
+        document = _parse(raw, at=at)
+        read = fields.require
+        results = MirrorResults(
+            failures={
+                Reference.parse(target): tuple(_parse_error(one) for one in failed)
+                for target, failed in read(document, "failures", dict, at=at).items()
+            },
+            vetoes={
+                Reference.parse(target): GateVeto(**veto) for target, veto in read(document, "vetoes", dict, at=at).items()
+            },
+            referrers={
+                Reference.parse(target): {Digest.parse(digest): tag for digest, tag in pushed.items()}
+                for target, pushed in read(document, "referrers", dict, at=at).items()
+            },
+            begun=frozenset(map(Reference.parse, fields.strings(document, "begun", at=at))),
+            is_stopped=read(document, "stopped", bool, at=at),
+        )
+        stats = TransferStats(**read(document, "stats", dict, at=at))
+        return cls(results=results, stats=stats, tasks=read(document, "tasks", int, at=at))
+
+
+def _dump(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+
+
+def _parse(raw: bytes, *, at: str) -> fields.Json:
+    document = fields.parse_object(raw, at=at)
+    if (version := fields.require(document, "version", int, at=at)) != _VERSION:
+        raise InvalidInput(
+            f"expected version {_VERSION}, got {version}; use the same version of dist on all workers", subject=at
+        )
+    return document
+
+
+def _entry_json(entry: Entry) -> dict[str, Any]:
+    """Return the options of an entry that matter after planning."""
+    return {
+        "at": entry.at,
+        "platforms": None if entry.platforms is None else [str(one) for one in entry.platforms],
+        "rewriteIndex": entry.rewrite_index,
+        "referrers": entry.referrers,
+        "digestTags": entry.digest_tags,
+        "filters": [
+            {"artifactType": one.artifact_type, "annotations": sorted(one.annotations)}
+            for one in sorted(entry.referrer_filters, key=str)
+        ],
+        "gate": None if entry.gate is None else asdict(entry.gate),
+    }
+
+
+def _parse_entry(document: fields.Json, *, at: str) -> Entry:
+    platforms, gate = fields.optional(document, "platforms", list, at=at), fields.optional(document, "gate", dict, at=at)
+    return Entry(
+        at=fields.require(document, "at", str, at=at),
+        source="",
+        type="image",
+        targets=(),
+        platforms=None if platforms is None else tuple(map(Platform.parse, platforms)),
+        rewrite_index=fields.require(document, "rewriteIndex", bool, at=at),
+        referrers=fields.require(document, "referrers", bool, at=at),
+        digest_tags=fields.require(document, "digestTags", bool, at=at),
+        referrer_filters=frozenset(
+            ReferrerFilter(artifact_type=one["artifactType"], annotations=frozenset(map(tuple, one["annotations"])))
+            for _, one in fields.objects(document, "filters", at=at)
+        ),
+        gate=None if gate is None else Gate(**{**gate, "command": tuple(gate["command"])}),
+    )
+
+
+def _image_json(image: PlannedImage) -> dict[str, Any]:
+    return {
+        "source": str(image.item.source),
+        "root": None if image.root is None else image.root.to_json(),
+        "actions": [_action_json(action) for action in image.actions if action.is_due or action.is_judged],
+    }
+
+
+def _action_json(action: TargetAction) -> dict[str, Any]:
+    return {
+        "target": str(action.target),
+        "change": action.change,
+        "old": None if action.old is None else action.old.to_json(),
+        "new": None if action.new is None else action.new.to_json(),
+        "backup": None if action.backup is None else str(action.backup),
+    }
+
+
+def _parse_image(document: fields.Json, entries: Sequence[Entry], *, at: str) -> PlannedImage:
+    number = fields.require(document, "entry", int, at=at)
+    if not 0 <= number < len(entries):
+        raise InvalidInput(f"expected an entry from 0 to {len(entries) - 1}, got {number}", subject=at)
+    source = Reference.parse(fields.require(document, "source", str, at=at))
+    found = [one for _, one in fields.objects(document, "actions", at=at)]
+    targets = tuple(Reference.parse(fields.require(one, "target", str, at=at)) for one in found)
+    item = SyncItem(entry=entries[number], source=source, targets=targets)
+    actions = tuple(_parse_action(item, target, one, at=at) for target, one in zip(targets, found, strict=True))
+    return PlannedImage(item=item, root=_descriptor(document, "root", at=at), content=(), sent=(), actions=actions)
+
+
+def _parse_action(item: SyncItem, target: Reference, document: fields.Json, *, at: str) -> TargetAction:
+    change, backup = fields.require(document, "change", str, at=at), fields.optional(document, "backup", str, at=at)
+    if change not in _CHANGES:
+        raise InvalidInput(f"unknown change {change!r}", subject=at)
+    return TargetAction(
+        item=item,
+        target=target,
+        change=_CHANGES[change],
+        old=_descriptor(document, "old", at=at),
+        new=_descriptor(document, "new", at=at),
+        backup=None if backup is None else Reference.parse(backup),
+    )
+
+
+def _descriptor(document: fields.Json, key: str, *, at: str) -> Descriptor | None:
+    found = fields.optional(document, key, dict, at=at)
+    return None if found is None else Descriptor.from_json(found, at=f"{at}.{key}")
+
+
+def _error_json(error: DistError) -> dict[str, str | None]:
+    """Return the class that tells the reaction, the message and the subject. Details of a registry's answer are left out."""
+    known = next((name for name, one in _CLASSES.items() if isinstance(error, one)), "")
+    return {"class": known, "message": error.message, "subject": error.subject, "cause": error.cause}
+
+
+def _parse_error(document: Mapping[str, str | None]) -> DistError:
+    made = _CLASSES.get(document.get("class") or "", DistError)
+    return made(document.get("message"), subject=document.get("subject"), cause=document.get("cause"))

@@ -1,0 +1,128 @@
+"""Divides the images of a mirror run into shards, which several processes carry out.
+
+Images with a common target repository stay in one shard, so that mounts and lists of referrers stay together, as long as a
+shard does not become too large. Shards are balanced by bytes: the largest group of images goes first, to the shard with the
+fewest bytes.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from prefect_dist.mirror.plan import PlannedImage
+from prefect_dist.ocispec import Digest
+
+MOST_TASKS = 1000
+"""The most tasks of a shard with more than one image. Prefect's UI draws the graph of a run of this size."""
+
+# Each worker gets several shards, so that a worker with a fast registry does not wait long for the slowest shard.
+_PER_WORKER = 3
+# Smaller shards would cost more time to start than to carry out.
+_LEAST_TASKS = 100
+
+
+@dataclass(slots=True)
+class _Group:
+    """Images that belong together: the distinct content with its sizes, and the number of publications."""
+
+    images: list[PlannedImage] = field(default_factory=list)
+    content: dict[Digest, int] = field(default_factory=dict)
+    publications: int = 0
+
+    @property
+    def size(self) -> int:
+        """The bytes of the distinct content."""
+        return sum(self.content.values())
+
+    @property
+    def tasks(self) -> int:
+        """The number of tasks: one per piece of content and one per publication."""
+        return len(self.content) + self.publications
+
+    def add(self, image: PlannedImage) -> None:
+        """Add an image."""
+        self.images.append(image)
+        self.content |= {descriptor.digest: descriptor.size for descriptor in image.content}
+        self.publications += max(len(image.due), 1)
+
+    def merge(self, other: "_Group") -> None:
+        """Add the images of another group."""
+        self.images += other.images
+        self.content |= other.content
+        self.publications += other.publications
+
+
+def divide_images(
+    images: Sequence[PlannedImage], *, workers: int, most_tasks: int = MOST_TASKS
+) -> list[tuple[PlannedImage, ...]]:
+    """Return the images in shards for `workers` processes. Each image is in exactly one shard, and no shard is empty.
+
+    A shard has at most `most_tasks` tasks, except for a single image with more. The images of a shard have the order of
+    `images`. Equal arguments give equal shards.
+    """
+    groups = [part for group in _group_by_repository(images) for part in _split(group, most_tasks)]
+    total = sum(group.tasks for group in groups)
+    shards = _fill(groups, min(len(groups), _count_shards(total, workers, most_tasks)), most_tasks)
+    place = {image: number for number, image in enumerate(images)}
+    return [tuple(sorted(shard.images, key=place.__getitem__)) for shard in shards]
+
+
+def _count_shards(tasks: int, workers: int, most_tasks: int) -> int:
+    """Return the number of shards: some per worker, but none too small and none too large."""
+    wanted = min(_PER_WORKER * workers, max(workers, tasks // _LEAST_TASKS))
+    return max(wanted, -(-tasks // most_tasks), 1)
+
+
+def _group_by_repository(images: Iterable[PlannedImage]) -> Iterator[_Group]:
+    """Yield groups of images that have no target repository in common, in the order of their first images."""
+    leader: dict[str, str] = {}
+
+    def find(repository: str) -> str:
+        while leader.setdefault(repository, repository) != repository:
+            leader[repository] = leader[leader[repository]]  # shortens the way for later calls
+            repository = leader[repository]
+        return repository
+
+    planned = list(images)
+    for image in planned:
+        first, *others = sorted({action.target.locator for action in image.actions})
+        for other in others:
+            leader[find(other)] = find(first)
+    groups = defaultdict[str, _Group](_Group)
+    for image in planned:
+        groups[find(image.actions[0].target.locator)].add(image)
+    yield from groups.values()
+
+
+def _split(group: _Group, most_tasks: int) -> Iterator[_Group]:
+    """Yield a group in parts of at most `most_tasks` tasks. A part has at least one image."""
+    part = _Group()
+    for image in group.images:
+        added = sum(descriptor.digest not in part.content for descriptor in image.content) + max(len(image.due), 1)
+        if part.images and part.tasks + added > most_tasks:
+            yield part
+            part = _Group()
+        part.add(image)
+    yield part
+
+
+def _fill(groups: Iterable[_Group], count: int, most_tasks: int) -> list[_Group]:
+    """Return shards with all groups. The largest group goes first, to the shard with the fewest bytes that has room."""
+    shards = [_Group() for _ in range(count)]
+    # The number makes the order of equal shards definite. A shard without room is set aside.
+    heap = [(0, number) for number in range(count)]
+    for group in sorted(groups, key=lambda one: one.size, reverse=True):
+        full = list[tuple[int, int]]()
+        while heap and shards[heap[0][1]].images and shards[heap[0][1]].tasks + group.tasks > most_tasks:
+            full.append(heapq.heappop(heap))
+        if heap:
+            _, number = heapq.heappop(heap)
+        else:
+            shards.append(_Group())
+            number = len(shards) - 1
+        shards[number].merge(group)
+        heapq.heappush(heap, (shards[number].size, number))
+        for one in full:
+            heapq.heappush(heap, one)
+    return [shard for shard in shards if shard.images]

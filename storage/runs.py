@@ -1,0 +1,75 @@
+"""The files of a run that several processes carry out together: small JSON documents below `runs/<run>/` in the store."""
+
+from datetime import datetime
+
+from prefect_dist.ocispec.errors import InvalidInput, NotFound
+from prefect_dist.storage.backend import Backend
+from prefect_dist.storage.file_info import modification_time
+from prefect_dist.storage.layout import Layout
+
+
+class RunFiles:
+    """The files of one run. Thread-safe. The run's name and the names of files are letters, digits and `-._`."""
+
+    def __init__(self, backend: Backend, layout: Layout, run: str) -> None:
+        """Use the directory of `run`. Nothing is created before the first write.
+
+        Raises:
+            InvalidInput: `run` is not a valid name.
+        """
+        if not run or run.strip(".") == "" or not all(one.isalnum() or one in "-._" for one in run):
+            raise InvalidInput(f"run {run!r}: expected letters, digits, and - . _")
+        self._backend, self._directory = backend, layout.run(run)
+        self.url = layout.format_path(self._directory)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, or replace the file. Readers see the old or the new content.
+
+        Raises:
+            StoreFull, Denied, Unavailable: the file system.
+        """
+        with self._backend.translate_errors(f"{self.url}/{name}"):
+            self._backend.put(f"{self._directory}/{name}", content)
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a file; None if the file is missing.
+
+        Raises:
+            Denied, Unavailable: the file system.
+        """
+        with self._backend.translate_errors(f"{self.url}/{name}"):
+            return self._backend.read_versioned(f"{self._directory}/{name}")[0]
+
+    def modified(self, name: str) -> datetime | None:
+        """Return the time of the last write of a file, by the clock of the store; None if the file is missing.
+
+        Raises:
+            Denied, Unavailable: the file system.
+        """
+        try:
+            with self._backend.translate_errors(f"{self.url}/{name}"):
+                return modification_time(self._backend.fs.info(f"{self._directory}/{name}"))
+        except NotFound:
+            return None
+
+    def names(self) -> list[str]:
+        """Return the names of the files.
+
+        Raises:
+            Denied, Unavailable: the file system.
+        """
+        try:
+            with self._backend.translate_errors(self.url):
+                entries = self._backend.fs.ls(self._directory, detail=False)
+        except NotFound:
+            return []
+        return sorted(str(one).rpartition("/")[2] for one in entries)
+
+    def remove(self) -> None:
+        """Remove all files of the run.
+
+        Raises:
+            Denied, Unavailable: the file system.
+        """
+        with self._backend.translate_errors(self.url):
+            self._backend.remove([f"{self._directory}/{name}" for name in self.names()])

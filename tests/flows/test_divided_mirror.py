@@ -1,0 +1,144 @@
+"""Mirror runs that are divided into shards. Here the shards run in threads, each with its own resources, through files."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefect_dist.mirror import yamlfile
+from prefect_dist.mirror.config import parse_mirror
+from prefect_dist.mirror.direct import SilentObserver, WholeMirror, WholeRun
+from prefect_dist.mirror.report import RunReport
+from prefect_dist.mirror.run import MirrorJob, run_mirror
+from prefect_dist.mirror.run_spec import RunContext
+from prefect_dist.mirror.shard_job import ShardJob
+from prefect_dist.ocispec.errors import DistError, Unavailable
+from prefect_dist.storage.runs import RunFiles
+from prefect_dist.transfer.events import ignore_event
+from prefect_dist.transfer.session import SessionSpec, open_session
+from prefect_dist.transfer.threads import ThreadPool
+from tests import images
+from tests.fakes.faults import Answer, Fault
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import DirectMirrors, count_uploads, find_missing
+from tests.flows.reports import error_lines, outcomes
+
+APPS = {f"app{number}": images.image(900 + number, layers=2) for number in range(6)}
+BILL = images.artifact(950, subject=APPS["app0"])
+
+
+@dataclass
+class ThreadShards:
+    """Carries out shards in threads. `lost` are the shards whose process dies before it writes a result."""
+
+    spec: SessionSpec
+    run: str = "run-1"
+    workers: int = 2
+    lost: frozenset[int] = frozenset()
+
+    def carry_out(self, numbers: Sequence[int], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
+        """Yield each shard as it ends."""
+        assert {f"shard-{number}.json" for number in numbers} <= set(files.names())
+        with ThreadPoolExecutor(self.workers) as executor:
+            running = {executor.submit(self._run, number): number for number in numbers if number not in self.lost}
+            for done in as_completed(running):
+                done.result()
+                yield running[done], None
+        for number in sorted(self.lost):
+            yield number, Unavailable(f"shard {number} crashed three times")
+
+    def _run(self, number: int) -> RunReport:
+        with open_session(self.spec) as session, ThreadPool(session, window=4, retries=0) as pool:
+            context = RunContext(pool=pool, scopes=WholeRun(), notify=ignore_event, observer=SilentObserver())
+            return ShardJob(run_name=self.run, number=number, hosts=frozenset()).run(context)
+
+
+class DividedMirrors(DirectMirrors):
+    """Runs mirrors in shards."""
+
+    def run(self, *sync: dict[str, Any], lost: Sequence[int] = (), **settings: Any) -> RunReport:
+        """Return the report of a divided run."""
+        self.config.write_text(json.dumps({"sync": sync, **settings}))
+        wanted = parse_mirror(yamlfile.read(str(self.config)))
+        job = MirrorJob(flow="mirror", configuration=wanted.name, entries=wanted.entries, lock=wanted.lock, is_dry=False)
+        spec = SessionSpec(store=str(self.store))
+        with open_session(spec) as session, ThreadPool(session, window=4, retries=0) as pool:
+            shards = ThreadShards(spec, lost=frozenset(lost))
+            return run_mirror(job, pool, WholeMirror(), ignore_event, SilentObserver(), shards=shards)
+
+
+@pytest.fixture
+def mirrors(tmp_path: Path) -> DividedMirrors:
+    return DividedMirrors(tmp_path)
+
+
+@pytest.fixture
+def entry(source: FakeRegistry, target: FakeRegistry) -> dict[str, Any]:
+    """An entry for all repositories of the source."""
+    images.load(source, "app0", BILL)
+    for name, built in APPS.items():
+        images.load(source, name, built, "v1")
+    return {"source": source.host, "type": "registry", "target": target.host, "referrers": True}
+
+
+def test_shards_mirror_all_images_once_and_the_parent_records_them(
+    mirrors: DividedMirrors, entry: dict[str, Any], source: FakeRegistry, target: FakeRegistry
+) -> None:
+    report = mirrors.run(entry)
+
+    assert report.status == "complete", error_lines(report)
+    assert set(outcomes(report).values()) == {"added"}
+    assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
+    assert find_missing(target, "app0", BILL) == []
+    reads = Counter(one.path for one in source.requests if one.method == "GET" and "/blobs/" in one.path)
+    assert set(reads.values()) == {1}
+    assert {path.rpartition("/")[2] for path in reads} == {digest for built in APPS.values() for digest in built.blobs}
+    assert set(count_uploads(target.requests).values()) == {1}
+    assert mirrors.read_lock()[f"{target.host}/app0:v1"]["referrers"] == {BILL.root.digest: None}
+    assert report.counts["sent_bytes"] > 0
+    assert not (mirrors.store / "runs" / "run-1" / "shard-0.json").exists()
+
+
+def test_a_divided_run_without_work_sends_the_requests_of_one_process(
+    mirrors: DividedMirrors, entry: dict[str, Any], source: FakeRegistry, target: FakeRegistry
+) -> None:
+    mirrors.run(entry)
+    mirrors.take_requests(source, target)
+    assert mirrors.run(entry).counts["unchanged"] == len(APPS)
+    divided = [(one.method, one.path) for one in mirrors.take_requests(source, target)]
+
+    assert DirectMirrors.run(mirrors, entry).counts["unchanged"] == len(APPS)
+    assert sorted(divided) == sorted((one.method, one.path) for one in mirrors.take_requests(source, target))
+
+
+def test_a_failed_image_is_reported_by_the_parent_and_stops_no_other_image(
+    mirrors: DividedMirrors, entry: dict[str, Any], target: FakeRegistry
+) -> None:
+    target.inject(Fault(method="PUT", path="/v2/app3/manifests/v1", nth=None, action=Answer(403, (), b"")))
+
+    report = mirrors.run(entry)
+
+    assert report.status == "failed"
+    expected = dict.fromkeys((f"{target.host}/{name}:v1" for name in APPS), "added") | {f"{target.host}/app3:v1": "failed"}
+    assert outcomes(report) == expected
+    (line,) = error_lines(report)
+    assert "403" in line
+    assert f"{target.host}/app3:v1" not in {name for name, record in mirrors.read_lock().items() if record["mirrored"]}
+
+
+def test_the_images_of_a_lost_shard_fail_and_the_next_run_mirrors_them(mirrors: DividedMirrors, entry: dict[str, Any]) -> None:
+    first = mirrors.run(entry, lost=[1])
+
+    assert first.status == "failed"
+    lost = [name for name, outcome in outcomes(first).items() if outcome == "failed"]
+    assert lost
+    assert "shard 1 crashed three times" in error_lines(first)[0]
+    assert (mirrors.store / "runs" / "run-1" / "shard-1.json").exists()
+    again = mirrors.run(entry)
+    assert again.status == "complete", error_lines(again)
+    assert {name for name, outcome in outcomes(again).items() if outcome == "added"} == set(lost)
