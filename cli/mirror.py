@@ -27,6 +27,7 @@ from prefect_dist.cli.options import (
     RunNetworkOptions,
     Shared,
     To,
+    Workers,
     option,
 )
 from prefect_dist.cli.output import print_error
@@ -62,6 +63,7 @@ def mirror(
     network: RunNetworkOptions = RunNetworkOptions(),
     login: LoginOptions = LoginOptions(),
     grain: ConfiguredGrain = None,
+    workers: Workers = 1,
     direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
@@ -81,7 +83,9 @@ def mirror(
         **_load_parameters(context, wanted, network, writes=not dry_run),
     }
     with _use_mirror(login, wanted, wanted.entries):
-        return runs.run(context, "mirror", parameters, doing="mirroring", quiet=quiet, direct=direct, grain=grain)
+        return runs.run(
+            context, "mirror", parameters, doing="mirroring", quiet=quiet, direct=direct, grain=grain, workers=workers
+        )
 
 
 def check(

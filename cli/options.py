@@ -102,6 +102,13 @@ ConfiguredGrain = Annotated[
 ]
 Direct = Annotated[bool, option("Run in this process without Prefect, which records nothing. For CI jobs, scripts and cron.")]
 Quiet = Annotated[bool, option("Print only the summary and failures.", name=["--quiet", "-q"])]
+Workers = Annotated[
+    int,
+    Parameter(
+        validator=validators.Number(gte=1, lte=100),
+        help="Worker processes that share the run: on this machine, or in the work pool of the configured Prefect server.",
+    ),
+]
 DryRun = Annotated[bool, option("Print the plan and change nothing.")]
 Platform = Annotated[str | None, Parameter(help="Platform to select from an index. Default: the platform of this machine.")]
 Platforms = Annotated[

@@ -1,7 +1,8 @@
 """Runs a flow in the process of a command, with the Prefect API that is configured or with the local server."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -36,8 +37,10 @@ class Record:
     loss: str | None
 
 
-def run_flow(context: Context, flow: FlowName, parameters: Mapping[str, Any], notify: Notify) -> tuple[RunReport, Record]:
-    """Run a flow, and return the report and the record.
+def run_flow(
+    context: Context, flow: FlowName, parameters: Mapping[str, Any], notify: Notify, *, workers: int
+) -> tuple[RunReport, Record]:
+    """Run a flow, and return the report and the record. With several `workers`, other processes share the run.
 
     Raises:
         Stopped: the run stopped before it had a report.
@@ -53,12 +56,27 @@ def run_flow(context: Context, flow: FlowName, parameters: Mapping[str, Any], no
             notify=lambda text: notify(Note(text)),
         ) as api,
         notify_also(notify),
+        _use_workers(workers, api, notify) as divided,
     ):
-        report, flow_run_id, loss = _run(api, partial(load(), **parameters, return_state=True), notify)
+        report, flow_run_id, loss = _run(api, partial(load(), **parameters, **divided, return_state=True), notify)
         address = api.address(flow_run_id)
         if loss is None and report.tasks >= _MANY_TASKS and (hint := api.settings_hint()):
             notify(Note(hint))
     return report, Record(flow_run_id=str(flow_run_id), address=address, loss=loss)
+
+
+@contextmanager
+def _use_workers(count: int, api: PrefectApi, notify: Notify) -> Iterator[dict[str, Any]]:
+    """Yield the parameters of a run that several workers share. Without a configured API, they run on this machine."""
+    if count == 1:
+        yield {}
+    elif api.local is None:
+        yield {"workers": count}
+    else:
+        from prefect_dist.cli.local_workers import run_worker
+
+        with run_worker(count, notify=lambda text: notify(Note(text))) as deployment:
+            yield {"workers": count, "worker_deployment": deployment}
 
 
 def _import_flow(name: FlowName) -> Callable[..., Any]:

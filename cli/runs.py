@@ -30,10 +30,12 @@ def run(
     quiet: bool,
     direct: bool,
     grain: Grain | None = None,
+    workers: int = 1,
 ) -> int:
     """Run a flow, and print the report. If `quiet`, print only the summary, the notes and the failures.
 
-    A `direct` run takes place in threads of this process, without Prefect. `grain` is a parameter of the flow.
+    A `direct` run takes place in threads of this process, without Prefect. `grain` is a parameter of the flow. More than one of
+    `workers` share the run.
 
     Returns the exit code: 0 complete, 1 failed or stopped, 3 nothing failed, but a gate vetoed an image.
     """
@@ -41,7 +43,9 @@ def run(
         if direct:
             raise BadInput("--grain is for Prefect runs; leave out --grain or --direct")
         parameters = {**parameters, "grain": grain}
-    carry_out = _prepare(context, flow, parameters, direct=direct)
+    if workers > 1 and direct:
+        raise BadInput("--workers is for Prefect runs; leave out --workers or --direct")
+    carry_out = _prepare(context, flow, parameters, direct=direct, workers=workers)
     with display(context.output, quiet=quiet, doing=doing) as notify:
         try:
             report, record = carry_out(notify)
@@ -57,7 +61,7 @@ def run(
 
 
 def _prepare(
-    context: Context, flow: FlowName, parameters: Mapping[str, Any], *, direct: bool
+    context: Context, flow: FlowName, parameters: Mapping[str, Any], *, direct: bool, workers: int
 ) -> "Callable[[Notify], tuple[RunReport, Record | None]]":
     """Return the function that carries out the run, and returns the report and Prefect's record of the run.
 
@@ -70,7 +74,7 @@ def _prepare(
         return lambda notify: (run_direct(spec, notify), None)
     from prefect_dist.cli.prefect_runs import run_flow
 
-    return lambda notify: run_flow(context, flow, parameters, notify)
+    return lambda notify: run_flow(context, flow, parameters, notify, workers=workers)
 
 
 def _print_report(context: Context, report: RunReport, record: "Record | None", *, quiet: bool) -> None:

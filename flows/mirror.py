@@ -15,13 +15,17 @@ from prefect_dist.flows.parameters import (
     Reached,
     Retries,
     StoreOptions,
+    WorkerDeployment,
+    Workers,
     make_resources,
 )
 from prefect_dist.flows.run import run
+from prefect_dist.flows.shard_runs import DEPLOYMENT, ShardRuns
 from prefect_dist.mirror.configured import make_mirror_run
 from prefect_dist.mirror.loading import display_name
 from prefect_dist.mirror.report import RunReport
 from prefect_dist.transfer.attempts import RETRIES
+from prefect_dist.transfer.events import Notify
 
 
 def _run_name() -> str:
@@ -41,6 +45,8 @@ def mirror(
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     dialect: Format = "dist",
     to: Destinations = [],  # noqa: B006
+    workers: Workers = 1,
+    worker_deployment: WorkerDeployment = DEPLOYMENT,
     network: Reached = None,
 ) -> RunReport:
     """Mirror the images of a configuration to its targets. Only changed images are pushed, each blob once per registry."""
@@ -53,5 +59,20 @@ def mirror(
         dialect=dialect,
         to=to,
     )
+    shard_parameters = {
+        "config": config,
+        "store": store,
+        "concurrency": spec.window,
+        "retries": retries,
+        "grain": grain or spec.grain,
+        "store_options": store_options,
+        "dialect": dialect,
+        "to": to,
+        "network": None if network is None else network.model_dump(),
+    }
+
+    def open_shards(notify: Notify) -> ShardRuns:
+        return ShardRuns(shard_parameters, workers=workers, notify=notify, deployment=worker_deployment)
+
     with only_run("mirror", config, label=spec.configuration):
-        return run(spec, grain=grain)
+        return run(spec, grain=grain, open_shards=None if workers == 1 or dry_run else open_shards)

@@ -54,6 +54,12 @@ ConfiguredConcurrency = Annotated[
     int | None,
     label("Concurrency", f"{_TASKS}; default: the value in the configuration, or {CONCURRENCY}", ge=1, le=MAX_CONCURRENCY),
 ]
+WorkerDeployment = Annotated[
+    str, label("Worker deployment", "Deployment of the flow mirror-shard whose work pool runs the shards")
+]
+Workers = Annotated[
+    int, label("Workers", "Number of worker processes that share the run, as runs of the deployment mirror-shard", ge=1, le=100)
+]
 Retries = Annotated[int, label("Retries", "Maximum retries of each task", ge=0)]
 _GRAIN = "The work of one task run: descriptor, or image, which costs less"
 GrainOption = Annotated[Grain, label("Grain", _GRAIN)]

@@ -1,6 +1,6 @@
 """Carries out a run in the current flow run, with a task run for each unit of work."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from prefect import get_run_logger
@@ -14,6 +14,7 @@ from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.prefect_events import Reason, emit_failure, emit_mirrored
 from prefect_dist.flows.progress_artifact import publish_run_progress
+from prefect_dist.mirror.dividing import ShardRunner
 from prefect_dist.mirror.metrics import push_metrics
 from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.render.plans import plan_summary, plan_table
@@ -21,12 +22,15 @@ from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run_spec import RunContext, RunScopes, RunSpec
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.cancellation import CancelToken, Stopped
+from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.pool import Grain
 from prefect_dist.transfer.session import Session, open_session
 
 
-def run(spec: RunSpec, *, grain: Grain | None = None) -> RunReport:
+def run(spec: RunSpec, *, grain: Grain | None = None, open_shards: Callable[[Notify], ShardRunner] | None = None) -> RunReport:
     """Carry out a run in the current flow run. `grain` replaces the grain of the specification.
+
+    `open_shards` returns the means to carry out a mirror run in other processes; None in this process.
 
     Raises:
         Stopped: the run was cancelled before it began.
@@ -41,7 +45,9 @@ def run(spec: RunSpec, *, grain: Grain | None = None) -> RunReport:
         open_session(bounded, notify=notify) as session,
         _open_pool(spec, session, grain or spec.grain) as (pool, scopes),
     ):
-        report = job.run(RunContext(pool=pool, scopes=scopes, notify=notify, observer=MirrorEvents(session.cancel)))
+        shards = None if open_shards is None else open_shards(notify)
+        observer = MirrorEvents(session.cancel)
+        report = job.run(RunContext(pool=pool, scopes=scopes, notify=notify, observer=observer, shards=shards))
     push_metrics(report, log=log)
     return report
 

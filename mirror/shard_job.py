@@ -71,7 +71,6 @@ def make_shard_run(
     retries: int,
     dialect: Dialect,
     to: Sequence[str],
-    offline: bool,
 ) -> RunSpec:
     """Return the run for the parameters of the flow `mirror-shard`. `workers` shards share the limits of each registry.
 
@@ -85,7 +84,7 @@ def make_shard_run(
     else:
         session = resources.make_mirror_session(load_config(config, resources.blocks, choose_parser(dialect, to)))
     registries = replace(session.registries, hosts=_share_limits(session.registries.hosts, workers))
-    session = replace(session, registries=registries, offline=offline)
+    session = replace(session, registries=registries)
     return RunSpec(job=_make_job(session, run, shard), session=session, window=concurrency, retries=retries)
 
 

@@ -97,7 +97,10 @@ def test_shards_mirror_all_images_once_and_the_parent_records_them(
     assert find_missing(target, "app0", BILL) == []
     reads = Counter(one.path for one in source.requests if one.method == "GET" and "/blobs/" in one.path)
     assert set(reads.values()) == {1}
-    assert {path.rpartition("/")[2] for path in reads} == {digest for built in APPS.values() for digest in built.blobs}
+    assert {path.rpartition("/")[2] for path in reads} == {
+        *BILL.blobs,
+        *(digest for built in APPS.values() for digest in built.blobs),
+    }
     assert set(count_uploads(target.requests).values()) == {1}
     assert mirrors.read_lock()[f"{target.host}/app0:v1"]["referrers"] == {BILL.root.digest: None}
     assert report.counts["sent_bytes"] > 0
@@ -131,7 +134,9 @@ def test_a_failed_image_is_reported_by_the_parent_and_stops_no_other_image(
     assert f"{target.host}/app3:v1" not in {name for name, record in mirrors.read_lock().items() if record["mirrored"]}
 
 
-def test_the_images_of_a_lost_shard_fail_and_the_next_run_mirrors_them(mirrors: DividedMirrors, entry: dict[str, Any]) -> None:
+def test_the_images_of_a_lost_shard_fail_and_a_restarted_run_finishes_the_shard_first(
+    mirrors: DividedMirrors, entry: dict[str, Any], target: FakeRegistry
+) -> None:
     first = mirrors.run(entry, lost=[1])
 
     assert first.status == "failed"
@@ -141,4 +146,7 @@ def test_the_images_of_a_lost_shard_fail_and_the_next_run_mirrors_them(mirrors: 
     assert (mirrors.store / "runs" / "run-1" / "shard-1.json").exists()
     again = mirrors.run(entry)
     assert again.status == "complete", error_lines(again)
-    assert {name for name, outcome in outcomes(again).items() if outcome == "added"} == set(lost)
+    assert set(outcomes(again).values()) == {"unchanged"}
+    assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
+    assert set(count_uploads(target.requests).values()) == {1}
+    assert {record["mirrored"] is None for record in mirrors.read_lock().values()} == {False}

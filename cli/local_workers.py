@@ -1,0 +1,76 @@
+"""A worker on this machine for the shards of one mirror run (`--workers`), for the length of the command."""
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from prefect_dist.ocispec.errors import Unavailable
+
+_STOP_S = 30.0
+
+
+@contextmanager
+def run_worker(count: int, *, notify: Callable[[str], None]) -> Iterator[str]:
+    """Run a worker of a new work pool in this block, with at most `count` processes. Yield the name of a new deployment.
+
+    The worker uses the Prefect API of the current settings. The pool and the deployment are removed at the end.
+
+    Raises:
+        Unavailable: the worker cannot be started.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
+
+    from prefect_dist.flows.mirror_shard import mirror_shard
+
+    secret: Any = PREFECT_API_AUTH_STRING.value()  # the value is a text, or a pydantic secret
+    secret = secret.get_secret_value() if hasattr(secret, "get_secret_value") else secret
+    pool = f"dist-{uuid.uuid4().hex[:8]}"
+    with get_client(sync_client=True) as client, ExitStack() as stack:
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process", description="Processes of one dist command"))
+        stack.callback(client.delete_work_pool, pool)
+        deployment = client.create_deployment(
+            client.create_flow(mirror_shard),
+            name=pool,
+            entrypoint="prefect_dist.flows.mirror_shard.mirror_shard",
+            work_pool_name=pool,
+            pull_steps=[],
+            tags=["dist"],
+        )
+        stack.callback(client.delete_deployment, deployment)
+        environment = {"PREFECT_API_URL": PREFECT_API_URL.value() or "", "PREFECT_API_AUTH_STRING": secret or ""}
+        stack.enter_context(_worker_process(pool, count, environment))
+        notify(f"starting {count} worker processes")
+        yield f"mirror-shard/{pool}"
+
+
+@contextmanager
+def _worker_process(pool: str, count: int, environment: dict[str, str]) -> Iterator[None]:
+    """Run `prefect worker start` in this block. The worker stops its processes when it ends."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", str(count)]
+    settings = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_WORKER_PREFETCH_SECONDS": "1"}
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command,
+            env=os.environ | settings | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C of the user goes to the command, which cancels the shards in order
+        )
+    except OSError as exc:
+        raise Unavailable(f"the worker cannot be started: {exc.strerror}") from exc
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

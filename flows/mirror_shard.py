@@ -1,0 +1,58 @@
+"""The flow `mirror-shard`: mirrors the images of one shard of a mirror run, on any worker."""
+
+from typing import Annotated
+
+from prefect.runtime import flow_run
+
+from prefect_dist.flows._flow import flow_of
+from prefect_dist.flows.parameters import (
+    Concurrency,
+    Destinations,
+    Format,
+    GrainOption,
+    Reached,
+    Retries,
+    StoreOptions,
+    label,
+    make_resources,
+)
+from prefect_dist.flows.run import run as carry_out
+from prefect_dist.mirror.hosts_file import CONCURRENCY
+from prefect_dist.mirror.report import RunReport
+from prefect_dist.mirror.shard_job import make_shard_run
+from prefect_dist.transfer.attempts import RETRIES
+
+
+def _run_name() -> str:
+    return f"shard {flow_run.parameters['shard']}"
+
+
+@flow_of("mirror-shard", run_name=_run_name)
+def mirror_shard(
+    run: Annotated[str, label("Run", "ID of the parent flow run, which names the files in the content store")],
+    shard: Annotated[int, label("Shard", "Number of the shard, from 0", ge=0)],
+    store: Annotated[str | None, label("Content store", "The content store of the parent run")] = None,
+    *,
+    config: Annotated[str | None, label("Configuration", "The configuration of the parent run")] = None,
+    workers: Annotated[int, label("Workers", "Number of shards that share the limits of each registry", ge=1)] = 1,
+    concurrency: Concurrency = CONCURRENCY,
+    retries: Retries = RETRIES,
+    grain: GrainOption = "descriptor",
+    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
+    dialect: Format = "dist",
+    to: Destinations = [],  # noqa: B006
+    network: Reached = None,
+) -> RunReport:
+    """Mirror the images of one shard. A mirror run with the parameter `workers` submits this flow; people do not."""
+    spec = make_shard_run(
+        make_resources(store, store_options, network),
+        run=run,
+        shard=shard,
+        workers=workers,
+        config=config,
+        concurrency=concurrency,
+        retries=retries,
+        dialect=dialect,
+        to=to,
+    )
+    return carry_out(spec, grain=grain)

@@ -1,0 +1,181 @@
+"""Carries out the shards of a mirror run as runs of the deployment `mirror-shard`, on the machines of a work pool.
+
+Prefect starts the runs on the workers. This module submits the runs, and submits a shard again if its run crashed, vanished or
+fell silent. A shard shows that it is alive by a file in the content store. So a machine that lost power is noticed although
+Prefect still shows the run as Running.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
+from prefect.states import Cancelling, Crashed
+
+from prefect_dist.flows.api import client
+from prefect_dist.mirror.shard_job import ALIVE_S
+from prefect_dist.ocispec.errors import DistError, InvalidInput, Unavailable
+from prefect_dist.storage.runs import RunFiles
+from prefect_dist.transfer.cancellation import current_token
+from prefect_dist.transfer.events import Note, Notify
+
+DEPLOYMENT = "mirror-shard/mirror-shard"
+"""The deployment that carries out shards."""
+
+_POLL_S = 1.0
+# A shard writes its file every `ALIVE_S`. A store that is away for a short time must not look like a dead shard.
+_SILENCE_S = 3 * ALIVE_S
+# A worker polls its work pool every 15 s, and shows itself every 30 s.
+_NO_WORKER_S = 60.0
+_MOST_ATTEMPTS = 3
+# The time that cancelled shards have to end. They keep the received content.
+_CANCELLED_S = 60.0
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One flow run of a shard. `seen` is the time of its last sign of life, by the clock of the store and of this process."""
+
+    number: int
+    attempt: int
+    submitted: float = field(default_factory=time.monotonic)
+    seen: tuple[datetime | None, float] = field(default_factory=lambda: (None, time.monotonic()))
+    is_started: bool = False
+
+    def is_silent(self, modified: datetime | None) -> bool:
+        """Return True if the shard has written no file for a minute. `modified` is the time of the last file."""
+        if modified != self.seen[0]:
+            self.seen = modified, time.monotonic()
+        return time.monotonic() - self.seen[1] > _SILENCE_S
+
+
+class ShardRuns:
+    """Carries out shards, at most `workers` at a time. `parameters` are those of every shard.
+
+    Raises:
+        InvalidInput: Prefect has no deployment for shards.
+    """
+
+    def __init__(self, parameters: Mapping[str, Any], *, workers: int, notify: Notify, deployment: str = DEPLOYMENT) -> None:
+        self.run, self.workers = str(flow_run.id), workers
+        self._parameters, self._notify = parameters, notify
+        self._deployment, self._cancel = _find_deployment(deployment), current_token()
+        self._name = deployment
+
+    def carry_out(self, numbers: Sequence[int], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
+        """Yield each shard as it ends: with None if its result is in the store, otherwise with the reason.
+
+        Raises:
+            Unavailable: no worker polls the work pool of the deployment.
+        """
+        waiting, running = deque(_Attempt(number, 1) for number in numbers), dict[UUID, _Attempt]()
+        try:
+            while (waiting and self._cancel.reason is None) or running:
+                while waiting and len(running) < self.workers and self._cancel.reason is None:
+                    attempt = waiting.popleft()
+                    running[self._submit(attempt)] = attempt
+                for run in self._poll(running, files):
+                    attempt = running.pop(run.id)
+                    error = self._judge(attempt, run, files)
+                    if error is None or attempt.attempt == _MOST_ATTEMPTS or self._cancel.reason is not None:
+                        yield attempt.number, error
+                    else:
+                        self._notify(Note(f"{error}; starting the shard again"))
+                        waiting.append(_Attempt(attempt.number, attempt.attempt + 1))
+        finally:
+            _cancel_runs(running)
+        for attempt in waiting:
+            yield attempt.number, self._cancel.error
+
+    def _submit(self, attempt: _Attempt) -> UUID:
+        """Submit a shard. A shard that an earlier attempt of this run submitted is the same flow run."""
+        made = run_deployment(
+            self._name,
+            parameters={**self._parameters, "run": self.run, "shard": attempt.number, "workers": self.workers},
+            timeout=0,
+            idempotency_key=f"{self.run}-{attempt.number}-{attempt.attempt}",
+            flow_run_name=f"shard {attempt.number}" + (f", attempt {attempt.attempt}" if attempt.attempt > 1 else ""),
+        )
+        if not isinstance(made, FlowRun):
+            raise TypeError(f"expected a flow run, got {made!r}")
+        return made.id
+
+    def _poll(self, running: Mapping[UUID, _Attempt], files: RunFiles) -> list[FlowRun]:
+        """Wait a moment, and return the flow runs that ended. A silent flow run ends as Crashed."""
+        self._wait(running)
+        found = client().read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(running))))
+        ended = [run for run in found if run.state is not None and run.state.is_final()]
+        for run in found:
+            attempt = running[run.id]
+            attempt.is_started = attempt.is_started or (run.state is not None and run.state.type is StateType.RUNNING)
+            if run in ended or not attempt.is_started:
+                continue
+            if attempt.is_silent(files.modified(f"alive-{attempt.number}.json")):
+                state: State[Any] = Crashed(message=f"the shard gave no sign of life for {_SILENCE_S:.0f} s")
+                client().set_flow_run_state(run.id, state, force=True)
+                ended.append(run)
+        self._require_worker(running)
+        return ended
+
+    def _wait(self, running: Mapping[UUID, _Attempt]) -> None:
+        """Wait a moment. After a cancellation, cancel the flow runs, and wait for their ends."""
+        if self._cancel.reason is None:
+            self._cancel_wait()
+            return
+        _cancel_runs(running)
+        time.sleep(_POLL_S)
+
+    def _cancel_wait(self) -> None:
+        """Wait a moment, or until the run is cancelled."""
+        deadline = time.monotonic() + _POLL_S
+        while self._cancel.reason is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def _judge(self, attempt: _Attempt, run: FlowRun, files: RunFiles) -> DistError | None:
+        """Return None if the result of a shard is in the store, otherwise the reason of its end."""
+        if files.read(f"result-{attempt.number}.json") is not None:
+            return None
+        state = client().read_flow_run(run.id).state
+        what = "ended without a state" if state is None else f"ended as {state.name}: {state.message or 'no reason given'}"
+        return Unavailable(f"shard {attempt.number} of this run {what}")
+
+    def _require_worker(self, running: Mapping[UUID, _Attempt]) -> None:
+        """Raise an error if no shard has started for a minute, and no worker polls the work pool."""
+        if any(attempt.is_started for attempt in running.values()) or not running:
+            return
+        if time.monotonic() - min(attempt.submitted for attempt in running.values()) < _NO_WORKER_S:
+            return
+        pool = self._deployment.work_pool_name
+        if pool is None:
+            raise InvalidInput(f"the deployment {self._name} has no work pool; deploy it to one")
+        workers = (
+            client()
+            .request("POST", "/work_pools/{work_pool_name}/workers/filter", path_params={"work_pool_name": pool}, json={})
+            .json()
+        )
+        if not any(worker["status"] == WorkerStatus.ONLINE.value for worker in workers):
+            remedy = f"start one with: prefect worker start --pool {pool}"
+            raise Unavailable(f"no worker polls the work pool {pool} of the deployment {self._name}; {remedy}")
+
+
+def _find_deployment(name: str) -> DeploymentResponse:
+    try:
+        return client().read_deployment_by_name(name)
+    except ObjectNotFound:
+        remedy = "create the deployments with dist init and prefect deploy --all, or leave out --workers"
+        raise InvalidInput(f"Prefect has no deployment {name}; {remedy}") from None
+
+
+def _cancel_runs(running: Mapping[UUID, _Attempt]) -> None:
+    """Ask Prefect to cancel flow runs. Their workers stop the processes."""
+    for run in running:
+        client().set_flow_run_state(run, Cancelling(message="the parent run was cancelled"))
