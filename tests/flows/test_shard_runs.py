@@ -1,0 +1,135 @@
+"""Mirror runs that a real worker carries out in shards, as runs of the deployment `mirror-shard`."""
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import images
+from tests.fakes.faults import Call, Fault, Stall
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import count_uploads, find_missing
+from tests.peers.prefect import PrefectServer
+from tests.peers.processes import poll_until
+
+APPS = {f"app{number}": images.image(960 + number, layers=1, layer_bytes=4_000_000) for number in range(4)}
+_START_S = 90
+
+
+@pytest.fixture
+def source() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as source:
+        for name, built in APPS.items():
+            images.load(source, name, built, "v1")
+        yield source
+
+
+def configuration(source: FakeRegistry, target: FakeRegistry, directory: Path) -> str:
+    """Return the text of a configuration that mirrors all repositories of a registry."""
+    sync = [{"type": "registry", "source": source.host, "target": target.host}]
+    return json.dumps({"store": str(directory / "store"), "lock": str(directory / "lock.json"), "sync": sync})
+
+
+def list_shards(server: PrefectServer, run: str) -> list[dict[str, Any]]:
+    """Return the runs of the flow `mirror-shard` that a mirror run has submitted."""
+    found = server.post("/flow_runs/filter", {"flows": {"name": {"any_": ["mirror-shard"]}}})
+    return [one for one in found if one["parameters"]["run"] == run]
+
+
+def find_processes(run: str) -> list[int]:
+    """Return the processes that carry out a flow run."""
+    wanted = f"PREFECT__FLOW_RUN_ID={run}".encode()
+    found = list[int]()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def test_workers_carry_out_the_shards_of_a_run_and_each_blob_is_transferred_once(
+    server: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
+) -> None:
+    run = server.start("mirror", {"config": configuration(source, target, tmp_path), "workers": 2})
+
+    assert server.wait_for_end(run)["type"] == "COMPLETED", server.logs(run)
+    assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
+    shards = list_shards(server, run)
+    assert [(one["name"], one["state_type"]) for one in sorted(shards, key=lambda one: one["name"])] == [
+        ("shard 0", "COMPLETED"),
+        ("shard 1", "COMPLETED"),
+    ]
+    reads = Counter(one.path for one in source.requests if one.method == "GET" and "/blobs/" in one.path)
+    assert set(reads.values()) == {1}
+    assert set(count_uploads(target.requests).values()) == {1}
+    locked = json.loads((tmp_path / "lock.json").read_text())["images"]
+    assert {name: record["mirrored"] is None for name, record in locked.items()} == dict.fromkeys(
+        (f"{target.host}/{name}:v1" for name in APPS), False
+    )
+
+
+def test_a_shard_whose_process_is_killed_runs_again_and_resumes(
+    server: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
+) -> None:
+    layer = list(APPS["app1"].blobs)[-1]
+    source.inject(Fault(path=f"/v2/app1/blobs/{layer}", action=Stall(1_500_000)))
+    run = server.start("mirror", {"config": configuration(source, target, tmp_path), "workers": 2})
+
+    def has_stalled() -> bool:
+        return any(path.stat().st_size == 1_500_000 for path in (tmp_path / "store" / "ingest").glob("*") if path.is_file())
+
+    assert poll_until(has_stalled, timeout_s=_START_S), server.logs(run)
+    victims = [pid for shard in list_shards(server, run) for pid in find_processes(shard["id"])]
+    assert victims
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+
+    assert server.wait_for_end(run)["type"] == "COMPLETED", server.logs(run)
+    assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
+    states = Counter(one["state_type"] for one in list_shards(server, run))
+    assert states["CRASHED"] >= 1
+    assert states["COMPLETED"] >= 1
+    assert not {"RUNNING", "PENDING", "SCHEDULED"} & states.keys()
+    ranges = [one.headers.get("range") for one in source.requests if one.path == f"/v2/app1/blobs/{layer}"]
+    assert ranges == [None, f"bytes=1500000-{len(APPS['app1'].blobs[layer]) - 1}"]
+    assert set(count_uploads(target.requests).values()) == {1}
+
+
+def test_a_cancelled_run_cancels_its_shards(
+    server: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
+) -> None:
+    layer = list(APPS["app1"].blobs)[-1]
+    source.inject(Fault(path=f"/v2/app1/blobs/{layer}", action=Stall(1_500_000)))
+    begun = []
+    source.inject(Fault(path=f"/v2/app1/blobs/{layer}", action=Call(lambda: begun.append(1))))
+    run = server.start("mirror", {"config": configuration(source, target, tmp_path), "workers": 2})
+    assert poll_until(lambda: bool(begun), timeout_s=_START_S), server.logs(run)
+
+    server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+
+    assert server.wait_for_end(run)["type"] == "CANCELLED"
+    assert poll_until(
+        lambda: not {one["state_type"] for one in list_shards(server, run)} & {"RUNNING", "CANCELLING", "PENDING"},
+        timeout_s=_START_S,
+    ), list_shards(server, run)
+    assert target.manifest("app1", "v1") is None
+
+
+def test_a_prefect_server_without_the_deployment_is_named(prefect: PrefectServer, tmp_path: Path) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from prefect_dist.flows.mirror import mirror
+
+    text = json.dumps({"sync": [{"type": "image", "source": "a.invalid/x:v1", "target": "b.invalid/x:v1"}]})
+    with temporary_settings({PREFECT_API_URL: prefect.url}):
+        state = mirror(text, str(tmp_path / "store"), workers=2, worker_deployment="mirror-shard/none", return_state=True)
+    assert state.is_failed()
+    assert str(state.message).startswith("Prefect has no deployment mirror-shard/none; create the deployments with dist init")
