@@ -42,6 +42,13 @@ def use_target_login(
     return use_credentials(_make_source(login, hosts), way=way)
 
 
+def refuse_login(login: LoginOptions, why: str) -> None:
+    """Refuse the credentials of the user for a command that cannot use them."""
+    given = "--username" if login.username is not None else "$DIST_USERNAME" if os.environ.get("DIST_USERNAME") else None
+    if given is not None:
+        raise BadInput(f"{given}: {why}; set the credentials in the configuration, or use docker login")
+
+
 def open_remotes(context: Context, network: NetworkOptions, login: LoginOptions, host: str) -> "Remotes":
     """Return the remotes for a command whose credentials are for the registry `host`. The caller closes the remotes."""
     from prefect_dist.remotes import DockerConfig, Registries, RegistrySettings, Remotes, chain_sources

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from prefect_dist.cli import inputs
 from prefect_dist.cli.inputs import BadInput
-from prefect_dist.cli.login import use_target_login
+from prefect_dist.cli.login import refuse_login, use_target_login
 from prefect_dist.cli.options import (
     ConfiguredConcurrency,
     ConfiguredGrain,
@@ -71,6 +71,8 @@ def mirror(
     """Run the flow `mirror`, and return the exit code."""
     from prefect_dist.cli import runs
 
+    if workers > 1:
+        refuse_login(login, "worker processes do not get it")
     path = inputs.make_absolute(config)
     wanted = inputs.load_mirror(path, dialect, to or ())
     parameters = {
