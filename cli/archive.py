@@ -1,8 +1,6 @@
 """The commands export and import: images to and from tar archives."""
 
-import os
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,30 +105,15 @@ def _open_output(file: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
+    from prefect_dist.storage.archive.replacing import replace_file
+
+    path = Path(file).resolve()  # a symbolic link is kept
+    is_special = path.exists() and not path.is_file()  # a device or pipe is written directly
     try:
-        with _replace_file(Path(file).resolve()) as stream:  # a symbolic link is kept
+        with path.open("wb") if is_special else replace_file(path) as stream:
             yield stream
     except OSError as exc:
         raise Unavailable(f"{file}: {exc.strerror or exc}") from exc
-
-
-@contextmanager
-def _replace_file(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a new file, which replaces `path` at the end of the block. A device or pipe is written directly."""
-    if path.exists() and not path.is_file():
-        with path.open("wb") as stream:
-            yield stream
-        return
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

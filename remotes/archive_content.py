@@ -1,6 +1,6 @@
 """The content of a new version of an archive: from the content store, from the previous version, and new indexes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -42,13 +42,13 @@ class ArchiveContent:
             Corrupt: the bytes do not match the digest, raised after the last piece.
             NotFound, Unavailable, Denied, Conflict: the blob is missing or cannot be read.
         """
-        hasher = Hasher(descriptor.digest.algorithm)
-        for piece in self._read_unverified(descriptor):
+        if descriptor.digest in self.made or descriptor.digest in self._pushed or self._previous is None:
+            pieces = self._read_run(descriptor)
+        else:
+            pieces = _verify(descriptor, self._previous.read(descriptor, 0))
+        for piece in pieces:
             self._check()
-            hasher.update(piece)
             yield piece
-        if (found := hasher.digest()) != descriptor.digest:
-            raise Corrupt(f"the archive has {found} in its place; remove the archive", subject=descriptor)
 
     def read_document(self, descriptor: Descriptor) -> bytes:
         """Return the bytes of a manifest.
@@ -92,12 +92,20 @@ class ArchiveContent:
         distinct = {one.digest: one for tree in trees for one in tree}
         return {digest: (self.size(digest) or 0, partial(self.read, one)) for digest, one in distinct.items()}
 
-    def _read_unverified(self, descriptor: Descriptor) -> Iterator[bytes]:
+    def _read_run(self, descriptor: Descriptor) -> Iterator[bytes]:
+        """Return the bytes of content of this run, which the store verifies."""
         digest = descriptor.digest
-        if digest in self.made:
-            return iter((self.made[digest],))
         if digest in self._pushed:
             return self._store.chunks(digest)
-        if self._previous is None:
+        if digest not in self.made:
             raise NotFound("was not pushed", subject=descriptor)
-        return self._previous.read(descriptor, 0)
+        return iter((self.made[digest],))
+
+
+def _verify(descriptor: Descriptor, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    hasher = Hasher(descriptor.digest.algorithm)
+    for piece in pieces:
+        hasher.update(piece)
+        yield piece
+    if (found := hasher.digest()) != descriptor.digest:
+        raise Corrupt(f"the archive has {found} in its place; remove the archive", subject=descriptor)

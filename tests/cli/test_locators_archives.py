@@ -172,6 +172,14 @@ def test_copy_all_tags_to_one_archive(site: Site) -> None:
     assert read_image(f"{place}:v1") == content_of(INDEX)
 
 
+def test_copy_within_one_archive(site: Site) -> None:
+    place = f"oci-archive:{site.directory}/a.tar"
+    site.run("copy", f"{site.app}:v1", f"{place}:v1")
+    site.run("copy", f"{place}:v1", f"{place}:stable")
+    assert sorted(site.run("tags", place).split()) == ["stable", "v1"]
+    assert read_image(f"{place}:stable") == content_of(INDEX)
+
+
 @pytest.mark.parametrize("scheme", ARCHIVES)
 def test_push_to_an_archive(site: Site, scheme: str) -> None:
     site.run("fetch", f"{site.app}:one")

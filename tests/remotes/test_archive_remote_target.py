@@ -399,6 +399,29 @@ def test_two_runs_that_write_one_archive_keep_each_other_s_tags(tmp_path: Path) 
     assert tags_of(place) == [f"{name}-{number}" for name in ("one", "two") for number in range(3)]
 
 
+SEVERAL = """
+import sys
+from tests import images
+from tests.remotes.test_archive_remote_target import write
+
+place, name, first = sys.argv[1:]
+for number in range(5):
+    write(f"{place}:{name}-{number}", images.image(int(first) + number, layers=1, layer_bytes=500_000))
+"""
+
+
+def test_two_processes_that_write_one_archive_at_once_lose_no_tag(tmp_path: Path) -> None:
+    place = f"oci-archive:{tmp_path}/a.tar"
+    argv = [[sys.executable, "-c", SEVERAL, place, name, first] for name, first in (("one", "8310"), ("two", "8320"))]
+    writers = [subprocess.Popen(one, cwd=REPOSITORY) for one in argv]
+    assert [writer.wait(timeout=100) for writer in writers] == [0, 0]
+    assert tags_of(place) == [f"{name}-{number}" for name in ("one", "two") for number in range(5)]
+    for number in range(5):
+        image = images.image(8320 + number, layers=1, layer_bytes=500_000)
+        assert read_image(f"{place}:two-{number}") == content_of(image)
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.tar"]
+
+
 WRITE = """
 import os, signal, sys
 from prefect_dist.storage.archive import writing
