@@ -31,7 +31,7 @@ format: install ## Format the code.
 check: install ## Lint and type-check.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 test-fast: install ## Run the tests that need only Python: no server and no other program.
 	$(BIN)/python -m pytest -n 2 -m "not ($(PEERS))" tests/ocispec tests/storage tests/remotes tests/transfer tests/mirror \
