@@ -59,7 +59,15 @@ def _fold(cells: Iterable[str], width: int | None) -> Iterator[str]:
 
 def print_lines(texts: Iterable[str]) -> None:
     """Print a line per text, as soon as the iterator yields the text."""
-    sys.stdout.writelines(f"{text}\n" for text in texts)
+    sys.stdout.writelines(f"{escape(text)}\n" for text in texts)
+
+
+def escape(text: str) -> str:
+    """Return text with escapes for control characters other than line breaks.
+
+    Text of others, such as a media type of an image, must not control the terminal.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def format_age(moment: datetime) -> str:
@@ -74,5 +82,5 @@ def print_json(document: Any) -> None:
 
 def print_error(message: object, *objects: str) -> None:
     """Print a message on standard error as a single line, followed by an indented line per object."""
-    sys.stderr.write(f"dist: {' '.join(str(message).split())}\n")
-    sys.stderr.writelines(f"{_INDENT}{name}\n" for name in objects)
+    sys.stderr.write(f"dist: {escape(' '.join(str(message).split()))}\n")
+    sys.stderr.writelines(f"{_INDENT}{escape(name)}\n" for name in objects)

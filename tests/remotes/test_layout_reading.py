@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,10 @@ import pytest
 from prefect_dist.ocispec import Digest, manifest
 from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unavailable, Unsupported
 from prefect_dist.remotes.layout_remote import LayoutRemote
+from prefect_dist.storage import open_store
+from prefect_dist.transfer import content
+from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.events import ContentAdvanced, Event
 from tests import images
 from tests.remotes.layouts import (
     MARKER,
@@ -325,6 +329,31 @@ def test_abort_ends_the_transfer_in_flight_and_refuses_later_ones(remote: Layout
     write_layout(other, {"v1": ONE})
     with pytest.raises(Unavailable, match="was aborted"):
         fetch(remote.open_source(layout(other)), root_of(ONE))
+
+
+def test_a_fetch_that_was_cut_resumes_at_its_offset(tmp_path: Path) -> None:
+    described = blob(DATA)
+    blob_file(tmp_path / "layout", described.digest).parent.mkdir(parents=True)
+    blob_file(tmp_path / "layout", described.digest).write_bytes(DATA)
+
+    def fetch_to_store(notify: Callable[[Event], None], remote: LayoutRemote) -> Receipt:
+        source = remote.open_source(layout(tmp_path / "layout"))
+        with open_store(str(tmp_path / "store")) as store:
+            return content.fetch(store, source, described, notify=notify, pause=lambda _: None)
+
+    with open_layouts() as first:
+
+        def abort(event: Event) -> None:
+            if isinstance(event, ContentAdvanced) and event.gained:
+                first.abort()
+
+        with pytest.raises(Unavailable, match="was aborted"):
+            fetch_to_store(abort, first)
+    offsets = list[int]()
+    with open_layouts() as second:
+        receipt = fetch_to_store(lambda event: offsets.append(getattr(event, "offset", -1)), second)
+    assert offsets[0] == 1024 * 1024
+    assert receipt.transferred == len(DATA) - offsets[0]
 
 
 # Referrers
