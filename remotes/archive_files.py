@@ -14,6 +14,8 @@ from prefect_dist.remotes.layout_files import LayoutFiles
 from prefect_dist.storage.archive import layout
 from prefect_dist.storage.archive.docker import make_manifest
 
+_REMEDY = "if the archive has only some platforms, select a platform, or use dist import, which accepts missing manifests"
+
 
 class ArchiveFiles:
     """The files of the image layout in an archive. Thread-safe."""
@@ -43,7 +45,7 @@ class ArchiveFiles:
     def _find(self, digest: Digest) -> Span:
         span = self._file.find(layout.blob_entry(digest))
         if span is None:
-            raise NotFound(f"blob {digest} is missing in the archive", subject=self.at)
+            raise NotFound(f"blob {digest} is missing in the archive; {_REMEDY}", subject=self.at)
         return span
 
 

@@ -132,6 +132,19 @@ def test_all_tags_of_an_archive_are_copied(site: Site) -> None:
     assert find_missing(site.target, "app", INDEX, "v1") + find_missing(site.target, "app", ONE, "one") == []
 
 
+def test_one_platform_of_an_archive_that_has_only_this_platform(site: Site) -> None:
+    """`docker save` writes the whole index, but only the content for the platform of the machine."""
+    place = f"oci-archive:{site.directory}/a.tar:v1"
+    site.run("copy", "--platform", "linux/amd64", f"{site.app}:v1", place)
+    other = "--store", site.directory / "other"
+    failed = dist_direct(*other, "fetch", place)
+    assert failed.code == 1
+    assert (
+        "is missing in the archive; if the archive has only some platforms, select a platform, or use dist import" in failed.err
+    )
+    assert dist_direct(*other, "fetch", "--platform", "linux/amd64", place).code == 0
+
+
 # Archives as targets
 
 
