@@ -60,9 +60,9 @@ class Reference:
         Raises:
             InvalidInput: an unknown scheme, user information, no host, or a bad port, path, tag or character.
         """
-        text = text.removeprefix(_DOCKER)
         if (scheme := find_scheme(text)) is not None:
             return cls._parse_schemed(text, scheme)
+        text = text.removeprefix(_DOCKER)
         if not _PRINTABLE.fullmatch(text):
             raise InvalidInput(f"reference {_without_user(text)!r}: expected printable ASCII without spaces")
         if protocol := _PROTOCOL.match(text):
@@ -182,8 +182,10 @@ def expand(text: str) -> str:
     name without tag and digest gets `latest`. A query is dropped. A text with a scheme other than `docker://` stays unchanged.
     The result is not validated: pass it to `Reference.parse`.
     """
+    if find_scheme(text) is not None:
+        return text
     text = text.removeprefix(_DOCKER)
-    if find_scheme(text) is not None or _PROTOCOL.match(text):
+    if _PROTOCOL.match(text):
         return text
     bare = re.split(r"[?#]", text, maxsplit=1)[0]
     first, slash, rest = bare.partition("/")
@@ -203,9 +205,9 @@ def find_scheme(text: str) -> str | None:
 
 def has_object(text: str) -> bool:
     """Return True if the text of a reference has a tag or a digest, before `expand` adds one."""
-    text = text.removeprefix(_DOCKER)
     if find_scheme(text) is not None:
         return bool(Reference.parse(text).object)
+    text = text.removeprefix(_DOCKER)
     return any(mark in text.rpartition("/")[2] for mark in ":@")
 
 

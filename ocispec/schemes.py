@@ -5,8 +5,9 @@ A plug-in is an entry point of the group `prefect_dist.remotes`, and the name of
 
 import logging
 import re
+from collections.abc import Iterable, Iterator
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 
 GROUP = "prefect_dist.remotes"
 """The group of entry points of plug-ins."""
@@ -36,12 +37,32 @@ def find_plugins() -> dict[str, tuple[EntryPoint, ...]]:
     Built-in schemes and names that are no scheme are left out, with a warning.
     """
     found = dict[str, tuple[EntryPoint, ...]]()
-    for point in entry_points(group=GROUP):
+    for point in _list_entry_points():
         if (fault := _find_fault(point.name)) is None:
             found[point.name] = (*found.get(point.name, ()), point)
         else:
             _log.warning("%s is ignored: %s; update or uninstall the package", describe_plugin(point), fault)
     return found
+
+
+def _list_entry_points() -> Iterable[EntryPoint]:
+    try:
+        return entry_points(group=GROUP)
+    except Exception:  # noqa: BLE001 - importlib raises any error for damaged metadata, of any package
+        return list(_list_readable())  # slower, because this reads the names of all packages
+
+
+def _list_readable() -> Iterator[EntryPoint]:
+    """Yield the entry points of all packages whose metadata is readable. Log a warning for each other package."""
+    seen = set[str]()
+    for package in distributions():
+        if (name := package.metadata["Name"] or "a package without a name") in seen:
+            continue
+        seen.add(name)
+        try:
+            yield from package.entry_points.select(group=GROUP)
+        except Exception as exc:  # noqa: BLE001 - as above
+            _log.warning("%s: the entry points of the package are ignored: %s; install the package again", name, exc)
 
 
 def describe_plugin(point: EntryPoint) -> str:

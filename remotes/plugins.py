@@ -59,7 +59,7 @@ def open_plugin(scheme: str, context: PluginContext) -> Remote:
     if len(points) > 1:
         names = " and ".join(map(describe_plugin, points))
         raise PluginError(f"several plug-ins serve the scheme {scheme}:, {names}; uninstall all packages but one")
-    plugin = _Plugin(f"{describe_plugin(points[0])} for {scheme}:")
+    plugin = _Plugin(f"{describe_plugin(points[0])} for the scheme {scheme}")
     made = _make(points[0], context, plugin)
     return GuardedRemote(plugin, made)
 

@@ -46,8 +46,8 @@ def write_plugin(
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
     (metadata / "entry_points.txt").write_text(f"[{schemes.GROUP}]\n{points}\n")
-    module = points.partition("=")[2].partition(":")[0].strip()
-    (directory / f"{module}.py").write_text(textwrap.dedent(code))
+    if module := points.partition("=")[2].partition(":")[0].strip():
+        (directory / f"{module}.py").write_text(textwrap.dedent(code))
 
 
 def use_plugins(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,7 @@ def test_a_broken_plugin_is_one_line_and_other_commands_do_not_import_it(
 
     bad = pins.run("resolve", "bad:x", more=more)
     assert (bad.code, bad.out) == (1, b"")
-    assert bad.line.startswith("dist: plug-in broken:make (dist-broken 1.2) for bad:")
+    assert bad.line.startswith("dist: plug-in broken:make (dist-broken 1.2) for the scheme bad: ")
     assert expected in bad.line
     fetched = pins.run("--output", "json", "fetch", "--direct", "bad:x", "pin:app", more=more)
     assert fetched.code == 1

@@ -100,7 +100,7 @@ def test_a_plugin_that_cannot_be_loaded_is_named_and_breaks_only_its_scheme(
     for _ in range(2):
         with pytest.raises(PluginError) as caught:
             remotes.open_source(pin())
-        check_message(caught.value, points.partition("= ")[2], "(dist-broken 1.2) for pin:", expected)
+        check_message(caught.value, points.partition("= ")[2], "(dist-broken 1.2) for the scheme pin: ", expected)
     assert remotes.resolve(Reference.parse(f"{registry.host}/app:v1")).descriptor.size > 0
 
 
@@ -179,7 +179,8 @@ def test_the_scheme_of_a_plugin_hides_an_image_of_docker_hub_with_the_same_name(
     assert str(Reference.parse(expand("pin:7"))) == "docker.io/library/pin:7"
     install(REMOTE)
     assert Reference.parse(expand("pin:7")).scheme == "pin"
-    assert Reference.parse("docker.io/library/pin:7").scheme == ""
+    for text in ("docker.io/library/pin:7", "docker://pin:7", "library/pin:7"):
+        assert str(Reference.parse(expand(text))) == "docker.io/library/pin:7"
 
 
 def test_a_plugin_that_hangs_while_it_is_loaded_delays_no_other_scheme(install: Install, remotes: Remotes) -> None:
@@ -204,6 +205,18 @@ def test_a_factory_that_opens_sources_is_refused(install: Install, remotes: Remo
     ))  # fmt: skip
     with pytest.raises(InvalidInput, match="pin:other: a plug-in can open sources only after its remote was made"):
         remotes.open_source(pin())
+
+
+def test_damaged_entry_points_of_a_package_are_named_and_the_other_packages_work(
+    install: Install, remotes: Remotes, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(REMOTE)
+    install("", package="dist-damaged", points="nonsense")
+    with caplog.at_level(logging.WARNING, "prefect_dist"):
+        assert remotes.resolve(pin()).descriptor == ROOT
+        assert str(Reference.parse(expand("redis:7"))) == "docker.io/library/redis:7"
+    [record] = caplog.records
+    assert record.getMessage().startswith("dist-damaged: the entry points of the package are ignored: ")
 
 
 # Results.
@@ -236,16 +249,16 @@ def test_a_wrong_result_or_error_of_a_plugin_is_named_in_one_line(
     install(with_method(method))
     with pytest.raises(PluginError) as caught:
         fetch_root(remotes, store)
-    check_message(caught.value, f"{PLUGIN} for pin:", expected)
+    check_message(caught.value, f"{PLUGIN} for the scheme pin", expected)
     assert list(store.walk()) == []
 
 
 @pytest.mark.parametrize(
     ("pieces", "expected"),
     [
-        ("[RAW, b'x']", f"expected {len(RAW)} bytes, {PLUGIN} for pin: sent more"),
-        ("[RAW[:5]]", f"expected {len(RAW)} bytes, {PLUGIN} for pin: sent 5"),
-        ("[]", f"expected {len(RAW)} bytes, {PLUGIN} for pin: sent 0"),
+        ("[RAW, b'x']", f"expected {len(RAW)} bytes, {PLUGIN} for the scheme pin sent more"),
+        ("[RAW[:5]]", f"expected {len(RAW)} bytes, {PLUGIN} for the scheme pin sent 5"),
+        ("[]", f"expected {len(RAW)} bytes, {PLUGIN} for the scheme pin sent 0"),
         ("__import__('itertools').repeat(RAW)", "sent more"),
         ("[RAW.replace(b'2', b'3')]", "expected sha256:"),
     ],
@@ -359,7 +372,7 @@ def test_an_error_of_abort_or_close_is_logged_and_the_other_remotes_are_aborted(
             remotes.resolve(Reference.parse(f"{registry.host}/app:v1"))
         remotes.close()
     assert [record.getMessage() for record in caplog.records] == [
-        f"{PLUGIN} for pin:: {name} failed: OSError: no" for name in ("abort", "close")
+        f"{PLUGIN} for the scheme pin: {name} failed: OSError: no" for name in ("abort", "close")
     ]
 
 
