@@ -64,7 +64,10 @@ class StoredFiles:
             Unsupported: a file system that does not meet the needs of a layout.
         """
         self.at = at
-        self.backend, self.ingests, self.layout = open_backend(location, {})
+        try:
+            self.backend, self.ingests, self.layout = open_backend(location, {})
+        except (InvalidInput, Unsupported) as exc:  # the message begins with the word store, for content stores
+            raise type(exc)(exc.message.removeprefix(f"store {location}: "), subject=at) from exc
         self.is_local = not self.layout.scheme
         self.aborted = threading.Event()
 

@@ -149,7 +149,7 @@ class Registries(Remote):
         if parsed.scheme == "http" and not self._settings.hosts.url(host).startswith("http://"):
             raise InvalidInput(
                 f"URL {quote_text(url)}: plain http is allowed only on loopback addresses; use https://, "
-                f"or set scheme: http for {host} in the hosts file"
+                f"or set tls: disabled for {host} in the hosts file"
             )
         origin = GuardedOrigin(parsed, name=host, private_hosts=self._settings.hosts.settings_for(host).private_hosts)
         directory = Repository(self._client, self._auth_of(host, ""), url=url.rstrip("/"), name="", locator=host, origin=origin)

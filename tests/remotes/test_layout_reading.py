@@ -139,6 +139,20 @@ def test_tens_of_thousands_of_names_are_listed_quickly(remote: LayoutRemote, tmp
     assert len(list(remote.open_source(layout(tmp_path)).tags())) == 15_000
 
 
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("ftp://host/x", "oci:ftp://host/x: ftp:// does not guarantee that a file appears whole or not at all; use one of"),
+        ("/a::b", "oci:/a::b: a location with :: is not supported"),
+        ("~nobody-at-all/x", "oci:~nobody-at-all/x: expected an absolute path"),
+    ],
+)
+def test_an_unusable_location_is_refused(remote: LayoutRemote, place: str, message: str) -> None:
+    with pytest.raises(DistError) as caught:
+        remote.resolve(layout(place, ":v1"))
+    assert str(caught.value).startswith(message)
+
+
 # Damaged layouts
 
 
