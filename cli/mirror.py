@@ -140,12 +140,16 @@ def seed(
     network: RunNetworkOptions = RunNetworkOptions(),
     login: LoginOptions = LoginOptions(),
     grain: ConfiguredGrain = None,
+    workers: Workers = 1,
     direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
     """Run the flow `seed`, and return the exit code."""
     from prefect_dist.cli import runs
+
+    if workers > 1:
+        refuse_login(login, "worker processes do not get it")
 
     parameters: dict[str, Any] = {
         "rewrite_index": rewrite_index,
@@ -168,7 +172,9 @@ def seed(
         if not dry_run:
             inputs.require_writable_store(context)
     with _use_mirror(login, wanted, wanted.seed, is_mentioned=not is_configured):
-        return runs.run(context, "seed", parameters, doing="mirroring", quiet=quiet, direct=direct, grain=grain)
+        return runs.run(
+            context, "seed", parameters, doing="mirroring", quiet=quiet, direct=direct, grain=grain, workers=workers
+        )
 
 
 def _load_seed(path: str, options: Sequence[str]) -> "Mirror":

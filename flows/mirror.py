@@ -20,12 +20,11 @@ from prefect_dist.flows.parameters import (
     make_resources,
 )
 from prefect_dist.flows.run import run
-from prefect_dist.flows.shard_runs import DEPLOYMENT, ShardRuns
+from prefect_dist.flows.shard_runs import DEPLOYMENT, ShardOptions
 from prefect_dist.mirror.configured import make_mirror_run
 from prefect_dist.mirror.loading import display_name
 from prefect_dist.mirror.report import RunReport
 from prefect_dist.transfer.attempts import RETRIES
-from prefect_dist.transfer.events import Notify
 
 
 def _run_name() -> str:
@@ -59,20 +58,8 @@ def mirror(
         dialect=dialect,
         to=to,
     )
-    shard_parameters = {
-        "config": config,
-        "store": store,
-        "concurrency": spec.window,
-        "retries": retries,
-        "grain": grain or spec.grain,
-        "store_options": store_options,
-        "dialect": dialect,
-        "to": to,
-        "network": None if network is None else network.model_dump(),
-    }
-
-    def open_shards(notify: Notify) -> ShardRuns:
-        return ShardRuns(shard_parameters, workers=workers, notify=notify, deployment=worker_deployment)
-
+    shards = ShardOptions(
+        workers=workers, deployment=worker_deployment, config=config, store=store, store_options=store_options, network=network
+    )
     with only_run("mirror", config, label=spec.configuration):
-        return run(spec, grain=grain, open_shards=None if workers == 1 or dry_run else open_shards)
+        return run(spec, grain=grain, shards=shards.divide(spec, grain=grain, dialect=dialect, to=to))

@@ -37,6 +37,7 @@ def mirror_shard(
     workers: Annotated[int, label("Workers", "Number of shards that share the limits of each registry", ge=1)] = 1,
     concurrency: Concurrency = CONCURRENCY,
     retries: Retries = RETRIES,
+    offline: Annotated[bool, label("Offline", "Read images only from the content store")] = False,
     grain: GrainOption = "descriptor",
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     dialect: Format = "dist",
@@ -52,6 +53,7 @@ def mirror_shard(
         config=config,
         concurrency=concurrency,
         retries=retries,
+        offline=offline,
         dialect=dialect,
         to=to,
     )

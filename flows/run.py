@@ -27,10 +27,10 @@ from prefect_dist.transfer.pool import Grain
 from prefect_dist.transfer.session import Session, open_session
 
 
-def run(spec: RunSpec, *, grain: Grain | None = None, open_shards: Callable[[Notify], ShardRunner] | None = None) -> RunReport:
+def run(spec: RunSpec, *, grain: Grain | None = None, shards: Callable[[Notify], ShardRunner] | None = None) -> RunReport:
     """Carry out a run in the current flow run. `grain` replaces the grain of the specification.
 
-    `open_shards` returns the means to carry out a mirror run in other processes; None in this process.
+    `shards` returns the means to carry out a mirror run in other processes; None in this process.
 
     Raises:
         Stopped: the run was cancelled before it began.
@@ -45,9 +45,9 @@ def run(spec: RunSpec, *, grain: Grain | None = None, open_shards: Callable[[Not
         open_session(bounded, notify=notify) as session,
         _open_pool(spec, session, grain or spec.grain) as (pool, scopes),
     ):
-        shards = None if open_shards is None else open_shards(notify)
         observer = MirrorEvents(session.cancel)
-        report = job.run(RunContext(pool=pool, scopes=scopes, notify=notify, observer=observer, shards=shards))
+        runner = None if shards is None else shards(notify)
+        report = job.run(RunContext(pool=pool, scopes=scopes, notify=notify, observer=observer, shards=runner))
     push_metrics(report, log=log)
     return report
 

@@ -19,10 +19,13 @@ from prefect_dist.flows.parameters import (
     Retries,
     RewriteIndex,
     StoreOptions,
+    WorkerDeployment,
+    Workers,
     label,
     make_resources,
 )
 from prefect_dist.flows.run import run
+from prefect_dist.flows.shard_runs import DEPLOYMENT, ShardOptions
 from prefect_dist.mirror.configured import make_seed_run
 from prefect_dist.mirror.loading import display_name
 from prefect_dist.mirror.report import RunReport
@@ -73,6 +76,8 @@ def seed(
     retries: Retries = RETRIES,
     grain: ConfiguredGrain = None,
     store_options: StoreOptions = {},
+    workers: Workers = 1,
+    worker_deployment: WorkerDeployment = DEPLOYMENT,
     network: Reached = None,
 ) -> RunReport:
     """Push many images to many registries, each under its own repository and tag. Existing content is not sent again."""
@@ -92,5 +97,8 @@ def seed(
         concurrency=concurrency,
         retries=retries,
     )
+    shards = ShardOptions(
+        workers=workers, deployment=worker_deployment, config=config, store=store, store_options=store_options, network=network
+    )
     with only_run("seed", config, label=spec.configuration):
-        return run(spec, grain=grain)
+        return run(spec, grain=grain, shards=shards.divide(spec, grain=grain))

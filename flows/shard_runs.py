@@ -7,7 +7,7 @@ Prefect still shows the run as Running.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -22,11 +22,15 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
 from prefect_dist.flows.api import client
+from prefect_dist.flows.parameters import Network
+from prefect_dist.mirror.run_spec import RunSpec
 from prefect_dist.mirror.shard_job import ALIVE_S
+from prefect_dist.mirror.skopeo import Dialect
 from prefect_dist.ocispec.errors import DistError, InvalidInput, Unavailable
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.cancellation import current_token
 from prefect_dist.transfer.events import Note, Notify
+from prefect_dist.transfer.pool import Grain
 
 DEPLOYMENT = "mirror-shard/mirror-shard"
 """The deployment that carries out shards."""
@@ -58,6 +62,38 @@ class _Attempt:
         return time.monotonic() - self.seen[1] > _SILENCE_S
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardOptions:
+    """The parameters of a flow that say where and with which resources its shards run."""
+
+    workers: int
+    deployment: str
+    config: str | None
+    store: str | None
+    store_options: Mapping[str, Any]
+    network: Network | None
+
+    def divide(
+        self, spec: RunSpec, *, grain: Grain | None, dialect: Dialect = "dist", to: Sequence[str] = ()
+    ) -> Callable[[Notify], "ShardRuns"] | None:
+        """Return a function that opens the shards of a run; None for a run of one process, or a run that only plans."""
+        if self.workers == 1 or spec.job.planning == 1:
+            return None
+        parameters = {
+            "config": self.config,
+            "store": self.store,
+            "store_options": dict(self.store_options),
+            "network": None if self.network is None else self.network.model_dump(),
+            "concurrency": spec.window,
+            "retries": spec.retries,
+            "grain": grain or spec.grain,
+            "offline": spec.session.offline,
+            "dialect": dialect,
+            "to": list(to),
+        }
+        return lambda notify: ShardRuns(parameters, workers=self.workers, notify=notify, deployment=self.deployment)
+
+
 class ShardRuns:
     """Carries out shards, at most `workers` at a time. `parameters` are those of every shard.
 
@@ -65,7 +101,7 @@ class ShardRuns:
         InvalidInput: Prefect has no deployment for shards.
     """
 
-    def __init__(self, parameters: Mapping[str, Any], *, workers: int, notify: Notify, deployment: str = DEPLOYMENT) -> None:
+    def __init__(self, parameters: Mapping[str, Any], *, workers: int, notify: Notify, deployment: str) -> None:
         self.run, self.workers = str(flow_run.id), workers
         self._parameters, self._notify = parameters, notify
         self._deployment, self._cancel = _find_deployment(deployment), current_token()
