@@ -1,5 +1,6 @@
 """Replaces a file of any size as a whole, with one writer at a time."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -36,18 +37,37 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _open_locked(path: Path) -> IO[bytes]:
-    """Open and lock a file. The last writer has renamed or removed its file, so the file is opened again."""
+    """Open and lock a file. The last writer has renamed or removed its file, so the file is opened again.
+
+    Raises:
+        PermissionError: another user owns the file, and could change the archive after it is renamed.
+        OSError: the file is a link, for example to a file that another user of the directory wants to have overwritten.
+    """
     while True:
-        file = path.open("ab")
+        file = open(path, "ab", opener=_open_without_links)  # noqa: SIM115 - the caller closes the file
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    return file
+            if _is_own(file, path):
+                return file
         except BaseException:
             file.close()
             raise
         file.close()
+
+
+def _is_own(file: IO[bytes], path: Path) -> bool:
+    """Return True if an open file is still the file at `path`."""
+    found = os.fstat(file.fileno())
+    if found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"{path} belongs to another user; remove the file", str(path))
+    try:
+        return os.path.samestat(found, path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _open_without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
 
 
 def _sync_directory(path: Path) -> None:

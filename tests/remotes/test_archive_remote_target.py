@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
-from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unavailable, Unsupported
+from prefect_dist.ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
 from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from prefect_dist.remotes import Remotes, Target
 from prefect_dist.storage import open_store
@@ -283,6 +284,24 @@ def test_a_symbolic_link_and_the_permissions_of_a_file_are_kept(tmp_path: Path) 
     assert (tmp_path / "a.tar").is_symlink()
     assert (tmp_path / "disk" / "b.tar").stat().st_mode & 0o777 == 0o640
     assert tags_of(f"oci-archive:{tmp_path}/a.tar") == ["v1", "v2"]
+
+
+def test_a_new_archive_is_not_written_through_a_link_or_into_the_file_of_another_user(tmp_path: Path) -> None:
+    """The directory may be shared with other users, such as /tmp."""
+    partial, victim = tmp_path / ".a.tar.partial", tmp_path / "victim"
+    victim.write_text("content of a person")
+    partial.symlink_to(victim)
+    with pytest.raises(DistError, match="writing: Too many levels of symbolic links"):
+        write(f"oci-archive:{tmp_path}/a.tar:v1", ONE)
+    partial.unlink()
+    if os.geteuid() == 0:
+        partial.touch()
+        os.chown(partial, 65534, 65534)
+        with pytest.raises(Denied, match="belongs to another user; remove the file"):
+            write(f"oci-archive:{tmp_path}/a.tar:v1", ONE)
+        partial.unlink()
+    assert victim.read_text() == "content of a person"
+    assert list(tmp_path.iterdir()) == [victim]
 
 
 def test_tags_are_deleted_with_the_content_that_no_other_tag_needs(tmp_path: Path) -> None:
