@@ -104,7 +104,7 @@ class LayoutIndex:
         if not distinct:
             raise NotFound("the layout has no image", subject=self._at)
         if len(distinct) > 1:
-            names = _join([one.tag or f"@{digest}" for digest, one in reversed(distinct.items())])
+            names = _join([one.name or f"@{digest}" for digest, one in reversed(distinct.items())])
             raise InvalidInput(f"expected a tag or digest, the layout has several images: {names}", subject=self._at)
         return next(iter(distinct.values())).bare
 

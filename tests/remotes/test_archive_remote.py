@@ -80,6 +80,7 @@ def test_full_names_are_selected_by_repository_and_tag(tmp_path: Path, scheme: s
     (tmp_path / "a.tar").write_bytes(exported())
     place = f"{scheme}:{tmp_path}/a.tar"
     assert "expected one image" in str(refuse(f"{place}:1"))
+    assert f"several images: {ONE_NAME}, {TWO_NAME}" in str(refuse(place))
     assert read_image(f"{place}:one:1") == content_of(ONE)
     assert read_image(f"{place}:docker.io/library/two:1") == content_of(TWO)
     assert tags_of(f"{place}:two:") == ["1"]
