@@ -1,8 +1,9 @@
 """Writes images to archives: `oci-archive:FILE`, and `docker-archive:FILE` for `docker load`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
+from prefect_dist.ocispec.children import attested_digest
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
 from prefect_dist.ocispec.reference import is_tag
 from prefect_dist.ocispec.referrers import Referrer, fallback_tag
@@ -61,6 +62,16 @@ class ArchiveTarget(Target):
         found = self._writer.read_index(self._place).find(tag)
         return found is not None and found.digest == descriptor.digest
 
+    def check_image(self, content: Sequence[Descriptor]) -> None:
+        """Check that an archive for Docker gets images of one platform.
+
+        Raises:
+            Unsupported: the content has images of several platforms.
+        """
+        images = [one for one in content if one.kind == "manifest" and attested_digest(one) is None]
+        if self._is_single and len(images) > 1:
+            _require_single(content[0], len(images))
+
     def upload(self, blob: Descriptor, read: Read, *, observer: Observer) -> None:
         """Keep a blob for the next version of the archive."""
         self._keep(blob, read)
@@ -111,7 +122,7 @@ class ArchiveTarget(Target):
         content = self._writer.open_content()
         tree = content.walk(root, at=f"{self._at}:{tag}")
         if self._is_single:
-            self._require_single(root, tree, content)
+            _require_single(root, len(find_platforms(content.read_document, tree)))
         referrers = self._untagged.find_referrers(tree, content.walk)
         is_complete = self.has(root, tag=tag) and all(self.has(one) for one in tree)
         if not (is_complete and all(self._is_listed(subject, one, content) for subject, one in referrers)):
@@ -120,15 +131,6 @@ class ArchiveTarget(Target):
             self._writer.change(ArchiveChange(place=self._place, tags={**tags, tag: root}, listed=listed))
         self._untagged.discard(tree)
 
-    def _require_single(self, root: Descriptor, tree: list[Descriptor], content: ArchiveContent) -> None:
-        platforms = len(find_platforms(content.read_document, tree))
-        if platforms != 1:
-            raise Unsupported(
-                f"docker load reads images of one platform, this content has {platforms} images; "
-                "select one platform, or write an oci-archive:",
-                subject=root,
-            )
-
     def _is_listed(self, subject: Digest, referrer: Referrer, content: ArchiveContent) -> bool:
         """Return True if the current version of the archive leads to a referrer."""
         listed = self._writer.read_index(self._place).find(referrer.tag or fallback_tag(subject))
@@ -136,3 +138,12 @@ class ArchiveTarget(Target):
             return listed is not None and listed.digest == referrer.descriptor.digest
         found = manifest.children(content.read_document(listed), mediatypes.OCI_INDEX, at=self._at)
         return any(one.digest == referrer.descriptor.digest for one in found)
+
+
+def _require_single(root: Descriptor, images: int) -> None:
+    if images != 1:
+        raise Unsupported(
+            f"docker load reads images of one platform, this content has {images} images; "
+            "select one platform, or write an oci-archive:",
+            subject=root,
+        )

@@ -7,7 +7,7 @@ A remote never decides that content is valid. The callers check size and digest 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
@@ -128,6 +128,13 @@ class Target(ABC):
         Raises:
             Corrupt: the place has content of another size under this digest.
             DistError: the place cannot be read.
+        """
+
+    def check_image(self, content: Sequence[Descriptor]) -> None:
+        """Check that the place accepts an image with this content, before any content is fetched for the image.
+
+        Raises:
+            Unsupported: the place holds no such images.
         """
 
     def mount(self, blob: Descriptor, *, source: str | None = None) -> bool:

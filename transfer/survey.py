@@ -168,6 +168,9 @@ def _survey_image(session: Session, query: ImageQuery, *, keep: bool) -> QueryRe
         if settled is not None and not (query.related or query.dated or query.whole):
             return QueryResult(query=query, image=ImageInfo(root=settled, target_root=settled), standing=there)
         image = catch(lambda: _image_info(query, settled or _resolve(query, there, reader), there, reader))
+        if isinstance(image, ImageInfo):
+            standing = zip(query.targets, there, strict=True)
+            there = tuple(catch(partial(_check_accepted, session, target, found, image)) for target, found in standing)
     except Stopped as exc:  # the unit of work keeps the results of its other queries
         return QueryResult(query=query, image=exc, standing=(exc,) * len(query.targets))
     return QueryResult(query=query, image=image, standing=there)
@@ -182,6 +185,19 @@ def _find_tag(session: Session, target: Reference) -> Descriptor | None:
     """
     session.remotes.open_target(target)
     return None if _is_new(session, target) else resolve_target(session, target)
+
+
+def _check_accepted(
+    session: Session, target: Reference, found: Descriptor | DistError | None, image: ImageInfo
+) -> Descriptor | DistError | None:
+    """Return `found`, after checking that the target accepts the image if the image has to be published.
+
+    Raises:
+        Unsupported: the target does not accept the image.
+    """
+    if found is None or (isinstance(found, Descriptor) and found.digest != image.target_root.digest):
+        session.remotes.open_target(target).check_image(image.sent)
+    return found
 
 
 def _is_new(session: Session, target: Reference) -> bool:

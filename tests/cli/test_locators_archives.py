@@ -165,6 +165,7 @@ def test_copy_one_platform_to_a_docker_archive(site: Site) -> None:
     assert failed.code == 1
     assert "docker load reads images of one platform, this content has 2 images; select one platform" in failed.err
     assert not (site.directory / "a.tar").exists()
+    assert site.source.find_requests("GET", "/v2/app/blobs/.*") == []
     site.run("copy", "--platform", "linux/amd64", f"{site.app}:v1", place)
     assert skopeo.inspect(place)["Architecture"] == "amd64"
     skopeo.copy(place, f"oci:{site.directory}/layout:v1")

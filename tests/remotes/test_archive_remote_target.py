@@ -155,6 +155,18 @@ def test_a_docker_archive_refuses_an_image_of_several_platforms(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_attestations_of_one_platform_are_no_second_platform() -> None:
+    attested = {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": ONE.root.digest}
+    listed = {"platform": {"os": "unknown", "architecture": "unknown"}, "annotations": attested}
+    attestation = Descriptor.from_json({**descriptor(ARM).to_json(), **listed}, at="test")
+    with open_remotes() as remotes:
+        for scheme in SCHEMES:
+            target = remotes.open_target(Reference.parse(f"{scheme}:a.tar:v1"))
+            target.check_image([descriptor(INDEX), descriptor(ONE), attestation])
+        with pytest.raises(Unsupported, match="this content has 2 images"):
+            target.check_image([descriptor(INDEX), descriptor(ONE), descriptor(ARM), attestation])
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_an_index_of_which_one_platform_was_pushed_is_written_without_the_other(tmp_path: Path, scheme: str) -> None:
     with open_remotes() as remotes:
