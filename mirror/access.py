@@ -10,6 +10,8 @@ from prefect_dist.mirror.validation import MistakeLog, is_host, located
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.reference import find_scheme
+from prefect_dist.ocispec.schemes import BUILT_IN
 from prefect_dist.remotes import Credentials, HostSettings, Origin, Tls
 from prefect_dist.remotes.advice import TlsAdvice
 
@@ -55,13 +57,18 @@ def read_access(file: MirrorFile, document: Document, positions: Sequence[int], 
 
 
 def _registry_settings(registry: MirrorRegistry, key: str, document: Document) -> dict[str, HostSettings]:
-    """Return the settings of a host; nothing for a namespace, which has only credentials."""
+    """Return the settings of a host; nothing for a namespace or a locator of a plug-in, which have only credentials."""
     at = document.where(("registries", key))
-    if "/" not in _validate_key(key, at):
+    if not _is_plugin_locator(key) and "/" not in _validate_key(key, at):
         return {key: replace(registry.settings(document, ("registries", key)), advice=TlsAdvice.of_file(at))}
     if registry.model_fields_set - _LOGIN_KEYS:
-        raise InvalidInput("expected only user, pass, token or block for a namespace", subject=at)
+        raise InvalidInput("expected only user, pass, token or block for a namespace or a plug-in", subject=at)
     return {}
+
+
+def _is_plugin_locator(key: str) -> bool:
+    scheme = find_scheme(f"{key}/")  # with a slash, `localhost:5000` has no scheme
+    return scheme is not None and scheme not in BUILT_IN
 
 
 def _validate_key(key: str, at: str) -> str:

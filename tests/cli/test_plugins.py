@@ -176,3 +176,43 @@ def test_a_broken_plugin_is_one_line_and_other_commands_do_not_import_it(
     assert {image["name"]: image["outcome"] for image in fetched.json["images"]} == {"bad:x": "failed", "pin:app": "fetched"}
     assert "Traceback" not in fetched.err
     assert marker.exists()
+
+
+ASKING = """
+from prefect_dist.ocispec.errors import Denied
+from prefect_dist.remotes import Remote
+
+
+class Asking(Remote):
+    def __init__(self, context):
+        self.context = context
+
+    def open_source(self, reference):
+        found = self.context.find_credentials(reference.locator)
+        raise Denied(f"the user is {found and found.username}", subject=reference)
+"""
+
+
+def test_a_plugin_gets_the_credentials_of_its_locator_from_the_environment_and_the_configuration(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "site", ASKING, points="ask = asking:Asking")
+    docker, config, path = tmp_path / "docker", tmp_path / "mirror.yaml", str(tmp_path / "site")
+    docker.mkdir()
+    (docker / "config.json").write_text('{"credsStore": "missing"}')  # asking this helper would fail
+    config.write_text("""
+name: asking
+registries:
+  "ask:one": {user: configured, pass: secret}
+sync:
+- {type: image, source: "ask:one", target: "127.0.0.1:1/x:v1"}
+- {type: image, source: "ask:two", target: "127.0.0.1:1/y:v1"}
+""")
+    store = ("--store", str(tmp_path / "store"))
+    given = dist(*store, "resolve", "ask:one", PYTHONPATH=path, DIST_USERNAME="me", DIST_PASSWORD="secret")
+    assert (given.code, given.line) == (1, "dist: ask:one: the user is me")
+    none = dist(*store, "resolve", "ask:one", PYTHONPATH=path, DOCKER_CONFIG=str(docker))
+    assert none.line == "dist: ask:one: the user is None"
+    mirrored = dist(*store, "mirror", "--direct", config, PYTHONPATH=path, DOCKER_CONFIG=str(docker))
+    assert mirrored.code == 1
+    for expected in ("the user is configured", "the user is None"):
+        assert [line for line in mirrored.err.splitlines() if line.endswith(expected)], mirrored.err
+    assert "secret" not in mirrored.err

@@ -92,7 +92,7 @@ WRONG = [
     # registries
     ("registries: {'https://a': {}}\n" + SYNC, ":1: registries.https://a: expected host[:port] as in references, or host[:port]/namespace"),
     ("registries: {a.example/Team: {}}\n" + SYNC, ":1: registries.a.example/Team: expected host[:port] as in references, or host[:port]/namespace"),
-    ("registries: {a.example/team: {tls: disabled}}\n" + SYNC, ":1: registries.a.example/team: expected only user, pass, token or block for a namespace"),
+    ("registries: {a.example/team: {tls: disabled}}\n" + SYNC, ":1: registries.a.example/team: expected only user, pass, token or block for a namespace or a plug-in"),
     ("registries: {a.example: {pas: topsecret}}\n" + SYNC, ":1: registries.a.example.pas: unknown key; did you mean pass"),
     ("registries: {a.example: {user: u}}\n" + SYNC, ":1: registries.a.example: expected pass or token in addition to user"),
     ("registries: {a.example: {pass: topsecret}}\n" + SYNC, ":1: registries.a.example: expected user in addition to pass"),

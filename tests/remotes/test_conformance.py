@@ -18,6 +18,7 @@ from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.remotes.asking import SETTINGS, anonymous
+from tests.remotes.web import web_server
 from tests.storage.archives import tar_of
 
 ONE, TWO = images.image(9300, layers=2, layer_bytes=5_000_000), images.image(9301, layers=1)
@@ -139,6 +140,29 @@ class TestLayout(RemoteConformance):
             target=Reference.parse(f"oci:{place}-copy:new"),
             damage=damage,
         )
+
+
+class TestWebLayout(RemoteConformance):
+    @pytest.fixture(params=["ranges", "no ranges"])
+    def sample(self, request: pytest.FixtureRequest, remotes: Remotes, tmp_path: Path) -> Iterator[RemoteSample]:
+        for path, raw in layout_of((ONE, "v1"), (TWO, "v2"), (BILL, None)).items():
+            file = tmp_path / "site" / "layout" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(raw)
+
+        def damage(descriptor: Descriptor) -> None:
+            (tmp_path / "site" / "layout" / "blobs" / "sha256" / descriptor.digest.hex).write_bytes(bytes(descriptor.size))
+
+        with web_server(tmp_path / "site") as web:
+            web.ranges = request.param == "ranges"
+            yield replace(
+                make_sample(remotes, f"oci:{web.url}/layout:v1", f"oci:{web.url}/layout:none"),
+                other=root_of(TWO),
+                tags=frozenset({"v1", "v2"}),
+                referrers=frozenset({root_of(BILL).digest}),
+                target=Reference.parse(f"oci:{tmp_path / 'copy'}:new"),  # a web server is read-only
+                damage=damage,
+            )
 
 
 class TestContentStore(RemoteConformance):
