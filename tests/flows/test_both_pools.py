@@ -97,7 +97,7 @@ def test_push_has_the_same_result_on_both_pools(run: Run, source: FakeRegistry, 
         with notify_also(events.append):
             report = push_directly(str(store), name, to, retries=1)
         (ended,) = [event.report for event in events if isinstance(event, ImageEnded)]
-        assert (ended.name, bool(ended.failures)) == (name, is_refused)
+        assert (ended.name, bool(ended.failures)) == (f"store:{name}", is_refused)
         sent = [event.descriptor for event in events if isinstance(event, ContentFinished) and event.receipt.status == "pushed"]
         assert {str(one.digest) for one in sent} == INDEX.blobs.keys()
         return report
