@@ -85,7 +85,7 @@ def make_shard_run(
     else:
         session = resources.make_mirror_session(load_config(config, resources.blocks, choose_parser(dialect, to)))
     registries = replace(session.registries, hosts=_share_limits(session.registries.hosts, workers))
-    session = replace(session, registries=registries, offline=offline)
+    session = replace(session, registries=registries, offline=offline, is_shared=True)
     return RunSpec(job=_make_job(session, run, shard), session=session, window=concurrency, retries=retries)
 
 

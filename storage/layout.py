@@ -4,7 +4,7 @@ oci-layout  index.json  index.names.json  blobs/<algorithm>/<hex>
 ingest/<sha256 of the ref>  ingest/<sha256 of the ref>.json
 names/<readable part>-<sha256 of the name>.json
 leases/<run>.<number>.json  leases/<run>.lock  sweeps/<batch>.gc  quarantine/<algorithm>/<hex>
-runs/<run>/<file>
+runs/<run>/<file>  claims/<group>/<algorithm>-<hex>
 """
 
 import hashlib
@@ -86,9 +86,19 @@ class Layout:
         """Path of the directory of corrupt blobs, by algorithm."""
         return f"{self.root}/quarantine"
 
+    @property
+    def claims(self) -> str:
+        """Path of the directory of claims on content that a process transfers."""
+        return f"{self.root}/claims"
+
+    @property
+    def runs(self) -> str:
+        """Path of the directory of runs that several processes carry out."""
+        return f"{self.root}/runs"
+
     def run(self, run: str) -> str:
         """Return the path of the directory with the files of a run that several processes carry out."""
-        return f"{self.root}/runs/{run}"
+        return f"{self.runs}/{run}"
 
     @property
     def lock(self) -> str:

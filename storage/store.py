@@ -13,6 +13,7 @@ from prefect_dist.ocispec import Descriptor, Digest, Hasher
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound
 from prefect_dist.storage import index
 from prefect_dist.storage.backend import Backend, open_backend
+from prefect_dist.storage.claims import Claims
 from prefect_dist.storage.file_info import is_there, modification_time
 from prefect_dist.storage.ingest import Ingests, Status, Writer
 from prefect_dist.storage.layout import TEMPORARY, Layout
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 _PIECE_BYTES = 4 * 1024 * 1024
 # Writing a small file takes milliseconds. An older temporary file is from a process that was killed.
 _TEMPORARY_LIFE = timedelta(hours=1)
+# A run that several processes carry out writes its files and claims every 20 s.
+_SHARED_LIFE = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -48,6 +51,7 @@ class ContentStore:
         self._created = False
         self.names = Names(backend, layout)
         self.leases = Leases(backend, layout)
+        self.claims = Claims(backend, layout)
         self._sweeps = Sweeps(backend, layout)
 
     @property
@@ -234,7 +238,8 @@ class ContentStore:
         yield from self._ingests.sweep(before, dry_run=dry_run)
         yield from self.leases.sweep(now=now, dry_run=dry_run)
         before = min(before, now - _TEMPORARY_LIFE)
-        for path in (*self._list_temporary(before), *self._sweeps.list_stale_markers(before)):
+        abandoned = self._list_abandoned(min(before, now - _SHARED_LIFE))
+        for path in (*self._list_temporary(before), *self._sweeps.list_stale_markers(before), *abandoned):
             if not dry_run:
                 with suppress(NotFound), self._backend.translate_errors(self._layout.format_path(path)):
                     self._backend.remove([path])
@@ -244,6 +249,13 @@ class ContentStore:
         directories = (self._layout.root, self._layout.names, self._layout.leases)
         entries = [entry for directory in directories for entry in self._list(directory)]
         return [entry["name"] for entry in entries if entry["name"].endswith(TEMPORARY) and modification_time(entry) < before]
+
+    def _list_abandoned(self, before: datetime) -> Iterator[str]:
+        """Yield the files of divided runs, and the claims, that no process has written since `before`."""
+        for directory in (*self._list(self._layout.runs), *self._list(self._layout.claims)):
+            for entry in self._list(directory["name"]) if directory["type"] == "directory" else ():
+                if entry["type"] == "file" and modification_time(entry) < before:
+                    yield entry["name"]
 
     def open_run(self, run: str) -> RunFiles:
         """Return the files of a run that several processes carry out.
@@ -260,6 +272,7 @@ class ContentStore:
 
     def close(self) -> None:
         """Discard uncommitted uploads, since no process could resume them."""
+        self.claims.close()
         self._ingests.close()
 
     def __enter__(self) -> Self:

@@ -22,6 +22,7 @@ from prefect_dist.storage import presence
 from prefect_dist.storage.presence import present_children
 from prefect_dist.transfer import content
 from prefect_dist.transfer.attempts import has_another
+from prefect_dist.transfer.claiming import claim_upload
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.fetching import fetch_content
 from prefect_dist.transfer.push_order import push_order
@@ -178,15 +179,26 @@ def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Ref
     with _turn(session, place, blob):
         if candidates.has(place, blob.digest):
             return Receipt("existed")
-        mounted_from = candidates.mount_candidate(place, blob.digest)
-        if mounted_from is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
-            mounted_from = origin.repository
-        pusher, sent = session.remotes.open_target(place), session.counter.sent
-        is_absent = session.memo(NewRepositories).lacks(session, blob, place)
-        receipt = content.push(session.store, pusher, blob, source=mounted_from, is_absent=is_absent, notify=sent)
-        session.counter.count(blob, receipt)
-        candidates.note(place, blob.digest)
+        with claim_upload(session, blob, place.host) as claim:
+            if claim.note is not None:  # another process has uploaded the blob
+                candidates.note(Reference(f"{place.host}/{claim.note}"), blob.digest)
+            receipt = _deliver(session, blob, place, origin)
+            claim.note = claim.note or place.repository
         return receipt
+
+
+def _deliver(session: Session, blob: Descriptor, place: Reference, origin: Reference | None) -> Receipt:
+    """Put a blob into a repository that is not known to have the blob."""
+    candidates = session.memo(_Deliveries).mount_candidates
+    mounted_from = candidates.mount_candidate(place, blob.digest)
+    if mounted_from is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
+        mounted_from = origin.repository
+    pusher, sent = session.remotes.open_target(place), session.counter.sent
+    is_absent = session.memo(NewRepositories).lacks(session, blob, place)
+    receipt = content.push(session.store, pusher, blob, source=mounted_from, is_absent=is_absent, notify=sent)
+    session.counter.count(blob, receipt)
+    candidates.note(place, blob.digest)
+    return receipt
 
 
 def deliver_to_places(session: Session, blob: Descriptor, places: Iterable[Reference], *, origin: Reference) -> Receipt:

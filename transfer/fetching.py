@@ -10,6 +10,7 @@ from prefect_dist.ocispec.errors import Corrupt
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes import Source
 from prefect_dist.transfer import content, related
+from prefect_dist.transfer.claiming import claim_fetch
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.events import CorruptContent
 from prefect_dist.transfer.related import Related
@@ -63,7 +64,7 @@ def fetch_content(session: Session, descriptor: Descriptor, source: Source, *, p
         Stopped: the run was cancelled while another process wrote the content.
         DistError: see `transfer.content.fetch`.
     """
-    with report_corruption(session, descriptor, place):
+    with report_corruption(session, descriptor, place), claim_fetch(session, descriptor):
         return content.fetch(session.store, source, descriptor, notify=session.counter.received, pause=session.cancel.pause)
 
 

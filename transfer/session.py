@@ -42,6 +42,7 @@ class SessionSpec:
         credentials: credentials by registry, see `StaticCredentials`.
         ways: the ways to give credentials that error messages mention, see `remotes.credentials`.
         offline: images come only from the store, and source registries get no request.
+        is_shared: other processes carry out the same run, so large content is claimed before its transfer.
     """
 
     store: str
@@ -50,6 +51,7 @@ class SessionSpec:
     credentials: Mapping[str, Credentials] = field(default_factory=dict, repr=False)
     ways: tuple[str, ...] = ()
     offline: bool = False
+    is_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

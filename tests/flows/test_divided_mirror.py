@@ -1,6 +1,7 @@
 """Mirror runs that are divided into shards. Here the shards run in threads, each with its own resources, through files."""
 
 import json
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -61,14 +62,16 @@ class ThreadShards:
 class DividedMirrors(DirectMirrors):
     """Runs mirrors in shards."""
 
-    def run(self, *sync: dict[str, Any], lost: Sequence[int] = (), **settings: Any) -> RunReport:
-        """Return the report of a divided run."""
+    def run(
+        self, *sync: dict[str, Any], lost: Sequence[int] = (), place: str | None = None, workers: int = 2, **settings: Any
+    ) -> RunReport:
+        """Return the report of a divided run. `place` is another content store."""
         self.config.write_text(json.dumps({"sync": sync, **settings}))
         wanted = parse_mirror(yamlfile.read(str(self.config)))
         job = MirrorJob(flow="mirror", configuration=wanted.name, entries=wanted.entries, lock=wanted.lock, is_dry=False)
-        spec = SessionSpec(store=str(self.store))
+        spec = SessionSpec(store=place or str(self.store), is_shared=True)
         with open_session(spec) as session, ThreadPool(session, window=4, retries=0) as pool:
-            shards = ThreadShards(spec, lost=frozenset(lost))
+            shards = ThreadShards(spec, lost=frozenset(lost), workers=workers)
             return run_mirror(job, pool, WholeMirror(), ignore_event, SilentObserver(), shards=shards)
 
 
@@ -150,3 +153,25 @@ def test_the_images_of_a_lost_shard_fail_and_a_restarted_run_finishes_the_shard_
     assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
     assert set(count_uploads(target.requests).values()) == {1}
     assert {record["mirrored"] is None for record in mirrors.read_lock().values()} == {False}
+
+
+def test_shards_on_an_object_store_transfer_common_content_once(
+    mirrors: DividedMirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    """Each shard has its own process in a real run, and its own store instance here: only claims connect the shards."""
+    built, names = images.image(970, layers=2, layer_bytes=200_000), [f"app{number}" for number in range(4)]
+    for name in names:
+        images.load(source, name, built, "v1")
+    large = {digest for digest, data in built.blobs.items() if len(data) > 64 * 1024}
+
+    report = mirrors.run(
+        {"source": source.host, "type": "registry", "target": target.host}, place=f"memory://{uuid.uuid4().hex}", workers=4
+    )
+
+    assert report.status == "complete", error_lines(report)
+    assert [name for name in names if find_missing(target, name, built, "v1")] == []
+    reads = Counter(one.path.rpartition("/")[2] for one in source.requests if one.method == "GET" and "/blobs/" in one.path)
+    assert {digest: reads[digest] for digest in large} == dict.fromkeys(large, 1)
+    uploads = count_uploads(target.requests)
+    assert {digest: uploads[digest] for digest in large} == dict.fromkeys(large, 1)
+    assert report.counts["mounted"] >= len(large) * (len(names) - 1)

@@ -1,0 +1,146 @@
+"""Claims: short notes in an object store by which the processes of a fleet transfer each piece of content once.
+
+A process claims content before it transfers the content, by a conditional write that creates `claims/<group>/<digest>`. Other
+processes wait until the claim ends. The holder renews its claims every 20 s. After 60 s without a renewal, another process
+takes a claim over: the holder is dead, or was paused. A paused holder may continue, and then both transfer the content. This
+costs only the transfer, because content becomes visible only whole and verified.
+
+A finished claim may keep a note, such as the repository that has the content now. gc removes finished claims after a day.
+
+A disk has locks on its ingests, and needs no claims. A store without conditional writes grants every claim.
+"""
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from prefect_dist.ocispec import Digest, fields
+from prefect_dist.ocispec.errors import DistError, InvalidInput
+from prefect_dist.storage.backend import Backend
+from prefect_dist.storage.layout import Layout
+
+RENEW_S, SILENCE_S = 20.0, 60.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """A claim of this process. `note` is the note of the last holder, and is kept for later holders."""
+
+    path: str
+    note: str | None = None
+    renewals: int = 0
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def content(self, *, is_over: bool) -> bytes:
+        """Return the content of the object. No two claims and no two renewals have the same content."""
+        return json.dumps({"holder": self.token, "renewals": self.renewals, "over": is_over, "note": self.note}).encode()
+
+
+class Claims:
+    """The claims of one process on a store. Thread-safe; the owner closes it.
+
+    `renew_s` is the time between renewals, and `silence_s` the time after which another process takes a claim over.
+    """
+
+    def __init__(self, backend: Backend, layout: Layout, *, renew_s: float = RENEW_S, silence_s: float = SILENCE_S) -> None:
+        self._backend, self._layout = backend, layout
+        self._renew_s, self._silence_s = renew_s, silence_s
+        self._held: set[Claim] = set()
+        self._guard = threading.Lock()
+        self._closed = threading.Event()
+        self._renewer: threading.Thread | None = None
+
+    @contextmanager
+    def hold(self, group: str, digest: Digest, *, pause: Callable[[float], None]) -> Iterator[Claim]:
+        """Hold the claim on some content during this block. While another process holds the claim, call `pause`.
+
+        `group` is `fetch`, or the registry to which the content is uploaded. Without a note, the claim is removed at the end.
+
+        Raises:
+            Denied, Unavailable: the store.
+        """
+        path = f"{self._layout.claims}/{quote(group, safe='')}/{digest.algorithm}-{digest.hex}"
+        if self._backend.has_locks:
+            yield Claim(path)
+            return
+        with self._backend.translate_errors(self._layout.format_path(path)):
+            claim = self._take(path, pause)
+        with self._guard:
+            self._held.add(claim)
+            self._start_renewing()
+        try:
+            yield claim
+        finally:
+            with self._guard:
+                self._held.discard(claim)
+            with suppress(DistError), self._backend.translate_errors(path):  # a claim that stays is taken over
+                if claim.note is None:
+                    self._backend.remove([path])
+                else:
+                    self._backend.put(path, claim.content(is_over=True))
+
+    def close(self) -> None:
+        """Stop renewing."""
+        self._closed.set()
+
+    def _take(self, path: str, pause: Callable[[float], None]) -> Claim:
+        """Return a claim once the object is missing, over, or silent for too long."""
+        last, since, longest = None, time.monotonic(), _FIRST_PAUSE_S
+        while True:
+            raw, version = self._backend.read_versioned(path)
+            is_over, note = _parse(raw)
+            claim = Claim(path, note)
+            is_silent = raw is not None and raw == last and time.monotonic() - since > self._silence_s
+            if raw is None or is_over or is_silent:
+                if is_silent:
+                    _log.info("%s: taken over after %.0f s without a renewal", path, self._silence_s)
+                if self._backend.replace(path, claim.content(is_over=False), version):
+                    return claim
+                continue
+            if raw != last:
+                last, since = raw, time.monotonic()
+            pause(min(longest, self._silence_s))
+            longest = min(2 * longest, _LONGEST_PAUSE_S)
+
+    def _start_renewing(self) -> None:
+        if self._renewer is None:
+            self._renewer = threading.Thread(target=self._renew, name="claims", daemon=True)
+            self._renewer.start()
+
+    def _renew(self) -> None:
+        while not self._closed.wait(self._renew_s):
+            with self._guard:
+                held = tuple(self._held)
+            for claim in held:
+                with suppress(DistError), self._backend.translate_errors(claim.path):
+                    self._renew_one(claim)
+
+    def _renew_one(self, claim: Claim) -> None:
+        """Renew a claim, unless the claim ended or another process took it over."""
+        raw, version = self._backend.read_versioned(claim.path)
+        if raw is None or claim.token.encode() not in raw:
+            return
+        claim.renewals += 1
+        with self._guard:
+            is_held = claim in self._held
+        if is_held:
+            self._backend.replace(claim.path, claim.content(is_over=False), version)
+
+
+def _parse(raw: bytes | None) -> tuple[bool, str | None]:
+    """Return whether a claim is over, and its note. A damaged claim counts as held until it is silent for too long."""
+    if raw is None:
+        return True, None
+    try:
+        document = fields.parse_object(raw, at="claim")
+        return fields.require(document, "over", bool, at="claim"), fields.optional(document, "note", str, at="claim")
+    except InvalidInput:
+        return False, None

@@ -1,0 +1,149 @@
+"""Claims of several processes on the same content of an object store: waiting, renewal, takeover, and notes."""
+
+import threading
+import time
+import uuid
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from prefect_dist.ocispec import Digest
+from prefect_dist.storage import open_store
+from prefect_dist.storage.backend import open_backend
+from prefect_dist.storage.claims import Claims
+from tests.peers.processes import poll_until
+
+DIGEST = Digest.of(b"layer")
+RENEW_S, SILENCE_S = 0.05, 1.0
+
+
+def wait_briefly(seconds: float) -> None:
+    time.sleep(min(seconds, 0.01))
+
+
+@pytest.fixture
+def place() -> str:
+    return f"memory://{uuid.uuid4().hex}"
+
+
+def make_claims(place: str) -> Claims:
+    """Return the claims of one process."""
+    backend, _, layout = open_backend(place, {})
+    return Claims(backend, layout, renew_s=RENEW_S, silence_s=SILENCE_S)
+
+
+def test_a_second_process_waits_until_the_claim_ends(place: str) -> None:
+    first, second, order = make_claims(place), make_claims(place), list[str]()
+
+    def hold_second() -> None:
+        with second.hold("fetch", DIGEST, pause=wait_briefly):
+            order.append("second")
+
+    with first.hold("fetch", DIGEST, pause=wait_briefly):
+        thread = threading.Thread(target=hold_second)
+        thread.start()
+        thread.join(2 * SILENCE_S)  # longer than the silence after which a claim is taken over: the holder renews
+        assert thread.is_alive()
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_claims_on_other_content_and_in_other_groups_do_not_wait(place: str) -> None:
+    first, second = make_claims(place), make_claims(place)
+    with (
+        first.hold("fetch", DIGEST, pause=wait_briefly),
+        second.hold("registry.example:5000", DIGEST, pause=fail),
+        second.hold("fetch", Digest.of(b"other"), pause=fail),
+    ):
+        pass
+
+
+def fail(_seconds: float) -> None:
+    pytest.fail("expected no other holder")
+
+
+def test_a_silent_claim_is_taken_over_and_its_old_holder_does_not_renew_it(place: str) -> None:
+    dead, other = make_claims(place), make_claims(place)
+    with ExitStack() as stack:
+        stack.enter_context(dead.hold("fetch", DIGEST, pause=fail))
+        dead.close()  # the process is paused: it renews no more
+        started = time.monotonic()
+        with other.hold("fetch", DIGEST, pause=wait_briefly) as taken:
+            assert time.monotonic() - started >= SILENCE_S
+            for claim in tuple(dead._held):
+                dead._renew_one(claim)  # the paused process wakes up
+            raw, _ = other._backend.read_versioned(taken.path)
+            assert taken.token.encode() in (raw or b"")
+
+
+def test_a_note_reaches_later_holders_and_a_claim_without_a_new_note_is_removed(place: str) -> None:
+    first, second = make_claims(place), make_claims(place)
+    with first.hold("registry.example", DIGEST, pause=fail) as claim:
+        assert claim.note is None
+        claim.note = "team/app"
+    for later in (second, first):
+        with later.hold("registry.example", DIGEST, pause=fail) as claim:
+            assert claim.note == "team/app"
+    with first.hold("fetch", DIGEST, pause=fail) as claim:
+        path = claim.path
+    assert first._backend.read_versioned(path)[0] is None
+
+
+def test_an_error_of_the_holder_ends_the_claim(place: str) -> None:
+    first, second = make_claims(place), make_claims(place)
+    with pytest.raises(RuntimeError), first.hold("fetch", DIGEST, pause=fail):
+        raise RuntimeError
+    with second.hold("fetch", DIGEST, pause=fail):
+        pass
+
+
+@pytest.mark.parametrize("damage", [b"", b"no JSON", b'{"over": 1}'])
+def test_a_damaged_claim_is_taken_over_after_the_silence(place: str, damage: bytes) -> None:
+    claims = make_claims(place)
+    with claims.hold("fetch", DIGEST, pause=fail) as claim:
+        path = claim.path
+    claims._backend.put(path, damage)
+    with claims.hold("fetch", DIGEST, pause=wait_briefly) as claim:
+        assert claim.note is None
+
+
+def test_of_many_processes_one_holds_the_claim_at_a_time(place: str) -> None:
+    held, most, guard = 0, 0, threading.Lock()
+
+    def hold() -> None:
+        nonlocal held, most
+        with make_claims(place).hold("fetch", DIGEST, pause=wait_briefly):
+            with guard:
+                held += 1
+                most = max(most, held)
+            time.sleep(0.01)
+            with guard:
+                held -= 1
+
+    threads = [threading.Thread(target=hold) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert poll_until(lambda: not any(thread.is_alive() for thread in threads), timeout_s=30)
+    assert most == 1
+
+
+def test_a_disk_needs_no_claims(tmp_path: Path) -> None:
+    first, second = make_claims(str(tmp_path)), make_claims(str(tmp_path))
+    with first.hold("fetch", DIGEST, pause=fail), second.hold("fetch", DIGEST, pause=fail):
+        assert list(tmp_path.rglob("claims")) == []
+
+
+def test_gc_removes_claims_and_files_of_runs_that_no_process_has_written_for_a_day(place: str) -> None:
+    with open_store(place) as store:
+        store.open_run("run-1").write("shard-0.json", b"{}")
+        with store.claims.hold("registry.example", DIGEST, pause=fail) as claim:
+            claim.note = "team/app"
+        now = store.clock()
+        kept = list(store.sweep_leftovers(now + timedelta(hours=23), now + timedelta(hours=23), dry_run=False))
+        assert kept == []
+        gone = list(store.sweep_leftovers(now + timedelta(hours=25), now + timedelta(hours=25), dry_run=False))
+        assert sorted(path.rpartition("/")[2] for path in gone) == [f"sha256-{DIGEST.hex}", "shard-0.json"]
+        assert store.open_run("run-1").names() == []
