@@ -8,7 +8,7 @@ from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported
 from prefect_dist.remotes.remote import Ability, Remote, Source, Target
 from prefect_dist.remotes.remotes import OpenContext
-from prefect_dist.remotes.store_source import StoredSource
+from prefect_dist.remotes.store_source import StoredNames, StoredSource
 from prefect_dist.remotes.store_target import StoreTarget
 
 
@@ -27,6 +27,10 @@ class StoreRemote(Remote):
     def open_source(self, reference: Reference) -> Source:
         """Return the source of an image in the store."""
         return StoredSource(self._open_store(), reference.name, aborted=self._aborted)
+
+    def open_origin(self, reference: Reference) -> Source:
+        """Return the source for the names of a target: the current record of each name in its repository."""
+        return StoredNames(self._open_store(), reference.name, aborted=self._aborted)
 
     def open_target(self, reference: Reference) -> Target:
         """Return the target for the names of a repository in the store.

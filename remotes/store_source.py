@@ -1,6 +1,7 @@
 """Reads the images of the content store by their names: `store:NAME`, and all images of an offline run."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from threading import Event
@@ -97,7 +98,7 @@ class StoredSource(Source):
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
         """Return the digest tags of `descriptor` that the store recorded with the name, limited to `tags` if given."""
         own = cosign_tags(descriptor.digest)
-        for referrer in self.record.referrers:
+        for referrer in self._list_referrers():
             if referrer.tag in own and (tags is None or referrer.tag in tags):
                 yield referrer.tag, referrer.descriptor
 
@@ -110,11 +111,51 @@ class StoredSource(Source):
         except (InvalidInput, Unsupported):  # a blob
             return bare
 
+    def _list_referrers(self) -> Sequence[Referrer]:
+        return self.record.referrers
+
     def _about(self, descriptor: Descriptor) -> Iterator[Referrer]:
-        for referrer in self.record.referrers:
+        for referrer in self._list_referrers():
             found = referrer.descriptor
             about = (
                 manifest.subject(self._store.manifest(found), found.media_type, at=str(found)) if found.is_manifest else None
             )
             if about is not None and about.digest == descriptor.digest:
                 yield referrer
+
+
+class StoredNames(StoredSource):
+    """A source with the names of one repository, as a target of a run has to see them. Thread-safe.
+
+    Each resolution reads the current record of a name. The digest tags and referrers are those of the resolved names and of
+    the name with which the source was opened.
+    """
+
+    def __init__(self, store: ContentStore, name: str, *, aborted: Event | None = None) -> None:
+        super().__init__(store, name, aborted=aborted)
+        self._records: dict[str, Name] = {}
+
+    def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
+        """Return the descriptor of a name, of a digest, or of a digest tag that belongs to a name.
+
+        Raises:
+            NotFound: the store does not have the name, the content or the digest tag.
+            InvalidInput: the record of the name is damaged.
+        """
+        if (digest := reference.pinned_digest()) is not None:
+            return self._describe(digest, media_type)
+        try:
+            found = self._records[reference.name] = self._store.names.get(reference.name)
+        except NotFound:
+            self._records.pop(reference.name, None)
+            for referrer in self._list_referrers():
+                if referrer.tag is not None and referrer.tag == reference.tag:
+                    return referrer.descriptor
+            raise
+        return found.descriptor
+
+    def _list_referrers(self) -> Sequence[Referrer]:
+        if self._name not in self._records:
+            with suppress(NotFound):
+                self._records[self._name] = self._store.names.get(self._name)
+        return [referrer for record in list(self._records.values()) for referrer in record.referrers]

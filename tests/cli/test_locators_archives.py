@@ -266,6 +266,26 @@ def test_copy_an_archive_to_a_name_and_a_name_to_another_name(site: Site) -> Non
     assert find_missing(site.target, "app", ONE, "v1") == []
 
 
+def test_mirror_to_names_check_and_prune(site: Site) -> None:
+    file = site.directory / "mirror.yaml"
+    entry = {
+        "source": site.app,
+        "type": "repository",
+        "target": "store:hub/app",
+        "tags": {"allow": ["v1", "one"]},
+        "referrers": True,
+    }
+    document = {"lock": f"{site.directory}/lock.json", "defaults": {"prune": {"after": "0s"}}, "sync": [entry]}
+    file.write_text(json.dumps(document))
+    assert "2 added" in site.run("mirror", file)
+    assert "0 added, 0 changed, 2 unchanged" in site.run("mirror", file)
+    assert "2 ok" in site.run("check", file)
+    file.write_text(json.dumps(document | {"sync": [entry | {"tags": {"allow": ["one"]}}]}))
+    assert "1 removed" in site.run("mirror", file)
+    with open_store(str(site.directory / "store")) as store:
+        assert {name.name for name in store.names if name.name.startswith("hub/")} == {"hub/app:one"}
+
+
 # Errors
 
 

@@ -78,6 +78,21 @@ def test_a_name_without_a_tag_or_with_a_digest_is_refused(store: ContentStore) -
                 remotes.open_target(Reference.parse(text))
 
 
+def test_the_origin_of_a_target_has_the_current_names_of_a_repository_and_their_digest_tags(store: ContentStore) -> None:
+    push_with_referrers(store, NAME)
+    with open_remotes(store) as remotes:
+        origin = remotes.open_origin(Reference.parse(NAME))
+        assert origin.resolve(Reference.parse(f"store:team/app:{SIGNATURE_TAG}")) == descriptor(SIGNATURE)
+        assert [str(one.digest) for one in origin.referrers(descriptor(ONE))] == [BILL.root.digest]
+        assert origin.resolve(Reference.parse(f"store:team/app@{BILL.root.digest}")) == descriptor(BILL)
+        with pytest.raises(NotFound):
+            origin.resolve(Reference.parse("store:team/app:v2"))
+        fill(store, ARM)
+        push(remotes, "store:team/app:v2", ARM)
+        assert origin.resolve(Reference.parse("store:team/app:v2")) == descriptor(ARM)
+        assert origin.resolve(Reference.parse(NAME)) == descriptor(ONE)
+
+
 # Platforms
 
 
