@@ -121,11 +121,13 @@ class LayoutIndex:
 def set_tag(raw: bytes | None, tag: str, descriptor: Descriptor, *, at: str) -> bytes:
     """Return an `index.json` in which `tag` leads to `descriptor`. All other entries and fields stay.
 
-    `raw` None starts a new index.
+    The new entry takes the place of the old one. `raw` None starts a new index.
 
     Raises:
-        InvalidInput, Unsupported: `raw` is no valid index.
+        InvalidInput, Unsupported: `raw` is no valid index, or several images have the tag.
     """
+    if raw is not None and (known := LayoutIndex.parse(raw, at=at).find(tag)) is not None and known.key == descriptor.key:
+        return raw
     entry = replace(descriptor, data=None, annotations=((REF_NAME, tag),)).to_json()
     return _replace_entries(raw, lambda name, _entry: name == tag, [entry], at=at)
 
@@ -150,13 +152,17 @@ def _replace_entries(
     document: dict[str, Any] = {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": []}
     if raw is not None:
         document |= fields.parse_object(raw, at=place)
-    kept = list[fields.Json]()
+    kept, position = list[fields.Json](), None
     for where, one in fields.objects(document, "manifests", at=place):
         descriptor = Descriptor.from_json(one, at=where)
         if not is_removed(_name_of(descriptor), descriptor):
             kept.append(one)
+        elif position is None:
+            position = len(kept)
+    start = len(kept) if position is None else position
+    kept[start:start] = new
     try:
-        changed = orjson.dumps(document | {"manifests": [*kept, *new]})
+        changed = orjson.dumps(document | {"manifests": kept})
     except orjson.JSONEncodeError as exc:  # orjson parses 1024 levels and writes 254
         raise Unsupported(f"{place} has more than 254 nested levels") from exc
     if len(changed) > manifest.MAX_BYTES:

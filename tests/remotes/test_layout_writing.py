@@ -91,11 +91,27 @@ def test_other_tags_fields_and_annotations_stay(target: Target, place: Path) -> 
         entry(TWO),
         entry(ONE, {REF_NAME: "docker.io/library/redis:v1"}),
     ]
-    write_index(place, *others, entry(TWO, {REF_NAME: "v1"}), annotations={"org.example": "index"}, vendor={"x": None})
+    write_index(
+        place, *others[:1], entry(TWO, {REF_NAME: "v1"}), *others[1:], annotations={"org.example": "index"}, vendor={"x": None}
+    )
     publish(target, ONE, "v1")
     index = read_index(place)
-    assert index["manifests"] == [*others, entry(ONE, {REF_NAME: "v1"})]
+    assert index["manifests"] == [*others[:1], entry(ONE, {REF_NAME: "v1"}), *others[1:]]
     assert (index["annotations"], index["vendor"]) == ({"org.example": "index"}, {"x": None})
+
+
+def test_a_tag_that_leads_to_the_image_already_changes_nothing(target: Target, place: Path) -> None:
+    write_blobs(place, ONE, TWO)
+    write_index(place, entry(ONE, {REF_NAME: "v1", "io.containerd.image.name": "docker.io/library/x:v1"}), entry(TWO))
+    before = (place / "index.json").read_bytes()
+    publish(target, ONE, "v1")
+    assert (place / "index.json").read_bytes() == before
+
+
+def test_a_moved_tag_keeps_its_place(target: Target, place: Path) -> None:
+    write_layout(place, {"v1": ONE, "v2": ONE, "v3": ONE})
+    publish(target, TWO, "v2")
+    assert list(names_in(place).items()) == [("v1", ONE.root.digest), ("v2", TWO.root.digest), ("v3", ONE.root.digest)]
 
 
 def test_a_second_run_finds_all_content_and_the_tag(remote: LayoutRemote, target: Target, place: Path) -> None:
