@@ -59,12 +59,12 @@ def open_plugin(scheme: str, context: PluginContext) -> Remote:
     if len(points) > 1:
         names = " and ".join(map(describe_plugin, points))
         raise PluginError(f"several plug-ins serve the scheme {scheme}:, {names}; uninstall all packages but one")
-    plugin = _Plugin(f"{describe_plugin(points[0])} for the scheme {scheme}")
+    plugin = Plugin(f"{describe_plugin(points[0])} for the scheme {scheme}")
     made = _make(points[0], context, plugin)
     return GuardedRemote(plugin, made)
 
 
-def _make(point: EntryPoint, context: PluginContext, plugin: "_Plugin") -> Remote:
+def _make(point: EntryPoint, context: PluginContext, plugin: "Plugin") -> Remote:
     try:
         made = point.load()(context)
     except DistError:
@@ -77,7 +77,7 @@ def _make(point: EntryPoint, context: PluginContext, plugin: "_Plugin") -> Remot
 
 
 @dataclass(frozen=True, slots=True)
-class _Plugin:
+class Plugin:
     """A plug-in by its name in messages. After `aborted` is set, each call fails."""
 
     name: str
@@ -131,7 +131,7 @@ class _Plugin:
 class GuardedRemote(Remote):
     """The remote of a plug-in, with checked results. Thread-safe."""
 
-    def __init__(self, plugin: _Plugin, remote: Remote) -> None:
+    def __init__(self, plugin: Plugin, remote: Remote) -> None:
         self._plugin, self._remote = plugin, remote
         self.abilities = remote.abilities
 
@@ -186,7 +186,7 @@ class GuardedRemote(Remote):
 class GuardedSource(Source):
     """A source of a plug-in, with checked results. Thread-safe."""
 
-    def __init__(self, plugin: _Plugin, source: Source, reference: Reference, abilities: Container[Ability]) -> None:
+    def __init__(self, plugin: Plugin, source: Source, reference: Reference, abilities: Container[Ability]) -> None:
         self._plugin, self._source, self._abilities = plugin, source, abilities
         self._reference = reference
 
@@ -266,7 +266,7 @@ class GuardedSource(Source):
 class GuardedTarget(Target):
     """A target of a plug-in, with checked results. Thread-safe."""
 
-    def __init__(self, plugin: _Plugin, target: Target) -> None:
+    def __init__(self, plugin: Plugin, target: Target) -> None:
         self._plugin, self._target = plugin, target
 
     def has(self, descriptor: Descriptor, *, tag: str | None = None) -> bool:

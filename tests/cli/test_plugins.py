@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests import images
-from tests.cli.dist import Result, dist
+from tests.cli.dist import Result, command, dist
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import find_missing
 from tests.peers.prefect import PrefectServer
-from tests.plugins import write_plugin
+from tests.peers.processes import poll_until
+from tests.plugins import REMOTE, write_plugin
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "remote-plugin"
 OLD, NEW = images.image(940, layers=2), images.image(941, layers=1)
@@ -216,3 +218,37 @@ sync:
     for expected in ("the user is configured", "the user is None"):
         assert [line for line in mirrored.err.splitlines() if line.endswith(expected)], mirrored.err
     assert "secret" not in mirrored.err
+
+
+HANGING = """
+import pathlib
+import threading
+
+class Waiting(OneImage):
+    def fetch(self, descriptor, *, offset=0):
+        pathlib.Path("fetching").touch()
+        assert go.wait(60)
+        raise ConnectionError("closed")
+        yield b""
+
+go = threading.Event()
+OneImageRemote.source = Waiting
+OneImageRemote.abort = lambda self: go.set()
+"""
+
+
+@pytest.mark.parametrize("arguments", [("fetch", "--direct"), ("fetch-object",)], ids=lambda found: found[0])
+def test_a_signal_ends_a_command_while_a_plugin_hangs(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    write_plugin(tmp_path / "site", REMOTE + HANGING, points="hang = hanging:make")
+    argv = command("--store", str(tmp_path / "store"), *arguments, "hang:x")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    with subprocess.Popen(argv, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert poll_until((tmp_path / "fetching").exists, timeout_s=60)
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 143, err
+    assert b"Traceback" not in err
+    assert b"plug-in" not in err

@@ -13,6 +13,7 @@ from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes import Registries, Remotes
 from prefect_dist.remotes.conformance import RemoteConformance, RemoteSample
+from prefect_dist.remotes.plugins import GuardedRemote, Plugin
 from prefect_dist.storage import ContentStore, open_store
 from tests import images
 from tests.fakes.registry import FakeRegistry
@@ -118,9 +119,9 @@ def layout_of(*tagged: tuple[images.BuiltImage, str | None]) -> dict[str, bytes]
 
 
 class TestLayout(RemoteConformance):
-    @pytest.fixture(params=["disk", "memory"])
+    @pytest.fixture(params=["disk", "memory", "plug-in"])
     def sample(self, request: pytest.FixtureRequest, remotes: Remotes, tmp_path: Path) -> RemoteSample:
-        place = str(tmp_path / "a layout") if request.param == "disk" else f"memory://{uuid.uuid4().hex}"
+        place = f"memory://{uuid.uuid4().hex}" if request.param == "memory" else str(tmp_path / "a layout")
         fs, root = fsspec.core.url_to_fs(place)
 
         def write(files: Mapping[str, bytes]) -> None:
@@ -132,8 +133,11 @@ class TestLayout(RemoteConformance):
             write({f"blobs/sha256/{descriptor.digest.hex}": bytes(descriptor.size)})
 
         write(layout_of((ONE, "v1"), (TWO, "v2"), (BILL, None)))
+        made = make_sample(remotes, f"oci:{place}:v1", f"oci:{place}:none")
+        if request.param == "plug-in":  # the checks of plug-ins change nothing for a good remote with all abilities
+            made = replace(made, remote=GuardedRemote(Plugin("plug-in"), remotes.find(made.image)))
         return replace(
-            make_sample(remotes, f"oci:{place}:v1", f"oci:{place}:none"),
+            made,
             other=root_of(TWO),
             tags=frozenset({"v1", "v2"}),
             referrers=frozenset({root_of(BILL).digest}),
