@@ -15,6 +15,7 @@ from tests.cli.dist import Result, dist, dist_direct
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import find_missing
 from tests.peers import skopeo
+from tests.peers.prefect import PrefectServer
 from tests.remotes.archive_remotes import content_of, read_image
 
 ONE, OTHER = images.image(8500, layers=2), images.image(8501, layers=1, platform="linux/arm64/v8")
@@ -212,7 +213,7 @@ def test_seed_many_images_into_one_archive(site: Site) -> None:
 
 def test_mirror_to_an_archive_check_repair_and_prune(site: Site) -> None:
     place, file = f"oci-archive:{site.directory}/a.tar", site.directory / "mirror.yaml"
-    entry = {"source": site.app, "type": "repository", "target": place, "tags": {"allow": ["v1", "one"]}}
+    entry = {"source": site.app, "type": "repository", "target": place, "tags": {"allow": ["v1", "one"]}, "referrers": True}
     document = {"lock": f"{site.directory}/lock.json", "defaults": {"prune": {"after": "0s"}}, "sync": [entry]}
     file.write_text(json.dumps(document))
     assert "2 added" in site.run("mirror", file)
@@ -239,6 +240,26 @@ def _lose_blob(path: Path, digest: str) -> None:
     path.write_bytes(raw[:start] + bytes(header) + raw[start + 512 :])
 
 
+def test_mirror_one_platform_to_a_docker_archive(site: Site) -> None:
+    place, file = f"docker-archive:{site.directory}/a.tar:hub/app", site.directory / "mirror.yaml"
+    entry = {"source": f"{site.app}:v1", "type": "image", "target": f"{place}:v1", "platform": "linux/amd64"}
+    file.write_text(json.dumps({"lock": f"{site.directory}/lock.json", "sync": [entry]}))
+    assert "1 added" in site.run("mirror", file)
+    assert read_image(f"{place}:v1") == content_of(ONE)
+    assert "0 added, 0 changed, 1 unchanged" in site.run("mirror", file)
+    assert "1 ok" in site.run("check", file)
+
+
+def test_a_prefect_run_copies_between_archives_and_names(site: Site, prefect: PrefectServer) -> None:
+    assert prefect.url
+    place, store = f"oci-archive:{site.directory}/a.tar:v1", ("--store", site.directory / "store")
+    for source, target in ((f"{site.app}:v1", place), (place, "store:hub/app:v1")):
+        result = dist(*store, "copy", "--referrers", source, target)
+        assert result.code == 0, result.err
+    assert read_image(place) == content_of(INDEX)
+    assert INDEX.root.digest in site.run("names", "hub/app:v1")
+
+
 # The content store as a target
 
 
@@ -256,6 +277,17 @@ def test_copy_one_platform_to_a_name_records_the_platform(site: Site) -> None:
     site.run("copy", "--platform", "linux/arm64", f"{site.app}:v1", "store:hub/app:v1")
     with open_store(str(site.directory / "store")) as store:
         assert [str(one) for one in store.names.get("hub/app:v1").platforms or ()] == ["linux/arm64"]
+
+
+def test_push_and_seed_to_names(site: Site) -> None:
+    site.run("fetch", f"{site.app}:one")
+    site.run("push", f"{site.app}:one", "store:hub/app:pushed")
+    file = site.directory / "images.txt"
+    file.write_text(f"{site.app}:v1\n{site.app}:one\n")
+    assert "2 added" in site.run("seed", "--to", "store:hub", file)
+    with open_store(str(site.directory / "store")) as store:
+        found = {name.name: str(name.descriptor.digest) for name in store.names if name.name.startswith("hub/")}
+    assert found == {"hub/app:pushed": ONE.root.digest, "hub/app:one": ONE.root.digest, "hub/app:v1": INDEX.root.digest}
 
 
 def test_copy_an_archive_to_a_name_and_a_name_to_another_name(site: Site) -> None:
