@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,14 +65,9 @@ def pin(text: str = "pin:app") -> Reference:
     return Reference.parse(text)
 
 
-def with_method(definition: str, *, of: str = "OneImage") -> str:
-    """Return the plug-in with one method replaced."""
-    indented = "\n".join(f"        {line}" for line in definition.strip().splitlines())
-    return (
-        f"{REMOTE}\n\nclass Changed({of}):\n"
-        + indented.replace("        ", "    ", 1).replace("\n        ", "\n    ")
-        + ("\n\nOneImageRemote.source = Changed\n" if of == "OneImage" else "\n\ndef make(context):\n    return Changed()\n")
-    )
+def with_method(definition: str) -> str:
+    """Return the plug-in with one method of its source replaced."""
+    return f"{REMOTE}\n\nclass Changed(OneImage):\n{textwrap.indent(definition, '    ')}\n\nOneImageRemote.source = Changed\n"
 
 
 # Loading.
@@ -136,10 +132,8 @@ def test_a_plugin_with_a_wrong_scheme_is_ignored_with_a_warning(
     with caplog.at_level(logging.WARNING, "prefect_dist"):
         assert schemes.find_plugins() == {}
         assert schemes.list_schemes() == list(schemes.BUILT_IN)
-    assert [record.getMessage() for record in caplog.records] == [
-        line for line in [record.getMessage() for record in caplog.records] if line.startswith(f"{PLUGIN} is ignored: {fault}")
-    ]
-    assert len(caplog.records) == 1
+    [record] = caplog.records
+    assert record.getMessage().startswith(f"{PLUGIN} is ignored: {fault}")
     assert type(remotes.find(Reference.parse("store:x"))).__name__ == "StoreRemote"
 
 
