@@ -27,12 +27,15 @@ SMALL = Case("3 KB in 2 layers", manifests=1, layers=2, layer_bytes=1000)
 START_ROUNDS, BYTES_ROUNDS, LAYOUT_ROUNDS = 15, 7, 5
 DIST = [sys.executable, "-m", "prefect_dist.cli.main"]
 _MIB = 1024 * 1024
-# Runs `dist`, and writes the peak memory to the file that the first argument names.
+# Runs `dist`, and writes the peak memory to the file that the first argument names. `dist` ends with os._exit.
 _WITH_PEAK = """
-import atexit, sys
+import os, sys
 from pathlib import Path
-path = Path(sys.argv.pop(1))
-atexit.register(lambda: path.write_text(Path("/proc/self/status").read_text()))
+path, end = Path(sys.argv.pop(1)), os._exit
+def write_and_end(code):
+    path.write_text(Path("/proc/self/status").read_text())
+    end(code)
+os._exit = write_and_end
 from prefect_dist.cli.main import main
 main()
 """
