@@ -11,13 +11,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
 from typing import Any, Self, TypeVar
 
-from prefect import flow
+from prefect import Flow, flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from prefect_dist.flows.api import CALL_ERRORS, ApiUnavailable, brief, client, require_api
 from prefect_dist.flows.pool import RUNNER
 from prefect_dist.ocispec.units import format_count
+from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.pool import Pool
 from prefect_dist.transfer.walk_state import ImageState
 
@@ -96,12 +97,33 @@ class Part:
             return self._state()
 
         try:
-            with brief():
-                part(return_state=True)
+            self._record(part)
         except CALL_ERRORS as exc:  # the API did not record the part
             self._cancel.set(f"Prefect API {client().api_url}: {exc}", cause=exc)
+        except (ApiUnavailable, Stopped) as exc:
+            self._cancel.set(str(exc), cause=exc)
         finally:
             self._begun.set()
+
+    def _record(self, part: Flow[[], Any]) -> None:
+        """Run the flow. A busy server may refuse to create the flow run. Then the flow starts again, while the API answers.
+
+        Raises:
+            ApiUnavailable: the API does not answer.
+            Stopped: the run was cancelled meanwhile.
+        """
+        deadline = time.monotonic() + _BEGINS_S
+        while True:
+            try:
+                with brief():
+                    part(return_state=True)
+            except CALL_ERRORS:
+                if self._context is not None or time.monotonic() > deadline:
+                    raise
+                require_api(self._cancel)
+                self._cancel.pause(_PAUSE_S)
+            else:
+                return
 
     def _state(self) -> State[Any]:
         images = format_count(self._count, "image")

@@ -146,3 +146,19 @@ def _silence_until_end(process: subprocess.Popen[bytes], target: FakeRegistry) -
             count, last = len(published(target)), time.monotonic()
         time.sleep(0.1)
     return time.monotonic() - last
+
+
+def test_a_busy_api_delays_the_start_of_a_part_and_does_not_end_the_run(prefect: PrefectServer, tmp_path: Path) -> None:
+    """A call has three attempts, so seven refusals fail two attempts to start the first part."""
+    with (
+        Relay(prefect.url, refused=b"POST /api/task_runs/ ", refusals=7) as busy,
+        FakeRegistry() as source,
+        FakeRegistry() as target,
+    ):
+        images.load(source, "app", IMAGE)
+        for number in range(PART + 1):
+            source.put_manifest("app", IMAGE.manifests[-1].raw, IMAGE.root.media_type, tag=f"v{number}")
+        with started(tmp_path, busy, source, target, most_tasks=PART) as process:
+            assert process.wait(_TIMEOUT_S * 2) == 0, (tmp_path / "err").read_text()
+        assert busy.refusals == 0
+        assert len(recorded(tmp_path)) == PART + 1

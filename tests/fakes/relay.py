@@ -3,6 +3,7 @@
 import contextlib
 import selectors
 import socket
+from collections.abc import Callable
 from threading import Lock, Thread
 from types import TracebackType
 from typing import Self
@@ -11,10 +12,17 @@ from urllib.parse import urlsplit
 _PIECE_BYTES = 64 * 1024
 
 
-class Relay:
-    """Forwards connections to the server of a URL until `cut`, after which connections are refused."""
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
-    def __init__(self, upstream: str) -> None:
+
+class Relay:
+    """Forwards connections to the server of a URL until `cut`, after which connections are refused.
+
+    The first `refusals` requests that begin with `refused` are answered with 503, as by a busy server.
+    """
+
+    def __init__(self, upstream: str, *, refused: bytes = b"", refusals: int = 0) -> None:
+        self.refused, self.refusals = refused, refusals
         parts = urlsplit(upstream)
         self._upstream = (parts.hostname or "", parts.port or 80)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -39,6 +47,13 @@ class Relay:
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
 
+    def _refuses(self, request: bytes) -> bool:
+        """Return True for a request that is answered with 503."""
+        with self._guard:
+            is_refused = bool(self.refused) and self.refusals > 0 and request.startswith(self.refused)
+            self.refusals -= is_refused
+        return is_refused
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
@@ -50,11 +65,11 @@ class Relay:
                         server.close()
                         return
                     self._open += [client, server]
-                Thread(target=_pass_on, args=(client, server), daemon=True).start()
+                Thread(target=_pass_on, args=(client, server, self._refuses), daemon=True).start()
 
 
-def _pass_on(client: socket.socket, server: socket.socket) -> None:
-    """Copy bytes in both directions until one side closes."""
+def _pass_on(client: socket.socket, server: socket.socket, refuses: Callable[[bytes], bool]) -> None:
+    """Copy bytes in both directions until one side closes, or `refuses` is true for bytes of the client."""
     with contextlib.suppress(OSError, ValueError), selectors.DefaultSelector() as selector:
         selector.register(client, selectors.EVENT_READ, server)
         selector.register(server, selectors.EVENT_READ, client)
@@ -62,6 +77,10 @@ def _pass_on(client: socket.socket, server: socket.socket) -> None:
         while is_open:
             for ready, _ in selector.select():
                 piece = ready.fileobj.recv(_PIECE_BYTES)  # type: ignore[union-attr]
+                if ready.fileobj is client and refuses(piece):
+                    client.sendall(_BUSY)
+                    is_open = False
+                    break
                 ready.data.sendall(piece)
                 is_open = is_open and bool(piece)
     client.close()
