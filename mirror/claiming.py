@@ -123,8 +123,10 @@ def _sample_prefix(naming: Naming, source: str, varying: str) -> str:
         target = naming.make_name(Reference.parse(f"{source}{varying}"))
     except InvalidInput:  # a rename may make an invalid name of the sample
         return ""
-    is_kept = not naming.renames and str(target).endswith(varying)
-    return str(target)[: 1 - len(varying)] if is_kept else f"{target.host}/"
+    # Rules of `renames` do not apply to locators with a scheme.
+    if str(target).endswith(varying) and (target.scheme or not naming.renames):
+        return str(target)[: 1 - len(varying)]
+    return "" if target.scheme else f"{target.host}/"
 
 
 def _literal_prefix(naming: Naming) -> str:

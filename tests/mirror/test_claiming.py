@@ -42,6 +42,17 @@ def has(entry: dict[str, Any], *targets: str) -> list[bool]:
             ["t.example/new/app:v1"],
             ["other.example/new/app:v1"],
         ),
+        ({"target": "oci:/srv/layout"}, ["oci:/srv/layout:v1"], ["oci:/srv/layout2:v1", "t.example/app:v1"]),
+        (  # rules of `rename` do not apply to a layout
+            {"target": "oci:/srv/layout", "rename": [{"match": "(.*)", "to": "new/$1"}]},
+            ["oci:/srv/layout:v1"],
+            ["oci:/srv/layout2:v1"],
+        ),
+        (
+            {"source": "source.example", "type": "registry", "target": "oci:/srv/layouts"},
+            ["oci:/srv/layouts/app:v1", "oci:/srv/layouts/group/app:v1"],
+            ["oci:/srv/other/app:v1"],
+        ),
     ],
     ids=lambda value: str(value.get("target")) if isinstance(value, dict) else "",
 )
