@@ -73,6 +73,19 @@ def media_type_of(raw: bytes, *, at: str) -> str:
     return claimed or (mediatypes.OCI_INDEX if kind == "index" else mediatypes.OCI_MANIFEST)
 
 
+def find_media_type(raw: bytes, *, at: str) -> str | None:
+    """Return the media type of a manifest without a descriptor, or None for other content.
+
+    A config may have a field `config`, too, so the descriptors of the manifest are checked.
+    """
+    try:
+        found = media_type_of(raw, at=at)
+        children(raw, found, at=at)
+    except (InvalidInput, Unsupported):
+        return None
+    return found
+
+
 def _kind_of(document: fields.Json, *, at: str) -> mediatypes.Kind:
     """Return the kind on which the fields and the `mediaType` of a document agree."""
     if document.get("fsLayers") is not None or document.get("schemaVersion") == 1:

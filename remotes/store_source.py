@@ -7,7 +7,7 @@ from functools import cached_property
 from threading import Event
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
-from prefect_dist.ocispec.errors import InvalidInput, NotFound, Unavailable, Unsupported
+from prefect_dist.ocispec.errors import NotFound, Unavailable, Unsupported
 from prefect_dist.ocispec.referrers import Referrer, cosign_tags
 from prefect_dist.remotes.remote import Source
 from prefect_dist.storage import ContentStore, Name
@@ -106,10 +106,8 @@ class StoredSource(Source):
         bare = Descriptor(media_type=media_type or mediatypes.OCTET_STREAM, digest=digest, size=self._store.info(digest).size)
         if media_type is not None or bare.size > manifest.MAX_BYTES:
             return bare
-        try:
-            return replace(bare, media_type=manifest.media_type_of(self._store.manifest(bare), at=str(digest)))
-        except (InvalidInput, Unsupported):  # a blob
-            return bare
+        found = manifest.find_media_type(self._store.manifest(bare), at=str(digest))
+        return bare if found is None else replace(bare, media_type=found)
 
     def _list_referrers(self) -> Sequence[Referrer]:
         return self.record.referrers

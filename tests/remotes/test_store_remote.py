@@ -60,6 +60,17 @@ def test_content_that_no_run_has_fetched_is_verified_and_written(store: ContentS
     assert content(store) == content_of(ONE)
 
 
+def test_a_config_is_no_manifest(store: ContentStore) -> None:
+    """A config of Docker has a field `config`, as a manifest does."""
+    fill(store, ONE)
+    digest = ingest(store, b'{"architecture":"amd64","config":{"Cmd":["sh"]},"os":"linux"}')
+    with open_remotes(store) as remotes:
+        push(remotes, NAME, ONE)
+        for source in (remotes.open_source(Reference.parse(NAME)), remotes.open_origin(Reference.parse(NAME))):
+            found = source.resolve(Reference.parse(f"store:team/app@{digest}"))
+            assert (found.digest, found.media_type) == (digest, "application/octet-stream")
+
+
 @pytest.mark.parametrize("position", range(3))
 def test_an_incomplete_image_gets_no_name(store: ContentStore, position: int) -> None:
     missing = list(ONE.blobs)[position]
