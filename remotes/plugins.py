@@ -7,7 +7,7 @@ cancellation pass.
 
 import logging
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
@@ -169,8 +169,8 @@ class GuardedRemote(Remote):
 
     def abort(self) -> None:
         """Abort the transfers in flight and refuse later ones. An error of the plug-in is only logged."""
+        self._plugin.aborted.set()  # first, so that errors of aborted transfers do not look like errors of the plug-in
         self._log_errors("abort", self._remote.abort)
-        self._plugin.aborted.set()
 
     def close(self) -> None:
         """Release the resources of the remote. An error of the plug-in is only logged."""
@@ -273,6 +273,10 @@ class GuardedTarget(Target):
         """Return True if the place has the manifest or blob; with `tag`, if the tag resolves to the manifest."""
         return self._plugin.call("has", lambda: self._target.has(descriptor, tag=tag), bool)
 
+    def check_image(self, content: Sequence[Descriptor]) -> None:
+        """Check that the place accepts an image with this content."""
+        self._plugin.call("check_image", lambda: self._target.check_image(content), (object,))
+
     def mount(self, blob: Descriptor, *, source: str | None = None) -> bool:
         """Let the place take a blob from another repository. Return False if it did not."""
         return self._plugin.call("mount", lambda: self._target.mount(blob, source=source), bool)
@@ -296,15 +300,6 @@ class GuardedTarget(Target):
     def delete(self, digest: Digest) -> int:
         """Delete a manifest and every tag that resolves to it. Return the HTTP status."""
         return self._plugin.call("delete", lambda: self._target.delete(digest), int)
-
-    @property
-    def fallback_referrers(self) -> dict[Digest, frozenset[Digest]]:
-        """Referrers, by subject, that this run listed under fallback tags."""
-        return self._plugin.call("fallback_referrers", lambda: self._target.fallback_referrers, dict)
-
-    def confirm_referrers(self, subject: Digest) -> None:
-        """List the entries in `fallback_referrers` of `subject` again, if another client has overwritten any since."""
-        self._plugin.call("confirm_referrers", lambda: self._target.confirm_referrers(subject), (object,))
 
 
 def _describe(exc: BaseException) -> str:

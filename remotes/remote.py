@@ -190,14 +190,6 @@ class Target(ABC):
             DistError: an error of the place.
         """
 
-    @property
-    def fallback_referrers(self) -> dict[Digest, frozenset[Digest]]:
-        """Referrers, by subject, that this run listed under fallback tags and another client may have overwritten since."""
-        return {}
-
-    def confirm_referrers(self, subject: Digest) -> None:
-        """List the entries in `fallback_referrers` of `subject` again, if another client has overwritten any since."""
-
 
 class Remote(ABC):
     """Opens the places of one scheme. Thread-safe.

@@ -8,6 +8,7 @@ at the first reference with their scheme, so that commands for registries do not
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Self
@@ -112,8 +113,9 @@ class Remotes:
 
     def close(self) -> None:
         """Close all remotes, after waiting for requests in flight; `abort` first to stop them."""
-        for remote in reversed(list(self._remotes.values())):
-            remote.close()
+        with ExitStack() as closing:  # closes all remotes, also after an error of one
+            for remote in list(self._remotes.values()):
+                closing.callback(remote.close)
 
     def __enter__(self) -> Self:
         return self

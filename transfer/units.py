@@ -179,7 +179,7 @@ def confirm_referrers(session: Session, repository: Reference) -> Answer[Unliste
 
     Return the referrers that are still unlisted, or that could not be looked up, with the errors.
     """
-    pusher, failed = session.remotes.open_target(repository), list[tuple[frozenset[Digest], DistError]]()
+    pusher, failed = session.remotes.registries.open_target(repository), list[tuple[frozenset[Digest], DistError]]()
     for subject, referrers in pusher.fallback_referrers.items():
         error = session.cancel.catch_error(partial(pusher.confirm_referrers, subject))
         if error is not None:
