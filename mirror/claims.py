@@ -153,6 +153,7 @@ def _group_equal_selections(entries: Sequence[Entry]) -> Iterator[tuple[str, lis
 
 
 def _join(texts: Sequence[str]) -> str:
+    """Return the enumeration of at least two texts."""
     shown = list(texts[:_MOST_NAMED])
     shown += [f"{len(texts) - _MOST_NAMED} more"] if len(texts) > _MOST_NAMED else []
-    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+    return f"{', '.join(shown[:-1])} and {shown[-1]}"

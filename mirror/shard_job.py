@@ -16,6 +16,7 @@ from prefect_dist.mirror.shard_files import ShardInput, ShardResult
 from prefect_dist.mirror.skopeo import Dialect, choose_parser
 from prefect_dist.ocispec.errors import DistError, NotFound
 from prefect_dist.remotes import Hosts
+from prefect_dist.storage import open_store
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.session import SessionSpec
 
@@ -90,8 +91,6 @@ def make_shard_run(
 
 
 def _make_job(session: SessionSpec, run: str, shard: int) -> ShardJob:
-    from prefect_dist.storage import open_store  # noqa: PLC0415
-
     with open_store(session.store, options=session.store_options) as store:
         images = _read_input(store.open_run(run), shard).images
     sources = set[str]() if session.offline else {image.item.source.host for image in images}

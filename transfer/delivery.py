@@ -180,10 +180,10 @@ def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Ref
         if candidates.has(place, blob.digest):
             return Receipt("existed")
         with claim_upload(session, blob, place.host) as claim:
-            if claim.note is not None:  # another process has uploaded the blob
+            if claim.note:  # another process has uploaded the blob to this repository
                 candidates.note(Reference(f"{place.host}/{claim.note}"), blob.digest)
             receipt = _deliver(session, blob, place, origin)
-            claim.note = claim.note or place.repository
+            claim.note = claim.note or place.repository or None  # a place with a scheme has no repositories
         return receipt
 
 
