@@ -217,7 +217,7 @@ def _descriptor(document: fields.Json, key: str, *, at: str) -> Descriptor | Non
 
 
 def _error_json(error: DistError) -> dict[str, str | None]:
-    """Return the base class, the message, the subject and the cause of an error. Details of a registry's response are omitted."""
+    """Return the base class, the message, the subject and the cause of an error, without the details of a response."""
     known = next((name for name, one in _CLASSES.items() if isinstance(error, one)), "")
     return {"class": known, "message": error.message, "subject": error.subject, "cause": error.cause}
 

@@ -180,10 +180,11 @@ def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Ref
         if candidates.has(place, blob.digest):
             return Receipt("existed")
         with claim_upload(session, blob, place.host) as claim:
-            if claim.note:  # another process has uploaded the blob to this repository
+            if claim.note:  # another process has uploaded the blob to the repository in the note
                 candidates.note(Reference(f"{place.host}/{claim.note}"), blob.digest)
             receipt = _deliver(session, blob, place, origin)
-            claim.note = claim.note or place.repository or None  # a place with a scheme has no repositories
+            # The repository of an old note may have lost the blob. A place with a scheme has no repositories.
+            claim.note = place.repository or None
         return receipt
 
 
