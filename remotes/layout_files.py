@@ -16,7 +16,8 @@ from prefect_dist.storage.backend import open_backend
 
 INDEX, MARKER_NAME = "index.json", "oci-layout"
 VERSION = "1.0.0"
-_DISK_PIECE_BYTES = 1024 * 1024
+# Small enough to be held in memory by each unit, large enough that a busy machine switches threads rarely.
+_DISK_PIECE_BYTES = 4 * 1024 * 1024
 # Each piece from an object store costs a round trip.
 _OBJECT_PIECE_BYTES = 8 * 1024 * 1024
 

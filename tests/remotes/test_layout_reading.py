@@ -259,7 +259,7 @@ def test_an_entry_of_another_size_or_digest_fails_the_content(remote: LayoutRemo
 
 # Blobs
 
-DATA = bytes(range(256)) * 10_000  # several pieces
+DATA = bytes(range(256)) * 20_000  # two pieces
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
@@ -366,7 +366,7 @@ def test_a_fetch_that_was_cut_resumes_at_its_offset(tmp_path: Path) -> None:
     offsets = list[int]()
     with open_layouts() as second:
         receipt = fetch_to_store(lambda event: offsets.append(getattr(event, "offset", -1)), second)
-    assert offsets[0] == 1024 * 1024
+    assert offsets[0] == 4 * 1024 * 1024
     assert receipt.transferred == len(DATA) - offsets[0]
 
 
