@@ -9,7 +9,7 @@ PEERS := prefect or registry or s3 or browser or process
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers format check test test-fast demo bench fuzz schema reference ui pictures lowest clean
+.PHONY: help install peers format check test test-fast demo bench proof fuzz schema reference ui pictures lowest clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -50,6 +50,9 @@ bench: install peers ## Measure fetches and mirrors against floors and skopeo (d
 	$(BIN)/python -m benchmarks.slow
 	$(BIN)/python -m benchmarks.mirror
 	$(BIN)/python -m benchmarks.cost
+
+proof: install peers ## Prove that several workers share one mirror run, and survive kill -9 (docs/dev/testing.md, about 10 minutes).
+	$(BIN)/python -m scripts.proof_many_machines --images 300 --least-speedup 2.2
 
 fuzz: install ## Fuzz the parsers of untrusted input, for a minute (docs/dev/fuzzing.md).
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'

@@ -24,7 +24,8 @@ from prefect_dist.transfer.attempts import RETRIES
 
 
 def _run_name() -> str:
-    return f"shard {flow_run.parameters['shard']}"
+    """Return the name that the parent gave to the run. The name has the number of the attempt."""
+    return str(flow_run.name)
 
 
 @flow_of("mirror-shard", run_name=_run_name)

@@ -46,7 +46,7 @@ _CANCELLED_S = 60.0
 
 
 @dataclass(slots=True)
-class _Attempt:
+class Attempt:
     """One flow run of a shard. `seen` is the time of its last sign of life, by the clock of the store and of this process."""
 
     number: int
@@ -54,6 +54,11 @@ class _Attempt:
     submitted: float = field(default_factory=time.monotonic)
     seen: tuple[datetime | None, float] = field(default_factory=lambda: (None, time.monotonic()))
     is_started: bool = False
+
+    def note_start(self) -> None:
+        """Note that the process of the shard runs. The time that the run waited for a worker is no silence."""
+        if not self.is_started:
+            self.is_started, self.seen = True, (self.seen[0], time.monotonic())
 
     def is_silent(self, modified: datetime | None) -> bool:
         """Return True if the shard has written no file for a minute. `modified` is the time of the last file."""
@@ -113,7 +118,7 @@ class ShardRuns:
         Raises:
             Unavailable: no worker polls the work pool of the deployment.
         """
-        waiting, running = deque(_Attempt(number, 1) for number in numbers), dict[UUID, _Attempt]()
+        waiting, running = deque(Attempt(number, 1) for number in numbers), dict[UUID, Attempt]()
         try:
             while (waiting and self._cancel.reason is None) or running:
                 while waiting and len(running) < self.workers and self._cancel.reason is None:
@@ -126,13 +131,13 @@ class ShardRuns:
                         yield attempt.number, error
                     else:
                         self._notify(Note(f"{error}; starting the shard again"))
-                        waiting.append(_Attempt(attempt.number, attempt.attempt + 1))
+                        waiting.append(Attempt(attempt.number, attempt.attempt + 1))
         finally:
             _cancel_runs(running)
         for attempt in waiting:
             yield attempt.number, self._cancel.error
 
-    def _submit(self, attempt: _Attempt) -> UUID:
+    def _submit(self, attempt: Attempt) -> UUID:
         """Submit a shard. A shard that an earlier attempt of this run submitted is the same flow run."""
         made = run_deployment(
             self._name,
@@ -145,24 +150,25 @@ class ShardRuns:
             raise TypeError(f"expected a flow run, got {made!r}")
         return made.id
 
-    def _poll(self, running: Mapping[UUID, _Attempt], files: RunFiles) -> list[FlowRun]:
+    def _poll(self, running: Mapping[UUID, Attempt], files: RunFiles) -> list[FlowRun]:
         """Wait a moment, and return the flow runs that ended. A silent flow run ends as Crashed."""
         self._wait(running)
         found = client().read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(running))))
         ended = [run for run in found if run.state is not None and run.state.is_final()]
         for run in found:
             attempt = running[run.id]
-            attempt.is_started = attempt.is_started or (run.state is not None and run.state.type is StateType.RUNNING)
+            if run.state is not None and run.state.type is StateType.RUNNING:
+                attempt.note_start()
             if run in ended or not attempt.is_started:
                 continue
-            if attempt.is_silent(files.modified(f"alive-{attempt.number}.json")):
+            if attempt.is_silent(find_last_sign(attempt, files)):
                 state: State[Any] = Crashed(message=f"the shard gave no sign of life for {_SILENCE_S:.0f} s")
                 client().set_flow_run_state(run.id, state, force=True)
                 ended.append(run)
         self._require_worker(running)
         return ended
 
-    def _wait(self, running: Mapping[UUID, _Attempt]) -> None:
+    def _wait(self, running: Mapping[UUID, Attempt]) -> None:
         """Wait a moment. After a cancellation, cancel the flow runs, and wait for their ends."""
         if self._cancel.reason is None:
             self._cancel_wait()
@@ -176,7 +182,7 @@ class ShardRuns:
         while self._cancel.reason is None and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    def _judge(self, attempt: _Attempt, run: FlowRun, files: RunFiles) -> DistError | None:
+    def _judge(self, attempt: Attempt, run: FlowRun, files: RunFiles) -> DistError | None:
         """Return None if the result of a shard is in the store, otherwise the reason of its end."""
         if files.read(f"result-{attempt.number}.json") is not None:
             return None
@@ -184,7 +190,7 @@ class ShardRuns:
         what = "ended without a state" if state is None else f"ended as {state.name}: {state.message or 'no reason given'}"
         return Unavailable(f"shard {attempt.number} of this run {what}")
 
-    def _require_worker(self, running: Mapping[UUID, _Attempt]) -> None:
+    def _require_worker(self, running: Mapping[UUID, Attempt]) -> None:
         """Raise an error if no shard has started for a minute, and no worker polls the work pool."""
         if any(attempt.is_started for attempt in running.values()) or not running:
             return
@@ -203,6 +209,15 @@ class ShardRuns:
             raise Unavailable(f"no worker polls the work pool {pool} of the deployment {self._name}; {remedy}")
 
 
+def find_last_sign(attempt: Attempt, files: RunFiles) -> datetime | None:
+    """Return the time of the last file of a shard. A store that does not answer says nothing about the shard."""
+    try:
+        return files.modified(f"alive-{attempt.number}.json")
+    except Unavailable:
+        attempt.seen = attempt.seen[0], time.monotonic()
+        return attempt.seen[0]
+
+
 def _find_deployment(name: str) -> DeploymentResponse:
     try:
         return client().read_deployment_by_name(name)
@@ -211,7 +226,7 @@ def _find_deployment(name: str) -> DeploymentResponse:
         raise InvalidInput(f"Prefect has no deployment {name}; {remedy}") from None
 
 
-def _cancel_runs(running: Mapping[UUID, _Attempt]) -> None:
+def _cancel_runs(running: Mapping[UUID, Attempt]) -> None:
     """Ask Prefect to cancel flow runs. Their workers stop the processes."""
     for run in running:
         client().set_flow_run_state(run, Cancelling(message="the parent run was cancelled"))

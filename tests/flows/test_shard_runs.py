@@ -3,13 +3,20 @@
 import json
 import os
 import signal
+import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
+from prefect_dist.storage.backend import open_backend
+from prefect_dist.storage.runs import RunFiles
 from tests import images
 from tests.fakes.faults import Call, Fault, Stall
 from tests.fakes.registry import FakeRegistry
@@ -94,7 +101,10 @@ def test_a_shard_whose_process_is_killed_runs_again_and_resumes(
 
     assert server.wait_for_end(run)["type"] == "COMPLETED", server.logs(run)
     assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
-    states = Counter(one["state_type"] for one in list_shards(server, run))
+    shards = list_shards(server, run)
+    states = Counter(one["state_type"] for one in shards)
+    (again,) = {one["name"] for one in shards} - {"shard 0", "shard 1"}
+    assert again in {"shard 0, attempt 2", "shard 1, attempt 2"}
     assert states["CRASHED"] >= 1
     assert states["COMPLETED"] >= 1
     assert not {"RUNNING", "PENDING", "SCHEDULED"} & states.keys()
@@ -133,3 +143,25 @@ def test_a_prefect_server_without_the_deployment_is_named(prefect: PrefectServer
         state = mirror(text, str(tmp_path / "store"), workers=2, worker_deployment="mirror-shard/none", return_state=True)
     assert state.is_failed()
     assert str(state.message).startswith("Prefect has no deployment mirror-shard/none; create the deployments with dist init")
+
+
+def test_time_without_a_worker_and_time_without_the_store_are_no_silence_of_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect_dist.flows.shard_runs import Attempt, find_last_sign
+
+    long_ago = time.monotonic() - 100
+    attempt = Attempt(number=0, attempt=1, submitted=long_ago, seen=(None, long_ago))
+    attempt.note_start()
+    assert not attempt.is_silent(None)
+
+    written = datetime.now(UTC)
+    attempt.seen = written, long_ago
+    attempt.note_start()  # of a run that has begun already
+    assert attempt.is_silent(written)
+
+    backend, _, layout = open_backend(f"memory://{uuid.uuid4().hex}", {})
+    files = RunFiles(backend, layout, "run")
+    assert find_last_sign(attempt, files) is None
+    assert attempt.is_silent(written)
+    monkeypatch.setattr(MemoryFileSystem, "info", Mock(side_effect=ConnectionResetError("the store is away")))
+    assert find_last_sign(attempt, files) == written
+    assert not attempt.is_silent(written)
