@@ -61,8 +61,9 @@ fuzz: install ## Fuzz the parsers of untrusted input, for a minute (docs/dev/fuz
 schema: install ## Write docs/reference/mirror.schema.json.
 	$(BIN)/python -m scripts.mirror_schema
 
-reference: install ## Write the tables of docs/reference that are generated from the code.
+reference: install ## Write the generated tables: of docs/reference from the code, of docs/explanation/scale.md from its model.
 	$(BIN)/python -m scripts.reference
+	$(BIN)/python -m scripts.scale_model --write
 
 ui: install peers ## Take a picture of a run in the UI of Prefect: build/run.png.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.picture

@@ -1,0 +1,33 @@
+"""The page on scale has the tables of the model, and each measured cost is on the page that the model names."""
+
+from pathlib import Path
+
+import pytest
+
+from scripts import scale_model
+from scripts.scale_model import GRAINS, IMAGES, INPUTS, WORKERS, Input, compute_duration
+
+
+def test_the_tables_of_the_page_are_current() -> None:
+    page = scale_model.PAGE.read_text()
+
+    assert page == scale_model.render(page), "make reference"
+
+
+@pytest.mark.parametrize("cost", [one for one in INPUTS if one.page is not None], ids=lambda one: one.name)
+def test_a_measured_cost_is_on_its_page(cost: Input) -> None:
+    page = scale_model.DOCS / Path(cost.page or "")
+    text = " ".join(page.read_text().split())
+
+    assert cost.quote
+    assert cost.quote in text
+
+
+@pytest.mark.parametrize("grain", GRAINS)
+def test_no_number_of_workers_is_faster_than_planning_and_the_prefect_server(grain: str) -> None:
+    cost = GRAINS[grain]
+    for images in IMAGES:
+        hours = [compute_duration(images, workers, cost, new_bytes=50e6).seconds for workers in WORKERS]
+
+        assert hours == sorted(hours, reverse=True)
+        assert hours[-1] > images * cost.server_s.value
