@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from prefect_dist.cli.options import Context, Dialect, NetworkOptions
 from prefect_dist.ocispec import Digest, Platform, Reference, units
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes, Unsupported
-from prefect_dist.ocispec.reference import expand, find_scheme, has_object
+from prefect_dist.ocispec.reference import expand, has_object, is_registry
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.config import Mirror, Parser
@@ -48,7 +48,7 @@ def parse_repository(text: str) -> Reference:
 
 def parse_catalog(text: str) -> str:
     """Return the registry named `text`, as `host[:port]`, or the locator `scheme:place` of another remote."""
-    if find_scheme(f"{text}/") is not None:  # with a slash, `localhost:5000` has no scheme
+    if not is_registry(text):
         return parse_repository(text).locator
     host = _require_valid(lambda: Reference.parse(f"{text}/x")).host
     if host != text:

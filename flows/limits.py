@@ -27,7 +27,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import flow_run
 
 from prefect_dist.flows.api import brief, client
-from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.reference import is_registry
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.transfer.cancellation import current_token
 from prefect_dist.transfer.events import Note, Notify
@@ -50,12 +50,7 @@ class TaskOptions:
         return configured
 
     def _tags_of(self, hosts: Iterable[str]) -> frozenset[str]:
-        return frozenset(tag for host in hosts if _is_registry(host) for tag in self._tags(host))
-
-
-def _is_registry(host: str) -> bool:
-    """Return False for a locator with a scheme, such as an image layout: such places have no limits."""
-    return not Reference(host).scheme
+        return frozenset(tag for host in hosts if is_registry(host) for tag in self._tags(host))
 
 
 def _find_tags(host: str) -> frozenset[str]:
@@ -87,7 +82,7 @@ def lease_slots(spec: SessionSpec, hosts: Iterable[str], *, workers: int, notify
     registries = spec.registries
     with ExitStack() as held:
         slots = dict[str, int]()
-        for host, limit in _find_limits(sorted(filter(_is_registry, set(hosts)))).items():
+        for host, limit in _find_limits(sorted(filter(is_registry, set(hosts)))).items():
             slots[host] = max(1, min(registries.hosts.settings_for(host).in_flight or workers, limit))
             held.enter_context(_take_slots(_name(host), slots[host], limit, notify))
         yield replace(spec, registries=replace(registries, hosts=replace(registries.hosts, slots=slots)))

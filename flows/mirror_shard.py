@@ -19,7 +19,7 @@ from prefect_dist.flows.parameters import (
 from prefect_dist.flows.run import run as carry_out
 from prefect_dist.mirror.hosts_file import CONCURRENCY
 from prefect_dist.mirror.report import RunReport
-from prefect_dist.mirror.shard_job import make_shard_run
+from prefect_dist.mirror.shard_job import make_shard_run, show_life
 from prefect_dist.transfer.attempts import RETRIES
 
 
@@ -58,4 +58,5 @@ def mirror_shard(
         dialect=dialect,
         to=to,
     )
-    return carry_out(spec, grain=grain)
+    with show_life(spec.session, run=run, shard=shard):
+        return carry_out(spec, grain=grain)

@@ -1,7 +1,7 @@
 """Carries out a run in the current flow run, with a task run for each unit of work."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from prefect import get_run_logger
 
@@ -21,10 +21,11 @@ from prefect_dist.mirror.render.plans import plan_summary, plan_table
 from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run_spec import RunContext, RunScopes, RunSpec
 from prefect_dist.ocispec.errors import DistError
+from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.cancellation import CancelToken, Stopped
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.pool import Grain
-from prefect_dist.transfer.session import Session, open_session
+from prefect_dist.transfer.session import Session, SessionSpec, open_session
 
 
 def run(spec: RunSpec, *, grain: Grain | None = None, shards: Callable[[Notify], ShardRunner] | None = None) -> RunReport:
@@ -41,15 +42,34 @@ def run(spec: RunSpec, *, grain: Grain | None = None, shards: Callable[[Notify],
         log.warning("%s", warning)
     with (
         publish_run_progress(planning=job.planning) as notify,
-        lease_slots(spec.session, job.list_hosts(spec.session), workers=spec.window, notify=notify) as bounded,
-        open_session(bounded, notify=notify) as session,
+        ExitStack() as slots,
+        open_session(_lease_slots(spec, notify, slots), notify=notify) as session,
         _open_pool(spec, session, grain or spec.grain) as (pool, scopes),
     ):
         observer = MirrorEvents(session.cancel)
-        runner = None if shards is None else shards(notify)
+        runner = None if shards is None else _ReleasingRunner(shards(notify), slots)
         report = job.run(RunContext(pool=pool, scopes=scopes, notify=notify, observer=observer, shards=runner))
     push_metrics(report, log=log)
     return report
+
+
+def _lease_slots(spec: RunSpec, notify: Notify, slots: ExitStack) -> SessionSpec:
+    """Return the specification of the session with the slots of the run, which `slots` releases."""
+    leased = lease_slots(spec.session, spec.job.list_hosts(spec.session), workers=spec.window, notify=notify)
+    return slots.enter_context(leased)
+
+
+class _ReleasingRunner:
+    """Carries out shards after releasing the slots of this run. Otherwise the shards would wait for these slots forever."""
+
+    def __init__(self, runner: ShardRunner, slots: ExitStack) -> None:
+        self._runner, self._slots = runner, slots
+        self.run, self.workers = runner.run, runner.workers
+
+    def carry_out(self, numbers: Sequence[int], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
+        """Yield each shard as it ends, see `ShardRunner`."""
+        self._slots.close()
+        yield from self._runner.carry_out(numbers, files)
 
 
 @contextmanager

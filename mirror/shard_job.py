@@ -50,13 +50,12 @@ class ShardJob:
         """
         pool, files = context.pool, context.pool.session.store.open_run(self.run_name)
         images = _read_input(files, self.number).images
-        with _show_life(files, f"alive-{self.number}.json"):
-            builder = ReportBuilder("mirror", pool)
-            applying = Applying(pool, context.scopes.open_mirror(f"shard {self.number}"), context.notify, context.observer)
-            applying.add(images, dict.fromkeys(images))
-            results = applying.run()
-            result = ShardResult(results=results, stats=applying.stats, tasks=pool.runs)
-            files.write(f"result-{self.number}.json", result.to_json())
+        builder = ReportBuilder("mirror", pool)
+        applying = Applying(pool, context.scopes.open_mirror(f"shard {self.number}"), context.notify, context.observer)
+        applying.add(images, dict.fromkeys(images))
+        results = applying.run()
+        result = ShardResult(results=results, stats=applying.stats, tasks=pool.runs)
+        files.write(f"result-{self.number}.json", result.to_json())
         plan = Plan(images=images, is_dry=False)
         return build_mirror_report(builder, plan, results, stats=applying.stats, configuration=None)
 
@@ -121,8 +120,23 @@ def _share_limits(hosts: Hosts, workers: int) -> Hosts:
 
 
 @contextmanager
-def _show_life(files: RunFiles, name: str) -> Iterator[None]:
-    """Write a file every 20 s during this block, so that the parent notices the end of this process."""
+def show_life(session: SessionSpec, *, run: str, shard: int) -> Iterator[None]:
+    """Write a file of a shard every 20 s during this block, so that the parent notices the end of this process.
+
+    The block contains the whole run: a shard may have to wait for the slots of a registry before its session is opened.
+
+    Raises:
+        InvalidInput: the store cannot be used.
+    """
+    with (
+        open_store(session.store, options=session.store_options) as store,
+        _write_repeatedly(store.open_run(run), f"alive-{shard}.json"),
+    ):
+        yield
+
+
+@contextmanager
+def _write_repeatedly(files: RunFiles, name: str) -> Iterator[None]:
     over = threading.Event()
 
     def write() -> None:

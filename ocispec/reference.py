@@ -203,6 +203,11 @@ def find_scheme(text: str) -> str | None:
     return match[1] if match and is_scheme(match[1]) else None
 
 
+def is_registry(host: str) -> bool:
+    """Return True for the host of a registry, False for a locator with a scheme, see `Reference.host`."""
+    return find_scheme(f"{host}/") is None  # with a slash, `registry:5000` has no scheme
+
+
 def has_object(text: str) -> bool:
     """Return True if the text of a reference has a tag or a digest, before `expand` adds one."""
     if find_scheme(text) is not None:

@@ -133,6 +133,22 @@ def test_a_cancelled_run_cancels_its_shards(
     assert target.manifest("app1", "v1") is None
 
 
+def test_shards_wait_for_the_slots_of_a_limit_that_the_parent_has_released(
+    server: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
+) -> None:
+    """The parent holds the only slot while it plans. If the parent kept the slot, no shard could begin."""
+    limit = f"registry:{target.host}"
+    server.post("/v2/concurrency_limits/", {"name": limit, "limit": 1, "active": True})
+    try:
+        run = server.start("mirror", {"config": configuration(source, target, tmp_path), "workers": 2})
+        assert server.wait_for_end(run)["type"] == "COMPLETED", server.logs(run)
+        assert server.get(f"/v2/concurrency_limits/{limit}")["active_slots"] == 0
+    finally:
+        server.delete(f"/v2/concurrency_limits/{limit}")
+    assert {one["state_type"] for one in list_shards(server, run)} == {"COMPLETED"}
+    assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
+
+
 def test_a_prefect_server_without_the_deployment_is_named(prefect: PrefectServer, tmp_path: Path) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported
-from prefect_dist.ocispec.reference import expand, is_repository
+from prefect_dist.ocispec.reference import expand, is_registry, is_repository
 from tests.ocispec.samples import DIGEST
 
 # from containerd's reference package: text, locator, object, host, digest, formatted text
@@ -313,6 +313,17 @@ def test_a_reference_with_a_scheme_keeps_its_meaning_as_text(scheme: str, place:
 @pytest.mark.parametrize("text", ["oci:5000/app", "oci-archive:443/app", "localhost:5000/app"])
 def test_a_port_after_the_first_colon_makes_a_registry(text: str) -> None:
     assert (Reference.parse(text).scheme, Reference.parse(text).repository) == ("", "app")
+
+
+@pytest.mark.parametrize("host", ["docker.io", "localhost:5000", "registry:5000", "oci:5000", "[::1]:5000", "127.0.0.1:5000"])
+def test_a_host_with_a_port_has_no_scheme(host: str) -> None:
+    assert is_registry(host)
+    assert is_registry(Reference.parse(f"{host}/app:v1").host)
+
+
+@pytest.mark.parametrize("text", ["oci:/srv/layout:v1", "oci:s3://bucket/layout", "oci-archive:app.tar", "store:app:v1"])
+def test_a_locator_with_a_scheme_is_no_registry(text: str) -> None:
+    assert not is_registry(Reference.parse(text).host)
 
 
 def test_the_scheme_docker_names_a_registry() -> None:
