@@ -1,5 +1,6 @@
 """The page on scale has the tables of the model, and each measured cost is on the page that the model names."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,20 @@ def test_no_number_of_workers_is_faster_than_planning_and_the_prefect_server(gra
 
         assert hours == sorted(hours, reverse=True)
         assert hours[-1] > images * cost.server_s.value
+
+
+@pytest.mark.parametrize("page", [scale_model.PAGE, scale_model.DOCS / "how-to" / "operations.md"], ids=lambda page: page.name)
+def test_the_sizes_and_hours_in_the_text_are_those_of_the_tables(page: Path) -> None:
+    tables = "\n".join(line for make in scale_model.TABLES.values() for line in make())
+    found = re.findall(
+        r"([\d.]+ (?:MB|GB|h)(?:ours)?)(?= for| with|,? at| before| [a-z]+ any)", _after_tables(page.read_text())
+    )
+    quoted = {one.replace("hours", "h") for one in found if one not in ("50 MB", "12.5 GB")}
+
+    assert quoted
+    assert not [one for one in quoted if f" {one} " not in tables.replace("|", " ")]
+
+
+def _after_tables(text: str) -> str:
+    """Return the chapter of a page with figures of the tables."""
+    return re.split(r"^## (?:Limits|Sizing).*$", text, flags=re.MULTILINE)[1]
