@@ -3,7 +3,6 @@
 The action depends on the registries, and on the records of earlier runs in the lock file.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -96,7 +95,7 @@ def _plan_action(
     if there is None:
         return TargetAction(item=item, target=target, change="add", new=image.target_root)
     known = image.target_referrers.get(target, {})
-    note = _reason_to_change(item, image, there, record, known)
+    note = _reason_to_change(item, target, image, there, record)
     if note is None:
         return TargetAction(
             item=item, target=target, change="unchanged", old=there, new=image.target_root, target_referrers=known
@@ -107,16 +106,16 @@ def _plan_action(
 
 
 def _reason_to_change(
-    item: SyncItem, image: ImageInfo, there: Descriptor, record: Locked | None, known: Mapping[Digest, str | None]
+    item: SyncItem, target: Reference, image: ImageInfo, there: Descriptor, record: Locked | None
 ) -> str | None:
-    """Return the reason to change a target: empty for another digest, None if the target is up to date.
-
-    `known` are the referrers at a target without a record.
-    """
+    """Return the reason to change a target: empty for another digest, None if the target is up to date."""
     if there.digest != image.target_root.digest:
         return ""
+    if target in image.incomplete:
+        return "to complete the index at the target"
     if _needs_more_platforms(item, record):
         return "for more platforms than before"
+    known = image.target_referrers.get(target, {})
     new = len(image.referrers.difference(known if record is None else record.referrers))
     return f"{format_count(new, 'referrer')} not known to be there" if new else None
 

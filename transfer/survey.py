@@ -9,7 +9,7 @@ from functools import partial
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, config, manifest
 from prefect_dist.ocispec.children import Children, children_reader, walk_tree
-from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput
+from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound
 from prefect_dist.ocispec.index_filter import FilteredIndex, filter_index, select_image
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
@@ -31,7 +31,7 @@ class ImageQuery:
         rewritten: the targets get an index of only these platforms.
         single: the targets get the index's image for this platform instead of the index.
         related: the related manifests to mirror; these may be new although the image is unchanged.
-        unrecorded: the targets without a record of related manifests.
+        unrecorded: the targets without a record of earlier runs. Such a target may have an index with fewer platforms.
         dated: the result needs the date of the image.
         whole: the result needs the whole content of the image.
         force: the image is mirrored even if a target has the image.
@@ -63,6 +63,7 @@ class ImageInfo:
         target_root: the descriptor for the targets.
         content: the whole content below `root`.
         sent: the whole content below `target_root`.
+        incomplete: the targets without a record that have the index, and lack manifests of the wanted platforms.
         referrers: the referrers at the source, if every target has the image.
         target_referrers: the referrers at targets without a record, with their tags.
     """
@@ -71,6 +72,7 @@ class ImageInfo:
     target_root: Descriptor
     content: tuple[Descriptor, ...] = ()
     sent: tuple[Descriptor, ...] = ()
+    incomplete: frozenset[Reference] = frozenset()
     referrers: frozenset[Digest] = frozenset()
     target_referrers: Mapping[Reference, Mapping[Digest, str | None]] = field(default_factory=dict)
     created: datetime | None = None
@@ -195,7 +197,8 @@ def _check_accepted(
     Raises:
         Unsupported: the target does not accept the image.
     """
-    if found is None or (isinstance(found, Descriptor) and found.digest != image.target_root.digest):
+    is_other = isinstance(found, Descriptor) and (found.digest != image.target_root.digest or target in image.incomplete)
+    if found is None or is_other:
         session.remotes.open_target(target).check_image(image.sent)
     return found
 
@@ -244,17 +247,18 @@ def _image_info(query: ImageQuery, found: Descriptor, standing: Sequence[object]
         else FilteredIndex(root=root)
     )
     target_root = selected.root
-    due = query.force or any(
-        there is None or (isinstance(there, Descriptor) and there.digest != target_root.digest) for there in standing
-    )
+    with_root = [target for target, there in zip(query.targets, standing, strict=True) if _has_root(there, target_root)]
+    is_absent = any(there is None or isinstance(there, Descriptor) for there in standing if not _has_root(there, target_root))
+    incomplete = frozenset(target for target in with_root if _lacks_manifests(query, target, root, reader.session))
+    due = query.force or is_absent or bool(incomplete)
     if not (due or query.related or query.dated or query.whole):
         return ImageInfo(root=root, target_root=target_root)
     children = reader.children(query.platforms)
     content = tuple(walk_tree(children, root))
     sent = _written(selected, reader) if selected.indexes else content
-    for target, there in zip(query.targets, standing, strict=True):
-        # A registry has the content of its manifests. With `force`, the target may have an index with fewer platforms.
-        if isinstance(there, Descriptor) and there.digest == target_root.digest and not query.force:
+    # A registry has the content of its manifests. With `force`, the target may have an index with fewer platforms.
+    for target in () if query.force else with_root:
+        if target not in incomplete:
             note_content(reader.session, target, sent)
     referrers, trees = ({}, {}) if due else _all_related(query, content, children, reader)
     unknown = [target for target in query.targets if target in query.unrecorded] if referrers else []
@@ -263,10 +267,32 @@ def _image_info(query: ImageQuery, found: Descriptor, standing: Sequence[object]
         target_root=target_root,
         content=content,
         sent=sent,
+        incomplete=incomplete,
         referrers=frozenset(referrers),
         target_referrers={target: _related_there(query, content, trees, target, reader.session) for target in unknown},
         created=_creation_date(content, reader) if query.dated else None,
     )
+
+
+def _has_root(there: object, root: Descriptor) -> bool:
+    return isinstance(there, Descriptor) and there.digest == root.digest
+
+
+def _lacks_manifests(query: ImageQuery, target: Reference, root: Descriptor, session: Session) -> bool:
+    """Return True if a target without a record has the index `root` and lacks manifests of the wanted platforms.
+
+    The record of a target has the published platforms. Without a record, only the target knows: an earlier copy may have
+    published fewer platforms of the same index. The index is read at the target, so the source counts no pull.
+    """
+    if target not in query.unrecorded or root.kind != "index" or query.force or query.rewritten:
+        return False
+    children = Reader(session, session.remotes.open_origin(target), target, keep=False).children(query.platforms)
+    place = session.remotes.open_target(target)
+    found = walk_tree(lambda one: children(one) if one.kind == "index" else (), root)
+    try:
+        return not all(place.has(one) for one in found if one.is_manifest and one is not root)
+    except NotFound:
+        return True
 
 
 def _all_related(

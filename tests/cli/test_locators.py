@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import find_missing
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
+from tests.remotes.layouts import blob_file, write_layout
 
 ONE, OTHER = images.image(810, layers=2), images.image(811, layers=2, platform="linux/arm64/v8")
 INDEX = images.index([ONE, OTHER])
@@ -195,3 +197,28 @@ def test_a_wrong_locator_has_one_clear_line(
     monkeypatch.chdir(tmp_path)
     result = dist("--store", tmp_path / "store", *arguments)
     assert (result.code, message in result.err, "secret" in result.err) == (code, True, False), result.err
+
+
+@pytest.mark.parametrize("kind", ["registry", "oci", "oci-archive", "store"])
+def test_a_copy_of_all_platforms_completes_an_earlier_copy_of_one_platform(tmp_path: Path, kind: str) -> None:
+    one, other = images.image(890), images.image(891, platform="linux/arm64")
+    source = write_layout(tmp_path / "source", {"v1": images.index([one, other])})
+    with FakeRegistry(sparse=True) as registry:
+        places = {"registry": f"{registry.host}/app:v1", "store": "store:app:v1"}
+        target = places.get(kind, f"{kind}:{tmp_path / 'target'}:v1")
+        run = partial(dist_direct, "--store", tmp_path / "store", "copy")
+        first = run("--platform", "linux/amd64", f"oci:{source}:v1", target)
+        assert first.code == 0, first.err
+        again = run("--platform", "linux/amd64", f"oci:{source}:v1", target)
+        assert "0 added, 0 changed, 1 unchanged" in again.lines[-2], again.out
+        planned = run("--dry-run", "--output", "json", f"oci:{source}:v1", target).json["targets"]
+        assert [(planned[0]["action"], planned[0]["note"])] == [("change", "to complete the index at the target")]
+        second = run(f"oci:{source}:v1", target)
+        assert "0 added, 1 changed, 0 unchanged" in second.lines[-2], second.out
+        third = run(f"oci:{source}:v1", target)
+        assert "0 added, 0 changed, 1 unchanged" in third.lines[-2], third.out
+        store = tmp_path / ("store" if kind == "store" else "empty")
+        back = dist_direct("--store", store, "copy", target, f"oci:{tmp_path / 'back'}:v1")
+    assert back.code == 0, back.err
+    for digest in (*one.blobs, *other.blobs, one.root.digest, other.root.digest):
+        assert blob_file(tmp_path / "back", digest).exists()

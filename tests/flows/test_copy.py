@@ -54,7 +54,7 @@ def test_an_image_is_read_and_uploaded_once_and_its_store_name_is_recorded(
     assert [one.name for one in open_store(store).names] == [name]
 
 
-def test_a_copy_of_an_unchanged_image_sends_one_request_to_each_registry(
+def test_a_copy_of_an_unchanged_index_asks_the_target_for_its_tag_and_its_manifests_only(
     source: FakeRegistry, target: FakeRegistry, store: str, name: str
 ) -> None:
     copy_directly(store, name, f"{target.host}/app:v1")
@@ -64,7 +64,10 @@ def test_a_copy_of_an_unchanged_image_sends_one_request_to_each_registry(
 
     assert report.counts["unchanged"] == 1
     asked = [*source.requests[before[0] :], *target.requests[before[1] :]]
-    assert [(one.method, one.path) for one in asked] == [("HEAD", "/v2/app/manifests/v1")] * 2
+    children = [one.root.digest for one in (ONE, OTHER)]
+    assert [(one.method, one.path) for one in asked] == [
+        ("HEAD", f"/v2/app/manifests/{one}") for one in ("v1", "v1", *children)
+    ]
 
 
 def test_blobs_are_mounted_within_a_registry(source: FakeRegistry, store: str, name: str) -> None:

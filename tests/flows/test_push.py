@@ -173,14 +173,14 @@ def test_blobs_are_mounted_from_the_repository_that_the_store_name_records(
 
 
 @pytest.mark.parametrize("at", [":v1", f"@{INDEX.root.digest}", f":v1@{INDEX.root.digest}"])
-def test_a_push_of_an_unchanged_image_sends_one_request(push: Push, at: str) -> None:
+def test_a_push_of_an_unchanged_index_sends_one_request_for_its_tag_and_one_for_each_platform(push: Push, at: str) -> None:
     with FakeRegistry() as fake:
         push("index", f"{fake.host}/app{at}")
         before = len(fake.requests)
         report = push("index", f"{fake.host}/app{at}")
-        (request,) = fake.requests[before:]
-    expected = INDEX.root.digest if at.startswith("@") else "v1"
-    assert (request.method, request.path) == ("HEAD", f"/v2/app/manifests/{expected}")
+        requests = [(one.method, one.path.rpartition("/")[2]) for one in fake.requests[before:]]
+    tag = INDEX.root.digest if at.startswith("@") else "v1"
+    assert requests == [("HEAD", one) for one in (tag, ONE.root.digest, OTHER.root.digest)]
     assert (row_of(report).outcome, report.counts["sent_bytes"], report.tasks) == ("unchanged", 0, 1)
 
 
@@ -212,9 +212,9 @@ def test_the_tag_of_another_image_is_overwritten(push: Push) -> None:
 
 def test_a_tag_with_an_unknown_digest_is_read(push: Push) -> None:
     with FakeRegistry() as fake:
-        images.load(fake, "app", INDEX, "v1")
+        images.load(fake, "app", ONE, "v1")
         fake.inject(Fault(method="HEAD", path=".*/manifests/v1", nth=None, action=WithoutHeaders(("Docker-Content-Digest",))))
-        report = push("index", f"{fake.host}/app:v1")
+        report = push("one", f"{fake.host}/app:v1")
         assert [(one.method, one.path) for one in fake.requests] == [
             ("HEAD", "/v2/app/manifests/v1"),
             ("GET", "/v2/app/manifests/v1"),

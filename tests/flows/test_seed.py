@@ -127,9 +127,9 @@ def test_unchanged_images_are_only_requested_by_head(mirrors: Mirrors, source: F
     report = mirrors.seed(*names(source), to=[target])
 
     assert (report.status, report.counts["unchanged"]) == ("complete", 3)
-    assert (
-        count_requests(mirrors.take_requests(source)) == count_requests(mirrors.take_requests(target)) == {"HEAD manifests": 3}
-    )
+    assert count_requests(mirrors.take_requests(source)) == {"HEAD manifests": 3}
+    # Without a lock file, the run also asks for the two manifests of the index.
+    assert count_requests(mirrors.take_requests(target)) == {"HEAD manifests": 3 + 2}
 
 
 @pytest.mark.parametrize("rewrite", [False, True])
