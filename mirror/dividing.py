@@ -4,7 +4,8 @@ Only this process plans, writes the lock file, removes tags and reports. The ima
 store, which all processes share.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
@@ -14,11 +15,15 @@ from prefect_dist.mirror.plan import PlannedImage
 from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.mirror.shard_files import ShardInput, ShardResult
 from prefect_dist.mirror.shards import divide_images
+from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError, Unavailable
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.events import Note, Notify
 from prefect_dist.transfer.pool import Pool
 from prefect_dist.transfer.stats import TransferStats
+
+# The input of a shard. A killed run may leave temporary files with longer names.
+_SHARD = re.compile(r"shard-([0-9]{1,9})\.json")
 
 
 class ShardRunner(Protocol):
@@ -65,7 +70,7 @@ class DividedApplying(Applying):
         """
         files = self._session.store.open_run(self._runner.run)
         names = files.names()
-        submitted = {int(name[6:-5]) for name in names if name.startswith("shard-")}
+        submitted = {int(found[1]) for name in names if (found := _SHARD.fullmatch(name))}
         if unfinished := sorted(number for number in submitted if f"result-{number}.json" not in names):
             self._notify(Note(f"finishing {len(unfinished)} shards of an earlier attempt"))
             for _ in self._runner.carry_out(unfinished, files):
@@ -95,23 +100,34 @@ class DividedApplying(Applying):
         return results
 
     def _take(self, images: Sequence[PlannedImage], number: int, error: DistError | None, files: RunFiles) -> None:
-        """Add the result of a shard. A shard without a result has failed at all its targets."""
-        name = f"result-{number}.json"
-        raw = files.read(name)
-        if raw is None:
-            error = error or Unavailable("the shard ended without a result", subject=f"{files.url}/{name}")
-            targets = [action.target for image in images for action in image.actions if action.is_due or action.is_judged]
+        """Add the result of a shard. A shard without a valid result has failed at all its targets."""
+        targets = [action.target for image in images for action in image.actions if action.is_due or action.is_judged]
+        try:
+            result = _read_result(files, number, targets, error)
+        except DistError as exc:
             failed = MirrorResults(
-                failures=dict.fromkeys(targets, (error,)),
+                failures=dict.fromkeys(targets, (exc.with_traceback(None),)),
                 begun=frozenset(targets),
                 is_stopped=self._session.cancel.reason is not None,
             )
             self._merged.results.append(failed)
             return
-        result = ShardResult.from_json(raw, at=f"{files.url}/{name}")
         self._merged.results.append(result.results)
         self._merged.stats.append(result.stats)
         self._pool.runs += result.tasks
+
+
+def _read_result(files: RunFiles, number: int, targets: Collection[Reference], error: DistError | None) -> ShardResult:
+    """Return the result of a shard.
+
+    Raises:
+        DistError: `error` if the result is missing; the result is damaged; or an error of the store.
+    """
+    name = f"result-{number}.json"
+    raw = files.read(name)
+    if raw is None:
+        raise error or Unavailable("the shard ended without a result", subject=f"{files.url}/{name}")
+    return ShardResult.from_json(raw, targets=targets, at=f"{files.url}/{name}")
 
 
 def merge_results(found: Iterable[MirrorResults]) -> MirrorResults:

@@ -6,7 +6,8 @@ runs/<run>/alive-<number>.json   written again every 20 s while the shard runs
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ from prefect_dist.ocispec.errors import (
     NotFound,
     Unavailable,
     Unsupported,
+    quote_text,
 )
 from prefect_dist.ocispec.referrers import ReferrerFilter
 from prefect_dist.transfer.gate import Gate
@@ -58,10 +60,11 @@ class ShardInput:
         Raises:
             InvalidInput, Unsupported: the file is damaged, or from another version of this program.
         """
-        document = _parse(raw, at=at)
-        entries = [_parse_entry(one, at=where) for where, one in fields.objects(document, "entries", at=at)]
-        found = fields.objects(document, "images", at=at)
-        return cls(images=tuple(_parse_image(one, entries, at=where) for where, one in found))
+        with _refuse_damage(at):
+            document = _parse(raw, at=at)
+            entries = [_parse_entry(one, at=where) for where, one in fields.objects(document, "entries", at=at)]
+            found = fields.objects(document, "images", at=at)
+            return cls(images=tuple(_parse_image(one, entries, at=where) for where, one in found))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,31 +95,66 @@ class ShardResult:
         )
 
     @classmethod
-    def from_json(cls, raw: bytes, *, at: str) -> Self:
-        """Return the results in a file.
+    def from_json(cls, raw: bytes, *, targets: Collection[Reference], at: str) -> Self:
+        """Return the results in a file, for a shard with these targets.
 
         Raises:
-            InvalidInput, Unsupported: the file is damaged.
+            InvalidInput, Unsupported: the file is damaged, or has a result for a target of another shard.
         """
-        document = _parse(raw, at=at)
-        read = fields.require
-        results = MirrorResults(
-            failures={
-                Reference.parse(target): tuple(_parse_error(one) for one in failed)
-                for target, failed in read(document, "failures", dict, at=at).items()
-            },
-            vetoes={
-                Reference.parse(target): GateVeto(**veto) for target, veto in read(document, "vetoes", dict, at=at).items()
-            },
-            referrers={
-                Reference.parse(target): {Digest.parse(digest): tag for digest, tag in pushed.items()}
-                for target, pushed in read(document, "referrers", dict, at=at).items()
-            },
-            begun=frozenset(map(Reference.parse, fields.strings(document, "begun", at=at))),
-            is_stopped=read(document, "stopped", bool, at=at),
-        )
-        stats = TransferStats(**read(document, "stats", dict, at=at))
-        return cls(results=results, stats=stats, tasks=read(document, "tasks", int, at=at))
+        with _refuse_damage(at):
+            document = _parse(raw, at=at)
+            read, stats = fields.require, fields.require(document, "stats", dict, at=at)
+            results = MirrorResults(
+                failures=_parse_failures(document, at=at),
+                vetoes={
+                    Reference.parse(target): _parse_veto(veto, at=f"{at}.vetoes")
+                    for target, veto in read(document, "vetoes", dict, at=at).items()
+                },
+                referrers=_parse_referrers(document, at=at),
+                begun=frozenset(map(Reference.parse, fields.strings(document, "begun", at=at))),
+                is_stopped=read(document, "stopped", bool, at=at),
+            )
+            named = {*results.failures, *results.vetoes, *results.referrers, *results.begun}
+            if foreign := sorted(map(str, named.difference(targets))):
+                raise InvalidInput(f"expected only targets of the shard, got {quote_text(foreign[0])}", subject=at)
+            return cls(
+                results=results,
+                stats=TransferStats(**{name: read(stats, name, int, at=f"{at}.stats") for name in stats}),
+                tasks=read(document, "tasks", int, at=at),
+            )
+
+
+@contextmanager
+def _refuse_damage(at: str) -> Iterator[None]:
+    """Raise InvalidInput for values of a wrong type or without a required key."""
+    try:
+        yield
+    except DistError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise InvalidInput(f"the file of the run is damaged ({type(exc).__name__}: {exc})", subject=at) from exc
+
+
+def _parse_failures(document: fields.Json, *, at: str) -> dict[Reference, tuple[DistError, ...]]:
+    place = f"{at}.failures"
+    failures = fields.require(document, "failures", dict, at=at)
+    return {
+        Reference.parse(target): tuple(_parse_error(one, at=where) for where, one in fields.objects(failures, target, at=place))
+        for target in failures
+    }
+
+
+def _parse_referrers(document: fields.Json, *, at: str) -> dict[Reference, dict[Digest, str | None]]:
+    place = f"{at}.referrers"
+    referrers = fields.require(document, "referrers", dict, at=at)
+    return {
+        Reference.parse(target): {Digest.parse(digest): fields.optional(pushed, digest, str, at=place) for digest in pushed}
+        for target, pushed in referrers.items()
+    }
+
+
+def _parse_veto(document: fields.Json, *, at: str) -> GateVeto:
+    return GateVeto(**{name: fields.require(document, name, str, at=at) for name in document})
 
 
 def _dump(document: Mapping[str, Any]) -> bytes:
@@ -141,7 +179,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "referrers": entry.referrers,
         "digestTags": entry.digest_tags,
         "filters": [
-            {"artifactType": one.artifact_type, "annotations": sorted(one.annotations)}
+            {"artifactType": one.artifact_type, "annotations": dict(sorted(one.annotations))}
             for one in sorted(entry.referrer_filters, key=str)
         ],
         "gate": None if entry.gate is None else asdict(entry.gate),
@@ -160,10 +198,13 @@ def _parse_entry(document: fields.Json, *, at: str) -> Entry:
         referrers=fields.require(document, "referrers", bool, at=at),
         digest_tags=fields.require(document, "digestTags", bool, at=at),
         referrer_filters=frozenset(
-            ReferrerFilter(artifact_type=one["artifactType"], annotations=frozenset(map(tuple, one["annotations"])))
-            for _, one in fields.objects(document, "filters", at=at)
+            ReferrerFilter(
+                artifact_type=fields.optional(one, "artifactType", str, at=where),
+                annotations=frozenset(fields.pairs(one, "annotations", at=where)),
+            )
+            for where, one in fields.objects(document, "filters", at=at)
         ),
-        gate=None if gate is None else Gate(**{**gate, "command": tuple(gate["command"])}),
+        gate=None if gate is None else Gate(**{**gate, "command": fields.strings(gate, "command", at=f"{at}.gate")}),
     )
 
 
@@ -222,6 +263,7 @@ def _error_json(error: DistError) -> dict[str, str | None]:
     return {"class": known, "message": error.message, "subject": error.subject, "cause": error.cause}
 
 
-def _parse_error(document: Mapping[str, str | None]) -> DistError:
-    made = _CLASSES.get(document.get("class") or "", DistError)
-    return made(document.get("message"), subject=document.get("subject"), cause=document.get("cause"))
+def _parse_error(document: fields.Json, *, at: str) -> DistError:
+    made = _CLASSES.get(fields.require(document, "class", str, at=at), DistError)
+    subject, cause = (fields.optional(document, key, str, at=at) for key in ("subject", "cause"))
+    return made(fields.require(document, "message", str, at=at), subject=subject, cause=cause)

@@ -1,23 +1,24 @@
 """One shard of a divided mirror run: mirrors the images in a file of the content store, and writes the results there."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.loading import load_config
-from prefect_dist.mirror.plan import Plan
+from prefect_dist.mirror.plan import Plan, PlannedImage
 from prefect_dist.mirror.report import ReportBuilder, RunReport
 from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.results import build_mirror_report
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
 from prefect_dist.mirror.shard_files import ShardInput, ShardResult
 from prefect_dist.mirror.skopeo import Dialect, choose_parser
-from prefect_dist.ocispec.errors import DistError, NotFound
+from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
 from prefect_dist.remotes import Hosts
 from prefect_dist.storage import open_store
 from prefect_dist.storage.runs import RunFiles
+from prefect_dist.transfer.gate import Gate
 from prefect_dist.transfer.session import SessionSpec
 
 ALIVE_S = 20.0
@@ -26,11 +27,16 @@ ALIVE_S = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob:
-    """The images of one shard. `run` names the files of the divided run in the content store."""
+    """The images of one shard. `run_name` names the files of the divided run in the content store.
+
+    `gates` are the gates of the configuration. A gate runs a program, so the file of a shard may name no other gate: more
+    people may be able to write to the content store than to the configuration.
+    """
 
     run_name: str
     number: int
     hosts: frozenset[str]
+    gates: frozenset[Gate] = frozenset()
 
     @property
     def planning(self) -> float:
@@ -46,10 +52,11 @@ class ShardJob:
 
         Raises:
             NotFound: the file of the shard is missing.
-            InvalidInput, Unsupported: the file is damaged.
+            InvalidInput, Unsupported: the file is damaged, or names a gate that the configuration lacks.
         """
         pool, files = context.pool, context.pool.session.store.open_run(self.run_name)
         images = _read_input(files, self.number).images
+        self._check_gates(images)
         builder = ReportBuilder("mirror", pool)
         applying = Applying(pool, context.scopes.open_mirror(f"shard {self.number}"), context.notify, context.observer)
         applying.add(images, dict.fromkeys(images))
@@ -58,6 +65,12 @@ class ShardJob:
         files.write(f"result-{self.number}.json", result.to_json())
         plan = Plan(images=images, is_dry=False)
         return build_mirror_report(builder, plan, results, stats=applying.stats, configuration=None)
+
+    def _check_gates(self, images: Iterable[PlannedImage]) -> None:
+        for entry in {image.item.entry.at: image.item.entry for image in images}.values():
+            if entry.gate is not None and entry.gate not in self.gates:
+                why = "the gate of the shard is not in the configuration that this worker reads; run again"
+                raise InvalidInput(why, subject=entry.at)
 
 
 def make_shard_run(
@@ -80,13 +93,18 @@ def make_shard_run(
         NotFound: the file of the shard is missing.
         DistError: the store cannot be read.
     """
+    gates = frozenset[Gate]()
     if config is None:
         session = resources.make_session()
     else:
-        session = resources.make_mirror_session(load_config(config, resources.blocks, choose_parser(dialect, to)))
+        wanted = load_config(config, resources.blocks, choose_parser(dialect, to))
+        session = resources.make_mirror_session(wanted)
+        gates = frozenset(entry.gate for entry in (*wanted.entries, *wanted.seed) if entry.gate is not None)
     registries = replace(session.registries, hosts=_share_limits(session.registries.hosts, workers))
     session = replace(session, registries=registries, offline=offline, is_shared=True)
-    return RunSpec(job=_make_job(session, run, shard), session=session, window=concurrency, retries=retries)
+    return RunSpec(
+        job=replace(_make_job(session, run, shard), gates=gates), session=session, window=concurrency, retries=retries
+    )
 
 
 def _make_job(session: SessionSpec, run: str, shard: int) -> ShardJob:

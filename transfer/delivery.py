@@ -16,6 +16,7 @@ from prefect_dist.ocispec.children import Children, children_reader, walk_tree, 
 from prefect_dist.ocispec.errors import Conflict, DistError, NotFound
 from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.ocispec.platform import Platforms
+from prefect_dist.ocispec.reference import is_repository
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes import RegistryError, Source
 from prefect_dist.storage import presence
@@ -180,7 +181,7 @@ def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Ref
         if candidates.has(place, blob.digest):
             return Receipt("existed")
         with claim_upload(session, blob, place.host) as claim:
-            if claim.note:  # another process has uploaded the blob to the repository in the note
+            if is_repository(claim.note or ""):  # another process has uploaded the blob to the repository in the note
                 candidates.note(Reference(f"{place.host}/{claim.note}"), blob.digest)
             receipt = _deliver(session, blob, place, origin)
             # The repository of an old note may have lost the blob. A place with a scheme has no repositories.

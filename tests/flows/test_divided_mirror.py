@@ -3,9 +3,9 @@
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run import MirrorJob, run_mirror
 from prefect_dist.mirror.run_spec import RunContext
 from prefect_dist.mirror.shard_job import ShardJob
-from prefect_dist.ocispec.errors import DistError, Unavailable
+from prefect_dist.ocispec.errors import DistError, InvalidInput, Unavailable
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.events import ignore_event
+from prefect_dist.transfer.gate import Gate
 from prefect_dist.transfer.session import SessionSpec, open_session
 from prefect_dist.transfer.threads import ThreadPool
 from tests import images
@@ -35,12 +36,18 @@ BILL = images.artifact(950, subject=APPS["app0"])
 
 @dataclass
 class ThreadShards:
-    """Carries out shards in threads. `lost` are the shards whose process dies before it writes a result."""
+    """Carries out shards in threads.
+
+    `lost` are the shards whose process dies before it writes a result. `results` replace the content of result files. `gates`
+    are the gates of the configuration.
+    """
 
     spec: SessionSpec
     run: str = "run-1"
     workers: int = 2
     lost: frozenset[int] = frozenset()
+    results: Mapping[int, bytes] = field(default_factory=dict)
+    gates: frozenset[Gate] = frozenset()
 
     def carry_out(self, numbers: Sequence[int], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
         """Yield each shard as it ends."""
@@ -49,6 +56,8 @@ class ThreadShards:
             running = {executor.submit(self._run, number): number for number in numbers if number not in self.lost}
             for done in as_completed(running):
                 done.result()
+                if (replaced := self.results.get(running[done])) is not None:
+                    files.write(f"result-{running[done]}.json", replaced)
                 yield running[done], None
         for number in sorted(self.lost):
             yield number, Unavailable(f"shard {number} crashed three times")
@@ -56,14 +65,21 @@ class ThreadShards:
     def _run(self, number: int) -> RunReport:
         with open_session(self.spec) as session, ThreadPool(session, window=4, retries=0) as pool:
             context = RunContext(pool=pool, scopes=WholeRun(), notify=ignore_event, observer=SilentObserver())
-            return ShardJob(run_name=self.run, number=number, hosts=frozenset()).run(context)
+            return ShardJob(run_name=self.run, number=number, hosts=frozenset(), gates=self.gates).run(context)
 
 
 class DividedMirrors(DirectMirrors):
     """Runs mirrors in shards."""
 
     def run(
-        self, *sync: dict[str, Any], lost: Sequence[int] = (), place: str | None = None, workers: int = 2, **settings: Any
+        self,
+        *sync: dict[str, Any],
+        lost: Sequence[int] = (),
+        results: Mapping[int, bytes] | None = None,
+        gates: Sequence[Gate] = (),
+        place: str | None = None,
+        workers: int = 2,
+        **settings: Any,
     ) -> RunReport:
         """Return the report of a divided run. `place` is another content store."""
         self.config.write_text(json.dumps({"sync": sync, **settings}))
@@ -71,7 +87,7 @@ class DividedMirrors(DirectMirrors):
         job = MirrorJob(flow="mirror", configuration=wanted.name, entries=wanted.entries, lock=wanted.lock, is_dry=False)
         spec = SessionSpec(store=place or str(self.store), is_shared=True)
         with open_session(spec) as session, ThreadPool(session, window=4, retries=0) as pool:
-            shards = ThreadShards(spec, lost=frozenset(lost), workers=workers)
+            shards = ThreadShards(spec, lost=frozenset(lost), results=results or {}, gates=frozenset(gates), workers=workers)
             return run_mirror(job, pool, WholeMirror(), ignore_event, SilentObserver(), shards=shards)
 
 
@@ -175,3 +191,49 @@ def test_shards_on_an_object_store_transfer_common_content_once(
     uploads = count_uploads(target.requests)
     assert {digest: uploads[digest] for digest in large} == dict.fromkeys(large, 1)
     assert report.counts["mounted"] >= len(large) * (len(names) - 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "not JSON"),
+        (b'{"version": 2}', "use the same version of dist on all workers"),
+        (b'{"version": 1, "stats": [], "tasks": 0}', "expected an object, got a list"),
+    ],
+)
+def test_a_damaged_result_fails_the_images_of_its_shard_only(
+    mirrors: DividedMirrors, entry: dict[str, Any], content: bytes, says: str
+) -> None:
+    report = mirrors.run(entry, results={1: content})
+
+    assert Counter(outcomes(report).values()).keys() == {"added", "failed"}
+    assert {says in line and "runs/run-1/result-1.json" in line for line in error_lines(report)} == {True}, error_lines(report)
+    again = mirrors.run(entry)
+    assert (again.status, set(outcomes(again).values())) == ("complete", {"unchanged"}), error_lines(again)
+
+
+def test_files_of_a_killed_run_with_other_names_do_not_stop_the_next_attempt(
+    mirrors: DividedMirrors, entry: dict[str, Any]
+) -> None:
+    directory = mirrors.store / "runs" / "run-1"
+    directory.mkdir(parents=True)
+    for name in ("shard-0.json.0123abcd.new", "shard-x.json", "shard-.json", "result-0.json.0123abcd.new"):
+        (directory / name).write_bytes(b"{")
+    report = mirrors.run(entry)
+    assert report.status == "complete", error_lines(report)
+    assert not any(directory.glob("*"))
+
+
+def test_a_gate_in_the_file_of_a_shard_runs_only_if_the_configuration_has_the_gate(
+    mirrors: DividedMirrors, entry: dict[str, Any], target: FakeRegistry, tmp_path: Path
+) -> None:
+    """Another user of the content store could write a program of their own into the file."""
+    gate = Gate(command=("touch", str(tmp_path / "ran")))
+    with pytest.raises(InvalidInput, match="the gate of the shard is not in the configuration that this worker reads"):
+        mirrors.run(entry | {"gate": {"command": list(gate.command)}})
+    assert not (tmp_path / "ran").exists()
+    assert not target.find_requests("PUT", "/v2/app0/manifests/v1")
+
+    report = mirrors.run(entry | {"gate": {"command": list(gate.command)}}, gates=[gate])
+    assert report.status == "complete", error_lines(report)
+    assert (tmp_path / "ran").exists()

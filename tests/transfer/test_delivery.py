@@ -1,5 +1,6 @@
 """Publication of images to repositories and registries: uploads, mounts, backup tags, and tags that others moved."""
 
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,7 +10,7 @@ from prefect_dist.ocispec.errors import Conflict, DistError, NotFound
 from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.transfer import delivery
 from prefect_dist.transfer.delivery import Publication, deliver
-from prefect_dist.transfer.session import Session
+from prefect_dist.transfer.session import Session, SessionSpec, open_session
 from prefect_dist.transfer.stats import TransferStats
 from tests import images
 from tests.fakes.faults import Answer, Call, Fault
@@ -290,3 +291,21 @@ def test_a_tag_is_set_if_it_already_has_the_new_image_or_was_deleted(
         ),
     )
     assert target.manifest("copy", "v1") == (images.OCI_MANIFEST, ONE.manifests[-1].raw)
+
+
+@pytest.mark.parametrize("note", ["../../other", "UPPER", "a?b=c&from=d", "\x1b[2J\n", "x" * 10_000, "", "known"])
+def test_the_note_of_a_claim_is_a_mount_candidate_only_if_it_is_a_repository(target: FakeRegistry, note: str) -> None:
+    """Each process that can write to the content store can write a claim."""
+    blob = images.image(870, layers=1, layer_bytes=100_000)
+    with open_session(SessionSpec(store=f"memory://{uuid.uuid4().hex}", is_shared=True)) as session:
+        put_image(session, blob)
+        digest, data = max(blob.blobs.items(), key=lambda one: len(one[1]))
+        layer = Descriptor(media_type=images.OCI_LAYER, digest=Digest.parse(digest), size=len(data))
+        with session.store.claims.hold(target.host, layer.digest, pause=session.cancel.pause) as claim:
+            claim.note = note
+        assert deliver(session, layer, reference_at(target, "copy:v1")).status == "pushed"
+        with session.store.claims.hold(target.host, layer.digest, pause=session.cancel.pause) as claim:
+            assert claim.note == "copy"
+    starts = [one.query for one in target.requests if one.method == "POST"]
+    assert any("from=" in one for one in starts) == (note == "known"), starts
+    assert target.blob("copy", digest) == data
