@@ -56,7 +56,7 @@ class ShardJob:
         """
         pool, files = context.pool, context.pool.session.store.open_run(self.run_name)
         images = _read_input(files, self.number).images
-        self._check_gates(images)
+        self._check_gates(images, at=files.url)
         builder = ReportBuilder("mirror", pool)
         applying = Applying(pool, context.scopes.open_mirror(f"shard {self.number}"), context.notify, context.observer)
         applying.add(images, dict.fromkeys(images))
@@ -66,11 +66,10 @@ class ShardJob:
         plan = Plan(images=images, is_dry=False)
         return build_mirror_report(builder, plan, results, stats=applying.stats, configuration=None)
 
-    def _check_gates(self, images: Iterable[PlannedImage]) -> None:
-        for entry in {image.item.entry.at: image.item.entry for image in images}.values():
-            if entry.gate is not None and entry.gate not in self.gates:
-                why = "the gate of the shard is not in the configuration that this worker reads; run again"
-                raise InvalidInput(why, subject=entry.at)
+    def _check_gates(self, images: Iterable[PlannedImage], *, at: str) -> None:
+        if {image.item.entry.gate for image in images}.difference(self.gates, (None,)):
+            why = "a gate of the shard is not in the configuration that this worker reads; run again"
+            raise InvalidInput(why, subject=at)
 
 
 def make_shard_run(

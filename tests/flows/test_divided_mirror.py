@@ -229,7 +229,7 @@ def test_a_gate_in_the_file_of_a_shard_runs_only_if_the_configuration_has_the_ga
 ) -> None:
     """Another user of the content store could write a program of their own into the file."""
     gate = Gate(command=("touch", str(tmp_path / "ran")))
-    with pytest.raises(InvalidInput, match="the gate of the shard is not in the configuration that this worker reads"):
+    with pytest.raises(InvalidInput, match="a gate of the shard is not in the configuration that this worker reads"):
         mirrors.run(entry | {"gate": {"command": list(gate.command)}})
     assert not (tmp_path / "ran").exists()
     assert not target.find_requests("PUT", "/v2/app0/manifests/v1")
