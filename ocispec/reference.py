@@ -96,7 +96,8 @@ class Reference:
         if not found[len(scheme) + 1 :]:
             what = "a name (dist names lists the names in the store)" if scheme == STORE else "a location"
             raise InvalidInput(f"reference {shown}: expected {what} after {scheme}:")
-        if (protocol := _PROTOCOL.match(place)) and (fault := _find_fault(place[protocol.end() :])):
+        urls = place.split("://")[1:]  # fsspec accepts chains of URLs, such as simplecache::s3://bucket
+        if fault := next((fault for url in urls if (fault := _find_fault(url))), None):
             raise InvalidInput(f"reference {shown}: {fault}")
         parsed = cls(found, f"{tag or ''}{f'@{digest}' if digest else ''}")
         return cls(text) if scheme == STORE and str(parsed) != text else parsed  # a name is any text

@@ -9,7 +9,7 @@ from functools import partial
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, config, manifest
 from prefect_dist.ocispec.children import Children, children_reader, walk_tree
-from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound
+from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported, quote_text
 from prefect_dist.ocispec.index_filter import FilteredIndex, filter_index, select_image
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
@@ -239,6 +239,8 @@ def _resolve(query: ImageQuery, there: Sequence[object], reader: Reader) -> Desc
 
 
 def _image_info(query: ImageQuery, found: Descriptor, standing: Sequence[object], reader: Reader) -> ImageInfo:
+    if not found.is_manifest:  # the index of a layout may contain any content
+        raise Unsupported(f"expected a manifest or an index, got the type {quote_text(found.media_type)}", subject=found)
     root = found if query.single is None else select_image(found, query.single, reader.read)
     is_rewritten = query.rewritten and query.platforms is not None
     selected = (

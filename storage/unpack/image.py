@@ -17,7 +17,7 @@ from pathlib import Path
 from prefect_dist.ocispec import Descriptor, Digest, Platform, config
 from prefect_dist.ocispec import manifest as documents
 from prefect_dist.ocispec.children import walk_tree
-from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
+from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported, quote_text
 from prefect_dist.ocispec.platform import best
 from prefect_dist.storage.errors import translate_errors
 from prefect_dist.storage.store import ContentStore
@@ -128,7 +128,7 @@ def _with_platform(store: ContentStore, manifest: Descriptor) -> Descriptor:
 def _check_image(store: ContentStore, manifest: Descriptor) -> _CheckedImage:
     """Read and check the manifest and config of an image, before any layer is read."""
     if manifest.kind != "manifest":
-        raise Unsupported(f"expected an image, got the type {manifest.media_type}", subject=manifest)
+        raise Unsupported(f"expected an image, got the type {quote_text(manifest.media_type)}", subject=manifest)
     configured, *listed = _children(store, manifest)
     if configured.kind != "config":
         raise Unsupported(f"expected an image, got an artifact with a config of type {configured.media_type}", subject=manifest)

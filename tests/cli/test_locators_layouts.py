@@ -215,3 +215,19 @@ def test_control_characters_of_an_index_reach_no_terminal(tmp_path: Path) -> Non
         direct = ["--direct"] if arguments[0] in ("fetch", "copy") else []
         result = dist("--store", tmp_path / "store", *arguments, *direct)
         assert (result.out.decode() + result.err).replace("\n", "").isprintable(), arguments
+
+
+@pytest.mark.parametrize("media_type", [images.OCI_LAYER, "text/plain", "a/" + "b" * 10_000])
+@pytest.mark.parametrize("kind", ["registry", "oci", "store"])
+def test_content_of_another_type_is_not_published_as_an_image(run: Run, tmp_path: Path, kind: str, media_type: str) -> None:
+    source = write_layout(tmp_path / "source", {"v1": ONE})
+    write_index(source, {**entry(ONE, {REF_NAME: "v1"}), "mediaType": media_type})
+    with FakeRegistry() as registry:
+        target = {"registry": f"{registry.host}/app:v1", "oci": f"oci:{tmp_path / 'target'}:v1", "store": "store:app:v1"}[kind]
+        result = run("copy", f"oci:{source}:v1", target)
+        assert not [one for one in registry.requests if one.method != "HEAD"]
+    assert result.code == 1
+    assert "expected a manifest or an index, got the type '" in result.err
+    assert len(result.err) < 2000
+    assert not (tmp_path / "target" / "index.json").exists()
+    assert run("names").out == b""

@@ -128,6 +128,8 @@ REFUSED = [
     ("oci:", "expected a location after oci:"),
     ("store:", "expected a name (dist names lists the names in the store) after store:"),
     ("oci:s3://key:hunter2@bucket/x", "remove the user and password"),
+    ("oci:simplecache::s3://key:hunter2@bucket/x:v1", "remove the user and password"),
+    ("oci:zip://a::https://host/b?token=hunter2:v1", "remove the query"),
     ("oci:https://h/x?X-Amz-Signature=hunter2", "remove the query"),
     ("oci:/srv/a\nb", "printable"),
     ("nothere:tag/x", "bad port, expected 1 to 65535; nothere: is no scheme: expected a registry (no scheme, or docker://)"),
