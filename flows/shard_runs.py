@@ -8,6 +8,7 @@ Prefect still shows the run as Running.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -41,7 +42,7 @@ _SILENCE_S = 3 * ALIVE_S
 # A worker polls its work pool every 15 s, and shows itself every 30 s.
 _NO_WORKER_S = 60.0
 _MOST_ATTEMPTS = 3
-# The time that cancelled shards have to end. They keep the received content.
+# The time that cancelled shards have to end. The machine of a shard may be dead.
 _CANCELLED_S = 60.0
 
 
@@ -111,6 +112,7 @@ class ShardRuns:
         self._parameters, self._notify = parameters, notify
         self._deployment, self._cancel = _find_deployment(deployment), current_token()
         self._name = deployment
+        self._end: float | None = None  # of the wait for cancelled shards
 
     def carry_out(self, numbers: Sequence[int], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
         """Yield each shard as it ends: with None if its result is in the store, otherwise with the reason.
@@ -125,7 +127,7 @@ class ShardRuns:
                     attempt = waiting.popleft()
                     running[self._submit(attempt)] = attempt
                 for run in self._poll(running, files):
-                    attempt = running.pop(run.id)
+                    attempt = running.pop(run)
                     error = self._judge(attempt, run, files)
                     if error is None or attempt.attempt == _MOST_ATTEMPTS or self._cancel.reason is not None:
                         yield attempt.number, error
@@ -150,43 +152,47 @@ class ShardRuns:
             raise TypeError(f"expected a flow run, got {made!r}")
         return made.id
 
-    def _poll(self, running: Mapping[UUID, Attempt], files: RunFiles) -> list[FlowRun]:
-        """Wait a moment, and return the flow runs that ended. A silent flow run ends as Crashed."""
+    def _poll(self, running: Mapping[UUID, Attempt], files: RunFiles) -> list[UUID]:
+        """Wait a moment, and return the flow runs that ended or were deleted. A silent flow run ends as Crashed."""
         self._wait(running)
+        if self._end is not None and time.monotonic() > self._end:
+            return list(running)
         found = client().read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(running))))
-        ended = [run for run in found if run.state is not None and run.state.is_final()]
+        ended = [*(running.keys() - {run.id for run in found})]
+        ended += [run.id for run in found if run.state is not None and run.state.is_final()]
         for run in found:
             attempt = running[run.id]
             if run.state is not None and run.state.type is StateType.RUNNING:
                 attempt.note_start()
-            if run in ended or not attempt.is_started:
+            if run.id in ended or not attempt.is_started:
                 continue
             if attempt.is_silent(find_last_sign(attempt, files)):
                 state: State[Any] = Crashed(message=f"the shard gave no sign of life for {_SILENCE_S:.0f} s")
                 client().set_flow_run_state(run.id, state, force=True)
-                ended.append(run)
+                ended.append(run.id)
         self._require_worker(running)
         return ended
 
     def _wait(self, running: Mapping[UUID, Attempt]) -> None:
-        """Wait a moment. After a cancellation, cancel the flow runs, and wait for their ends."""
-        if self._cancel.reason is None:
-            self._cancel_wait()
+        """Wait a moment. After a cancellation, cancel the flow runs once."""
+        if self._end is not None:
+            time.sleep(_POLL_S)
             return
-        _cancel_runs(running)
-        time.sleep(_POLL_S)
-
-    def _cancel_wait(self) -> None:
-        """Wait a moment, or until the run is cancelled."""
         deadline = time.monotonic() + _POLL_S
         while self._cancel.reason is None and time.monotonic() < deadline:
             time.sleep(0.1)
+        if self._cancel.reason is not None:
+            self._end = time.monotonic() + _CANCELLED_S
+            _cancel_runs(running)
 
-    def _judge(self, attempt: Attempt, run: FlowRun, files: RunFiles) -> DistError | None:
+    def _judge(self, attempt: Attempt, run: UUID, files: RunFiles) -> DistError | None:
         """Return None if the result of a shard is in the store, otherwise the reason of its end."""
         if files.read(f"result-{attempt.number}.json") is not None:
             return None
-        state = client().read_flow_run(run.id).state
+        try:
+            state = client().read_flow_run(run).state
+        except ObjectNotFound:
+            return Unavailable(f"the flow run {run} of shard {attempt.number} was deleted")
         what = "ended without a state" if state is None else f"ended as {state.name}: {state.message or 'no reason given'}"
         return Unavailable(f"shard {attempt.number} of this run {what}")
 
@@ -229,4 +235,5 @@ def _find_deployment(name: str) -> DeploymentResponse:
 def _cancel_runs(running: Mapping[UUID, Attempt]) -> None:
     """Ask Prefect to cancel flow runs. Their workers stop the processes."""
     for run in running:
-        client().set_flow_run_state(run, Cancelling(message="the parent run was cancelled"))
+        with suppress(ObjectNotFound):
+            client().set_flow_run_state(run, Cancelling(message="the parent run was cancelled"))

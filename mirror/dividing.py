@@ -57,6 +57,8 @@ class DividedApplying(Applying):
         self._runner = runner
         self._images = list[PlannedImage]()
         self._merged = _Merged()
+        # Prefect has the flow runs of an earlier attempt under its numbers, and would return an ended flow run for a new shard.
+        self._first_number = 0
 
     @property
     def stats(self) -> TransferStats:
@@ -71,11 +73,11 @@ class DividedApplying(Applying):
         files = self._session.store.open_run(self._runner.run)
         names = files.names()
         submitted = {int(found[1]) for name in names if (found := _SHARD.fullmatch(name))}
+        self._first_number = max(submitted, default=-1) + 1
         if unfinished := sorted(number for number in submitted if f"result-{number}.json" not in names):
             self._notify(Note(f"finishing {len(unfinished)} shards of an earlier attempt"))
             for _ in self._runner.carry_out(unfinished, files):
                 self._session.cancel.check()
-        files.remove()
 
     def add(self, planned: Sequence[PlannedImage], _origins: Mapping[PlannedImage, object], /) -> None:
         """Add planned images. No task of this process needs the results of the survey."""
@@ -88,11 +90,12 @@ class DividedApplying(Applying):
         if self._session.cancel.reason is not None:
             return MirrorResults(is_stopped=True)
         files = self._session.store.open_run(self._runner.run)
-        shards = divide_images(self._images, workers=self._runner.workers)
-        for number, images in enumerate(shards):
+        divided = divide_images(self._images, workers=self._runner.workers)
+        shards = dict(enumerate(divided, start=self._first_number))
+        for number, images in shards.items():
             files.write(f"shard-{number}.json", ShardInput(images=images).to_json())
         self._notify(Note(f"{len(self._images)} images in {len(shards)} shards, at most {self._runner.workers} at a time"))
-        for number, error in self._runner.carry_out(range(len(shards)), files):
+        for number, error in self._runner.carry_out(tuple(shards), files):
             self._take(shards[number], number, error, files)
         results = merge_results(self._merged.results)
         if not results.is_stopped and not results.failures:

@@ -59,7 +59,7 @@ class ThreadShards:
                 if (replaced := self.results.get(running[done])) is not None:
                     files.write(f"result-{running[done]}.json", replaced)
                 yield running[done], None
-        for number in sorted(self.lost):
+        for number in sorted(self.lost.intersection(numbers)):
             yield number, Unavailable(f"shard {number} crashed three times")
 
     def _run(self, number: int) -> RunReport:
@@ -169,6 +169,19 @@ def test_the_images_of_a_lost_shard_fail_and_a_restarted_run_finishes_the_shard_
     assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
     assert set(count_uploads(target.requests).values()) == {1}
     assert {record["mirrored"] is None for record in mirrors.read_lock().values()} == {False}
+
+
+def test_a_restarted_run_does_not_use_the_numbers_of_lost_shards_again(
+    mirrors: DividedMirrors, entry: dict[str, Any], target: FakeRegistry
+) -> None:
+    """For a number of an earlier attempt, Prefect returns the flow run that crashed."""
+    assert mirrors.run(entry, lost=[0, 1]).status == "failed"
+
+    again = mirrors.run(entry, lost=[0, 1])
+
+    assert again.status == "complete", error_lines(again)
+    assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
+    assert not list((mirrors.store / "runs" / "run-1").glob("*.json"))
 
 
 def test_shards_on_an_object_store_transfer_common_content_once(
