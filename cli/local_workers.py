@@ -5,7 +5,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from prefect_dist.ocispec.errors import Unavailable
@@ -33,7 +33,7 @@ def run_worker(count: int, *, notify: Callable[[str], None]) -> Iterator[str]:
     pool = f"dist-{uuid.uuid4().hex[:8]}"
     with get_client(sync_client=True) as client, ExitStack() as stack:
         client.create_work_pool(WorkPoolCreate(name=pool, type="process", description="Processes of one dist command"))
-        stack.callback(client.delete_work_pool, pool)
+        stack.callback(_remove, client.delete_work_pool, pool)
         deployment = client.create_deployment(
             client.create_flow(mirror_shard),
             name=pool,
@@ -42,11 +42,19 @@ def run_worker(count: int, *, notify: Callable[[str], None]) -> Iterator[str]:
             pull_steps=[],
             tags=["dist"],
         )
-        stack.callback(client.delete_deployment, deployment)
+        stack.callback(_remove, client.delete_deployment, deployment)
         environment = {"PREFECT_API_URL": PREFECT_API_URL.value() or "", "PREFECT_API_AUTH_STRING": secret or ""}
         stack.enter_context(_worker_process(pool, count, environment))
         notify(f"starting {count} worker processes")
         yield f"mirror-shard/{pool}"
+
+
+def _remove(delete: Callable[[Any], object], name: object) -> None:
+    """Remove a work pool or a deployment. After an error it stays on the server: the result of the run is more important."""
+    from prefect_dist.flows.api import CALL_ERRORS
+
+    with suppress(*CALL_ERRORS):
+        delete(name)
 
 
 @contextmanager
