@@ -17,7 +17,7 @@ from prefect_dist.remotes.layout_files import LayoutFiles
 from prefect_dist.remotes.layout_source import LayoutSource
 from prefect_dist.remotes.remote import Ability, Remote, Source, Target
 from prefect_dist.remotes.remotes import OpenContext
-from prefect_dist.remotes.untagged import keep_content
+from prefect_dist.remotes.store_content import keep_content
 from prefect_dist.storage.archive import layout
 
 _MISSING = "no archive of images found; check the path, which ends at the first colon"

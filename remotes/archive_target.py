@@ -1,6 +1,7 @@
 """Writes images to archives: `oci-archive:FILE`, and `docker-archive:FILE` for `docker load`."""
 
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from prefect_dist.ocispec.children import attested_digest
@@ -13,9 +14,6 @@ from prefect_dist.remotes.archive_writer import ArchiveChange, ArchiveWriter
 from prefect_dist.remotes.remote import Observer, Read, Target
 from prefect_dist.remotes.untagged import UntaggedManifests
 from prefect_dist.storage.archive.docker import find_platforms
-
-# The statuses of deletions, as a registry would answer.
-_ACCEPTED, _NOT_FOUND = 202, 404
 
 
 class ArchiveTarget(Target):
@@ -105,18 +103,18 @@ class ArchiveTarget(Target):
     def delete_tag(self, tag: str) -> int | None:
         """Delete only a tag. Return 202, or 404 for a missing tag. The archive keeps the content that other tags lead to."""
         if self._writer.read_index(self._place).find(tag) is None:
-            return _NOT_FOUND
+            return HTTPStatus.NOT_FOUND
         self._writer.change(ArchiveChange(place=self._place, removed=frozenset((tag,))))
-        return _ACCEPTED
+        return HTTPStatus.ACCEPTED
 
     def delete(self, digest: Digest) -> int:
         """Delete every tag of a manifest. Return 202, or 404 if no tag leads to the manifest."""
         entries = self._writer.read_index(self._place).entries
         tags = frozenset(one.name for one in entries if one.descriptor.digest == digest and one.name is not None)
         if not tags:
-            return _NOT_FOUND
+            return HTTPStatus.NOT_FOUND
         self._writer.change(ArchiveChange(place=self._place, removed=tags))
-        return _ACCEPTED
+        return HTTPStatus.ACCEPTED
 
     def _set_tag(self, root: Descriptor, tag: str) -> None:
         content = self._writer.open_content()

@@ -1,6 +1,7 @@
 """Records images in the content store under names: `store:NAME`."""
 
 from collections.abc import Sequence
+from http import HTTPStatus
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, manifest
 from prefect_dist.ocispec.children import attested_digest, children_reader
@@ -8,13 +9,11 @@ from prefect_dist.ocispec.errors import InvalidInput, NotFound, Unsupported
 from prefect_dist.ocispec.reference import is_tag
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes.remote import Observer, Read, Target
-from prefect_dist.remotes.untagged import UntaggedManifests, keep_content
+from prefect_dist.remotes.store_content import keep_content
+from prefect_dist.remotes.untagged import UntaggedManifests
 from prefect_dist.storage import ContentStore, Name, presence
 from prefect_dist.storage.archive.related import merge_referrers
 from prefect_dist.storage.leases import Lease
-
-# The statuses of deletions, as a registry would answer.
-_ACCEPTED, _NOT_FOUND = 202, 404
 
 
 class StoreTarget(Target):
@@ -71,9 +70,9 @@ class StoreTarget(Target):
         """Remove a name. The content stays until gc. Return 202, or 404 for a missing name."""
         name = self._name(tag)
         if name not in self._store.names:
-            return _NOT_FOUND
+            return HTTPStatus.NOT_FOUND
         self._store.names.delete(name)
-        return _ACCEPTED
+        return HTTPStatus.ACCEPTED
 
     def delete(self, digest: Digest) -> int:
         """Raise an error: the store removes names, and gc removes content.

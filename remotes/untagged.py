@@ -3,14 +3,9 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 
 from prefect_dist.ocispec import Descriptor, Digest, manifest
-from prefect_dist.ocispec.errors import AlreadyExists, Corrupt
 from prefect_dist.ocispec.referrers import Referrer, cosign_subject, make_entry
-from prefect_dist.remotes.remote import Read
-from prefect_dist.storage import ContentStore
-from prefect_dist.storage.leases import Lease
 
 
 class UntaggedManifests:
@@ -81,25 +76,3 @@ class UntaggedManifests:
             known = self._referrers.setdefault(subject, {})
             if referrer.tag is not None or referrer.descriptor.digest not in known:
                 known[referrer.descriptor.digest] = referrer
-
-
-def keep_content(store: ContentStore, lease: Lease, content: Descriptor, read: Read) -> None:
-    """Ensure that the store has the bytes of `content`, and otherwise write the bytes of `read` to the store.
-
-    A run has all content that it pushes in its store already.
-
-    Raises:
-        Corrupt: `read` yields other content than the descriptor describes.
-        DistError: an error of the store or of `read`.
-    """
-    while not store.holds(content):
-        lease.take(content)
-        ref = f"{content.kind}-{content.digest}"
-        with suppress(AlreadyExists), store.writer(ref, expected=content.digest, total=content.size) as writer:
-            for piece in read(writer.offset) if writer.offset < content.size else ():
-                writer.write(piece)
-            try:
-                writer.commit()
-            except Corrupt:
-                writer.truncate()  # any byte may be wrong, so the next attempt starts at 0
-                raise

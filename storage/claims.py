@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class Claim:
+class ContentClaim:
     """A claim of this process. `note` is the note of the last holder, and is kept for later holders."""
 
     path: str
@@ -44,7 +44,7 @@ class Claim:
         return json.dumps({"holder": self.token, "renewals": self.renewals, "over": is_over, "note": self.note}).encode()
 
 
-class Claims:
+class ContentClaims:
     """The claims of one process on a store. Thread-safe; the owner closes it.
 
     `renew_s` is the time between renewals, and `silence_s` the time after which another process takes a claim over.
@@ -53,13 +53,13 @@ class Claims:
     def __init__(self, backend: Backend, layout: Layout, *, renew_s: float = RENEW_S, silence_s: float = SILENCE_S) -> None:
         self._backend, self._layout = backend, layout
         self._renew_s, self._silence_s = renew_s, silence_s
-        self._held: set[Claim] = set()
+        self._held: set[ContentClaim] = set()
         self._guard = threading.Lock()
         self._closed = threading.Event()
         self._renewer: threading.Thread | None = None
 
     @contextmanager
-    def hold(self, group: str, digest: Digest, *, pause: Callable[[float], None]) -> Iterator[Claim]:
+    def hold(self, group: str, digest: Digest, *, pause: Callable[[float], None]) -> Iterator[ContentClaim]:
         """Hold the claim on some content during this block. While another process holds the claim, call `pause`.
 
         `group` is `fetch`, or the registry to which the content is uploaded. Without a note, the claim is removed at the end.
@@ -69,7 +69,7 @@ class Claims:
         """
         path = f"{self._layout.claims}/{quote(group, safe='')}/{digest.algorithm}-{digest.hex}"
         if self._backend.has_locks:
-            yield Claim(path)
+            yield ContentClaim(path)
             return
         with self._backend.translate_errors(self._layout.format_path(path)):
             claim = self._take(path, pause)
@@ -91,13 +91,13 @@ class Claims:
         """Stop renewing."""
         self._closed.set()
 
-    def _take(self, path: str, pause: Callable[[float], None]) -> Claim:
+    def _take(self, path: str, pause: Callable[[float], None]) -> ContentClaim:
         """Return a claim once the object is missing, over, or silent for too long."""
         last, since, longest = None, time.monotonic(), _FIRST_PAUSE_S
         while True:
             raw, version = self._backend.read_versioned(path)
             is_over, note = _parse(raw)
-            claim = Claim(path, note)
+            claim = ContentClaim(path, note)
             is_silent = raw is not None and raw == last and time.monotonic() - since > self._silence_s
             if raw is None or is_over or is_silent:
                 if is_silent:
@@ -123,7 +123,7 @@ class Claims:
                 with suppress(DistError), self._backend.translate_errors(claim.path):
                     self._renew_one(claim)
 
-    def _renew_one(self, claim: Claim) -> None:
+    def _renew_one(self, claim: ContentClaim) -> None:
         """Renew a claim, unless the claim ended or another process took it over."""
         raw, version = self._backend.read_versioned(claim.path)
         if raw is None or claim.token.encode() not in raw:

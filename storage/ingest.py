@@ -14,10 +14,15 @@ from typing import Protocol, Self
 
 import orjson
 
-from prefect_dist.ocispec import Digest, Hasher, fields
+from prefect_dist.ocispec import Descriptor, Digest, Hasher, fields
 from prefect_dist.ocispec.errors import Busy, Corrupt, DistError, InvalidInput
 
 _log = logging.getLogger(__name__)
+
+
+def make_ref(descriptor: Descriptor) -> str:
+    """Return the ref for an ingest of a descriptor. The ref depends only on the content, so all processes share the ingest."""
+    return f"{descriptor.kind}-{descriptor.digest}"
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)

@@ -13,7 +13,7 @@ from prefect_dist.ocispec import Descriptor, Digest, Hasher
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound
 from prefect_dist.storage import index
 from prefect_dist.storage.backend import Backend, open_backend
-from prefect_dist.storage.claims import Claims
+from prefect_dist.storage.claims import ContentClaims
 from prefect_dist.storage.file_info import is_there, modification_time
 from prefect_dist.storage.ingest import Ingests, Status, Writer
 from prefect_dist.storage.layout import TEMPORARY, Layout
@@ -51,7 +51,7 @@ class ContentStore:
         self._created = False
         self.names = Names(backend, layout)
         self.leases = Leases(backend, layout)
-        self.claims = Claims(backend, layout)
+        self.claims = ContentClaims(backend, layout)
         self._sweeps = Sweeps(backend, layout)
 
     @property

@@ -3,27 +3,27 @@
 from contextlib import AbstractContextManager, nullcontext
 
 from prefect_dist.ocispec import Descriptor
-from prefect_dist.storage.claims import Claim
+from prefect_dist.storage.claims import ContentClaim
 from prefect_dist.transfer.session import Session
 
 # A claim costs some requests to the store. A second transfer of smaller content costs less.
 _LEAST_BYTES = 64 * 1024
 
 
-def claim_fetch(session: Session, descriptor: Descriptor) -> AbstractContextManager[Claim]:
+def claim_fetch(session: Session, descriptor: Descriptor) -> AbstractContextManager[ContentClaim]:
     """Return a block that holds the claim of a divided run on the fetch of large content; otherwise a block without effect."""
     if not _is_shared(session, descriptor) or session.store.holds(descriptor):
-        return nullcontext(Claim(""))
+        return nullcontext(ContentClaim(""))
     return session.store.claims.hold("fetch", descriptor.digest, pause=session.cancel.pause)
 
 
-def claim_upload(session: Session, blob: Descriptor, host: str) -> AbstractContextManager[Claim]:
+def claim_upload(session: Session, blob: Descriptor, host: str) -> AbstractContextManager[ContentClaim]:
     """Return a block that holds the claim of a divided run on the upload of a large blob to a registry.
 
     The note of the claim is a repository of the registry with the blob. Otherwise the block has no effect.
     """
     if not _is_shared(session, blob):
-        return nullcontext(Claim(""))
+        return nullcontext(ContentClaim(""))
     return session.store.claims.hold(host, blob.digest, pause=session.cancel.pause)
 
 

@@ -13,6 +13,7 @@ from prefect_dist.ocispec import Descriptor, manifest, referrers
 from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, InvalidInput
 from prefect_dist.remotes import Source, Target
 from prefect_dist.storage import ContentStore, Writer
+from prefect_dist.storage.ingest import make_ref
 from prefect_dist.transfer.events import ContentAdvanced, Notify
 
 # A second transfer of the same content polls the first one, with growing, random pauses, as containerd's OpenWriter does. No
@@ -150,7 +151,7 @@ def _open_writer(store: ContentStore, descriptor: Descriptor, pause: Callable[[f
     longest = _FIRST_PAUSE_S
     while not _is_there(store, descriptor):
         try:
-            return store.writer(_ref(descriptor), expected=descriptor.digest, total=descriptor.size)
+            return store.writer(make_ref(descriptor), expected=descriptor.digest, total=descriptor.size)
         except AlreadyExists:
             continue
         except Busy:
@@ -180,8 +181,3 @@ def _fill(writer: Writer, source: Source, descriptor: Descriptor, notify: Notify
             writer.write(piece)
             notify(ContentAdvanced(descriptor, writer.offset, len(piece)))
     return writer.offset - started
-
-
-def _ref(descriptor: Descriptor) -> str:
-    """Return the key of the ingest of a descriptor. All processes share the ingest: the key depends only on the content."""
-    return f"{descriptor.kind}-{descriptor.digest}"

@@ -12,7 +12,7 @@ import pytest
 from prefect_dist.ocispec import Digest
 from prefect_dist.storage import open_store
 from prefect_dist.storage.backend import open_backend
-from prefect_dist.storage.claims import Claims
+from prefect_dist.storage.claims import ContentClaims
 from tests.peers.processes import poll_until
 
 DIGEST = Digest.of(b"layer")
@@ -28,10 +28,10 @@ def place() -> str:
     return f"memory://{uuid.uuid4().hex}"
 
 
-def make_claims(place: str) -> Claims:
+def make_claims(place: str) -> ContentClaims:
     """Return the claims of one process."""
     backend, _, layout = open_backend(place, {})
-    return Claims(backend, layout, renew_s=RENEW_S, silence_s=SILENCE_S)
+    return ContentClaims(backend, layout, renew_s=RENEW_S, silence_s=SILENCE_S)
 
 
 def test_a_second_process_waits_until_the_claim_ends(place: str) -> None:
