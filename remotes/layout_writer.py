@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
@@ -137,6 +137,7 @@ class LayoutWriter:
                 index, has_marker = self._read(INDEX), self._read(MARKER_NAME) is not None
                 self._refuse_store(index)
                 if index is None and not has_marker:
+                    self._refuse_nesting()
                     self._refuse_other_files()
                 for path in (layout.ingests, f"{layout.blobs}/sha256", f"{layout.blobs}/sha512"):
                     self.files.refuse_outside(path)
@@ -176,6 +177,17 @@ class LayoutWriter:
                 "choose another directory",
                 subject=self.files.at,
             )
+
+    def _refuse_nesting(self) -> None:
+        """Refuse a directory inside `blobs/` or `ingest/` of another layout, as a repository `app/ingest` could name it."""
+        path = PurePosixPath(self.files.layout.root)
+        for directory in (path, *path.parents):
+            marker = directory.with_name(MARKER_NAME) if directory.name in ("blobs", "ingest") else None
+            if marker is not None and is_there(self.files.backend.fs, str(marker)):
+                raise InvalidInput(
+                    f"the location is inside the directory {directory.name} of another layout; choose another directory",
+                    subject=self.files.at,
+                )
 
     def _refuse_special_ingests(self) -> None:
         """Refuse links and named pipes in `ingest/`: writing to them would change other files, or wait forever."""

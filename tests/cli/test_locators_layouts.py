@@ -231,3 +231,23 @@ def test_content_of_another_type_is_not_published_as_an_image(run: Run, tmp_path
     assert len(result.err) < 2000
     assert not (tmp_path / "target" / "index.json").exists()
     assert run("names").out == b""
+
+
+@pytest.mark.parametrize("inside", ["ingest", "blobs/sha256", f"blobs/sha256/{'0' * 64}", "ingest/team/app"])
+def test_a_repository_name_makes_no_layout_inside_the_content_of_another_layout(run: Run, tmp_path: Path, inside: str) -> None:
+    """A template such as `oci:/srv/{{.Ref.Repository}}` makes directories of the names in a registry."""
+    place, file = tmp_path / "layouts", tmp_path / "mirror.yaml"
+    with FakeRegistry() as source:
+        images.load(source, "app", ONE, "v1")
+        images.load(source, "ingest", ONE, "v1")
+        target = f"oci:{place}/{{{{.Ref.Repository}}}}"
+        file.write_text(json.dumps({"sync": [{"source": source.host, "type": "registry", "target": target}]}))
+        assert run("mirror", file).code == 0
+        images.load(source, f"app/{inside}", TWO, "v1")
+        images.load(source, "app", TWO, "v2")
+        result = run("mirror", file)
+    assert result.code == 1
+    assert f"the location is inside the directory {inside.partition('/')[0]} of another layout" in result.err
+    assert "1 added, 0 changed, 2 unchanged, 1 failed" in result.lines[-2], result.out
+    assert names_in(place / "app") == {"v1": ONE.root.digest, "v2": TWO.root.digest}
+    assert not (place / "app" / inside / "index.json").exists()
