@@ -11,18 +11,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
+from prefect.client.schemas.objects import State, StateType, WorkerStatus
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
-from prefect_dist.flows.api import client
+from prefect_dist.flows.api import UNREACHABLE, ApiUnavailable, brief, client
 from prefect_dist.flows.parameters import Network
 from prefect_dist.mirror.run_spec import RunSpec
 from prefect_dist.mirror.shard_job import ALIVE_S
@@ -44,6 +45,9 @@ _NO_WORKER_S = 60.0
 _MOST_ATTEMPTS = 3
 # The time that cancelled shards have to end. The machine of a shard may be dead.
 _CANCELLED_S = 60.0
+# A server that starts again, or a database that an operator upgrades.
+_API_AWAY_S = 600.0
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -100,6 +104,39 @@ class ShardOptions:
         return lambda notify: ShardRuns(parameters, workers=self.workers, notify=notify, deployment=self.deployment)
 
 
+class PatientApi:
+    """Calls Prefect's API, which may be away for ten minutes. The processes of shards continue meanwhile."""
+
+    def __init__(self, notify: Notify) -> None:
+        self._notify = notify
+        self._away_since: float | None = None
+
+    def call(self, call: Callable[[], T]) -> T | None:
+        """Return the result of a call, or None if the API is away.
+
+        Raises:
+            ApiUnavailable: the API has been away for ten minutes.
+        """
+        try:
+            with brief():
+                result = call()
+        except UNREACHABLE as exc:
+            reason = str(exc) or type(exc).__name__
+        except PrefectHTTPStatusError as exc:
+            if not exc.response.is_server_error:
+                raise
+            reason = str(exc)
+        else:
+            self._away_since = None
+            return result
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            self._notify(Note(f"Prefect's API does not answer, and the shards continue without it: {reason}"))
+        if time.monotonic() - self._away_since > _API_AWAY_S:
+            raise ApiUnavailable(f"Prefect's API has not answered for {_API_AWAY_S / 60:.0f} minutes: {reason}")
+        return None
+
+
 class ShardRuns:
     """Carries out shards, at most `workers` at a time. `parameters` are those of every shard.
 
@@ -111,7 +148,7 @@ class ShardRuns:
         self.run, self.workers = str(flow_run.id), workers
         self._parameters, self._notify = parameters, notify
         self._deployment, self._cancel = _find_deployment(deployment), current_token()
-        self._name = deployment
+        self._name, self._api = deployment, PatientApi(notify)
         self._end: float | None = None  # of the wait for cancelled shards
 
     def carry_out(self, numbers: Sequence[int], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
@@ -124,8 +161,10 @@ class ShardRuns:
         try:
             while (waiting and self._cancel.reason is None) or running:
                 while waiting and len(running) < self.workers and self._cancel.reason is None:
-                    attempt = waiting.popleft()
-                    running[self._submit(attempt)] = attempt
+                    submitted = self._submit(waiting[0])
+                    if submitted is None:
+                        break
+                    running[submitted] = waiting.popleft()
                 for run in self._poll(running, files):
                     attempt = running.pop(run)
                     error = self._judge(attempt, run, files)
@@ -139,25 +178,32 @@ class ShardRuns:
         for attempt in waiting:
             yield attempt.number, self._cancel.error
 
-    def _submit(self, attempt: Attempt) -> UUID:
-        """Submit a shard. A shard that an earlier attempt of this run submitted is the same flow run."""
-        made = run_deployment(
+    def _submit(self, attempt: Attempt) -> UUID | None:
+        """Submit a shard. Return None if Prefect's API is away.
+
+        A shard that an earlier attempt of this run submitted is the same flow run.
+        """
+        submit = partial(
+            run_deployment,
             self._name,
             parameters={**self._parameters, "run": self.run, "shard": attempt.number, "workers": self.workers},
             timeout=0,
             idempotency_key=f"{self.run}-{attempt.number}-{attempt.attempt}",
             flow_run_name=f"shard {attempt.number}" + (f", attempt {attempt.attempt}" if attempt.attempt > 1 else ""),
         )
-        if not isinstance(made, FlowRun):
-            raise TypeError(f"expected a flow run, got {made!r}")
-        return made.id
+        attempt.submitted = time.monotonic()
+        made: Any = self._api.call(submit)
+        return None if made is None else UUID(str(made.id))
 
     def _poll(self, running: Mapping[UUID, Attempt], files: RunFiles) -> list[UUID]:
         """Wait a moment, and return the flow runs that ended or were deleted. A silent flow run ends as Crashed."""
         self._wait(running)
         if self._end is not None and time.monotonic() > self._end:
             return list(running)
-        found = client().read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(running))))
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(running)))
+        found = self._api.call(partial(client().read_flow_runs, flow_run_filter=wanted)) if running else None
+        if found is None:
+            return []
         ended = [*(running.keys() - {run.id for run in found})]
         ended += [run.id for run in found if run.state is not None and run.state.is_final()]
         for run in found:
@@ -168,8 +214,8 @@ class ShardRuns:
                 continue
             if attempt.is_silent(find_last_sign(attempt, files)):
                 state: State[Any] = Crashed(message=f"the shard gave no sign of life for {_SILENCE_S:.0f} s")
-                client().set_flow_run_state(run.id, state, force=True)
-                ended.append(run.id)
+                if self._api.call(partial(client().set_flow_run_state, run.id, state, force=True)) is not None:
+                    ended.append(run.id)
         self._require_worker(running)
         return ended
 
@@ -190,9 +236,10 @@ class ShardRuns:
         if files.read(f"result-{attempt.number}.json") is not None:
             return None
         try:
-            state = client().read_flow_run(run).state
+            record = self._api.call(partial(client().read_flow_run, run))
         except ObjectNotFound:
             return Unavailable(f"the flow run {run} of shard {attempt.number} was deleted")
+        state = None if record is None else record.state
         what = "ended without a state" if state is None else f"ended as {state.name}: {state.message or 'no reason given'}"
         return Unavailable(f"shard {attempt.number} of this run {what}")
 
