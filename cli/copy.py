@@ -55,6 +55,7 @@ def copy(
     chosen = [str(one) for one in inputs.parse_platforms(platform or ()) or ()]
     if rewrite_index and not chosen:
         raise BadInput("--rewrite-index requires --platform")
+    source, target = map(inputs.make_locator_absolute, (source, target))
     wanted = {"rewrite_index": rewrite_index, "referrers": referrers, "all_tags": all_tags}
     job = inputs.make_copy_job(source, target, platforms=chosen, **wanted)
     if not job.has_stored_source and not dry_run:

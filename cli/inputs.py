@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect_dist.cli.options import Context, Dialect, NetworkOptions
-from prefect_dist.ocispec import Digest, Platform, Reference, units
+from prefect_dist.ocispec import Digest, Platform, Reference, reference, units
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes, Unsupported
 from prefect_dist.ocispec.reference import expand, has_object, is_registry
 
@@ -28,7 +28,7 @@ def parse_reference(text: str) -> Reference:
     """Return the image that `text` names, with a short name expanded and a digest checked."""
     if not text:
         raise BadInput("reference: expected an image, such as redis:7, got an empty string")
-    expanded = expand(text)
+    expanded = expand(make_locator_absolute(text))
     try:
         parsed = Reference.parse(expanded)
         parsed.pinned_digest()
@@ -212,6 +212,11 @@ def parse_store_options(texts: Sequence[str]) -> dict[str, Any]:
     from prefect_dist.storage import options
 
     return _require_valid(lambda: options.parse(texts))
+
+
+def make_locator_absolute(text: str) -> str:
+    """Return the text of a reference with an absolute path, since another process may carry out the run elsewhere."""
+    return reference.make_absolute(text, str(Path.cwd()))
 
 
 def make_absolute(location: str) -> str:

@@ -73,12 +73,12 @@ def mirror(
 
     if workers > 1:
         refuse_login(login, "worker processes do not get it")
-    path = inputs.make_absolute(config)
-    wanted = inputs.load_mirror(path, dialect, to or ())
+    path, to = inputs.make_absolute(config), [inputs.make_locator_absolute(one) for one in to or ()]
+    wanted = inputs.load_mirror(path, dialect, to)
     parameters = {
         "config": path,
         "dialect": dialect,
-        "to": to or [],
+        "to": to,
         "dry_run": dry_run,
         "concurrency": concurrency,
         "retries": retries,
@@ -108,12 +108,12 @@ def check(
     """Run the flow `check`, and return the exit code."""
     from prefect_dist.cli import runs
 
-    path = inputs.make_absolute(config)
-    wanted = inputs.load_audited_mirror(path, dialect, to or ())
+    path, to = inputs.make_absolute(config), [inputs.make_locator_absolute(one) for one in to or ()]
+    wanted = inputs.load_audited_mirror(path, dialect, to)
     parameters = {
         "config": path,
         "dialect": dialect,
-        "to": to or [],
+        "to": to,
         "repair": repair,
         "concurrency": concurrency,
         "retries": retries,
@@ -196,7 +196,12 @@ def _list_seed(path: str, to: Sequence[str], platforms: Sequence[str], *, rewrit
         raise BadInput("--rewrite-index requires --platform")
     file = None if path == "-" else inputs.make_absolute(path)
     images = inputs.parse_images(sys.stdin) if path == "-" else []
-    return {"to": list(to), "images": images, "file": file, "platforms": chosen or "all"}
+    return {
+        "to": [inputs.make_locator_absolute(one) for one in to],
+        "images": images,
+        "file": file,
+        "platforms": chosen or "all",
+    }
 
 
 def _make_seed(parameters: dict[str, Any]) -> "Mirror":

@@ -17,6 +17,7 @@ from prefect_dist.mirror.shard_files import ShardInput, ShardResult
 from prefect_dist.mirror.shards import divide_images
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError, Unavailable
+from prefect_dist.ocispec.units import format_count
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.events import Note, Notify
 from prefect_dist.transfer.pool import Pool
@@ -94,7 +95,9 @@ class DividedApplying(Applying):
         shards = dict(enumerate(divided, start=self._first_number))
         for number, images in shards.items():
             files.write(f"shard-{number}.json", ShardInput(images=images).to_json())
-        self._notify(Note(f"{len(self._images)} images in {len(shards)} shards, at most {self._runner.workers} at a time"))
+        if shards:
+            counts = f"{format_count(len(self._images), 'image')} in {format_count(len(shards), 'shard')}"
+            self._notify(Note(f"{counts}, at most {self._runner.workers} at a time"))
         for number, error in self._runner.carry_out(tuple(shards), files):
             self._take(shards[number], number, error, files)
         results = merge_results(self._merged.results)

@@ -41,7 +41,8 @@ class EntryFactory:
         sync = {"Source": section.source, "Target": section.target or "", "Type": section.type}
         text = attempt(lambda: Template.read(section.source, at=at, objects={"Sync": tuple(sync)}).render({"Sync": sync}))
         sync["Source"] = text or section.source
-        source = None if text is None else attempt(lambda: _parse_source(text, section.type, at))
+        located_text = None if text is None else attempt(lambda: self._document.resolve_locator(text, (*place, "source")))
+        source = None if located_text is None else attempt(lambda: _parse_source(located_text, section.type, at))
         named = [(section.target, (*place, "target"))] if section.target else []
         named += [(text, (*place, "targets", number)) for number, text in enumerate(section.targets)]
         self._note_idle_filters(section, place)
@@ -131,7 +132,12 @@ class _Options:
         sync = {**sync, "Backup": self._all.backup or "", "Interval": interval, "Schedule": self._all.schedule or ""}
         renames = () if what == "backup" else tuple(rule.to_rename() for rule in self._all.rename)
         at = self._document.where(place)
-        return self._mistakes.attempt(lambda: Naming.read(text, at=at, what=what, sync=sync, renames=renames))
+
+        def read() -> Naming:
+            located_text = text if what == "backup" else self._document.resolve_locator(text, place)
+            return Naming.read(located_text, at=at, what=what, sync=sync, renames=renames)
+
+        return self._mistakes.attempt(read)
 
     def idle(self) -> list[tuple[Place, str]]:
         """Return the place of each option that has no effect because of a further option, with the reason."""

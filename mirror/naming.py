@@ -9,7 +9,8 @@ from prefect_dist.mirror.selection import compile_pattern
 from prefect_dist.mirror.templates import Template
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
-from prefect_dist.ocispec.reference import expand
+from prefect_dist.ocispec.reference import expand, find_scheme
+from prefect_dist.ocispec.schemes import BUILT_IN
 
 # The fields of a reference in regclient's templates that apply to registries.
 FIELDS = ("Registry", "Repository", "Tag", "Digest", "Reference", "CommonName")
@@ -109,10 +110,15 @@ class Naming:
         elif self.what == "registry" and not self.template.refers_to("Ref"):
             if subject.scheme:
                 raise InvalidInput(f"{subject} has no repository to add to a registry; write a repository")
-            text = f"{text.rstrip('/')}/{subject.repository}{subject.suffix}"
+            text = text.rstrip("/")
+            if text.removesuffix(":") == find_scheme(text):
+                raise InvalidInput(f"expected a location after {text}")
+            text = f"{text}/{subject.repository}{subject.suffix}"
         elif not is_whole and (self.what != "image" or self.template.refers_to("Ref")):
             text = f"{text}{subject.suffix}"
         named = Reference.parse(expand(text))
+        if named.scheme in BUILT_IN and named.digest is not None and named.tag is None:
+            raise InvalidInput(f"expected a tag, as in {named.locator}:latest; a digest alone would leave the image unlisted")
         if not named.scheme or named.object:
             return named
         if subject.tag is None:

@@ -68,6 +68,11 @@ class MirrorJob:
         return all(entry.has_stored_source for entry in self.entries)
 
     @property
+    def is_single(self) -> bool:
+        """Return whether the job is a copy or push of one image: its only error is the error of the run."""
+        return self.flow in ("copy", "push")
+
+    @property
     def planning(self) -> float:
         """Return the share of planning in the work."""
         return 1 if self.is_dry else 0.1
@@ -100,7 +105,9 @@ def run_mirror(
         DistError: the store cannot be used, or the lock file cannot be read.
     """
     builder, session = ReportBuilder(job.flow, pool), pool.session
-    entries = tuple(_check_stored(session, entry) if entry.has_stored_source else entry for entry in job.entries)
+    entries = tuple(job.entries)
+    if job.is_single and job.has_stored_source:
+        entries = tuple(_check_stored(session, entry) for entry in entries)
     lock = Lock(job.lock)
     locked = lock.read()
     if job.lock is not None:

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.reference import find_scheme
+from prefect_dist.ocispec.schemes import PATHS
 from prefect_dist.storage.statefile import StateFile
 
 # Limits above a configuration of 100,000 images. They stop files whose nested aliases expand without bound.
@@ -99,6 +101,16 @@ class Document:
             reason = "a block or a parameter has no directory for relative paths"
             raise InvalidInput(f"expected a URL or an absolute path, got {path}: {reason}", subject=self.where(place))
         return f"{self.path.rpartition('/')[0]}/{path}" if "://" in self.path else str(Path(self.path).parent / expanded)
+
+    def resolve_locator(self, text: str, place: Sequence[str | int]) -> str:
+        """Return the text of a reference with an absolute path, if it names a local file or directory by a relative path.
+
+        Raises:
+            InvalidInput: the path is relative, and the document is no file.
+        """
+        scheme = find_scheme(text)
+        path = "" if scheme is None else text[len(scheme) + 1 :]
+        return f"{scheme}:{self.resolve_path(path, place)}" if scheme in PATHS and path else text
 
     def refuse_secret(self, text: str, place: Sequence[str | int]) -> None:
         """Reject a literal secret in a document that is no file, because Prefect stores such a document in plain text.

@@ -8,13 +8,14 @@ The reference of an image elsewhere begins with a scheme, such as `oci:/srv/layo
 the remote interprets the rest of the locator.
 """
 
+import posixpath
 import re
 from dataclasses import dataclass, replace
 from typing import Self
 
 from prefect_dist.ocispec.digest import Digest
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported, quote_text
-from prefect_dist.ocispec.schemes import STORE, is_scheme, list_schemes
+from prefect_dist.ocispec.schemes import PATHS, STORE, is_scheme, list_schemes
 
 # reference ::= locator [ ":" tag ] [ "@" digest ] [ "?" query ]; a query or fragment is dropped, as in containerd
 # locator   ::= host [ ":" port ] "/" path
@@ -207,6 +208,19 @@ def find_scheme(text: str) -> str | None:
 def is_registry(host: str) -> bool:
     """Return True for the host of a registry, False for a locator with a scheme, see `Reference.host`."""
     return find_scheme(f"{host}/") is None  # with a slash, `registry:5000` has no scheme
+
+
+def make_absolute(text: str, directory: str) -> str:
+    """Return the text of a reference with an absolute path, if it names a local file or directory by a relative path.
+
+    `directory` is the start of a relative path. A path that begins with `~` starts at the home of the user. Other texts,
+    such as those of registries, stay unchanged.
+    """
+    scheme = find_scheme(text)
+    place = "" if scheme is None else text[len(scheme) + 1 :]
+    if scheme not in PATHS or not place or _PROTOCOL.match(place):
+        return text
+    return f"{scheme}:{posixpath.join(directory, posixpath.expanduser(place.removeprefix('./')))}"
 
 
 def has_object(text: str) -> bool:

@@ -16,6 +16,9 @@ LAYOUT, OCI_ARCHIVE, DOCKER_ARCHIVE, STORE = "oci", "oci-archive", "docker-archi
 BUILT_IN = (LAYOUT, OCI_ARCHIVE, DOCKER_ARCHIVE, STORE)
 """The schemes that need no plug-in."""
 
+PATHS = (LAYOUT, OCI_ARCHIVE, DOCKER_ARCHIVE)
+"""The schemes whose places are paths or URLs."""
+
 _NAME = re.compile(r"[a-z][a-z0-9+-]*")
 _log = logging.getLogger(__name__)
 

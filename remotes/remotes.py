@@ -32,6 +32,9 @@ _CLASSES: Mapping[str, str] = {
     STORE: "prefect_dist.remotes.store_remote:StoreRemote",
 }
 
+# Threads that import modules with common imports at the same time can get a module before it is complete.
+_IMPORTING = threading.Lock()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenContext:
@@ -126,9 +129,9 @@ class Remotes:
     def _open(self, scheme: str) -> Remote:
         if scheme in BUILT_IN:
             module, _, name = _CLASSES[scheme].partition(":")
-            opened: Remote = getattr(import_module(module), name)(
-                OpenContext(registries=self.registries, open_store=self._open_store)
-            )
+            with _IMPORTING:
+                imported = import_module(module)
+            opened: Remote = getattr(imported, name)(OpenContext(registries=self.registries, open_store=self._open_store))
             return opened
         return open_plugin(scheme, self._plugin_context(scheme))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported
-from prefect_dist.ocispec.reference import expand, is_registry, is_repository
+from prefect_dist.ocispec.reference import expand, make_absolute, is_registry, is_repository
 from tests.ocispec.samples import DIGEST
 
 # from containerd's reference package: text, locator, object, host, digest, formatted text
@@ -417,3 +417,26 @@ def test_any_text_expands_to_a_tagged_reference_or_invalid_input(text: str) -> N
     except InvalidInput:
         return
     assert reference.tag or reference.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "absolute"),
+    [
+        ("oci:lay:v1", "oci:/base/lay:v1"),
+        ("oci:./lay", "oci:/base/lay"),
+        ("oci:../lay", "oci:/base/../lay"),
+        ("oci-archive:a b.tar:app:v1", "oci-archive:/base/a b.tar:app:v1"),
+        ("docker-archive:a.tar", "docker-archive:/base/a.tar"),
+        ("oci:~/lay:v1", "oci:/home/me/lay:v1"),
+        ("oci:/srv/lay:v1", "oci:/srv/lay:v1"),
+        ("oci:s3://bucket/lay", "oci:s3://bucket/lay"),
+        ("oci:", "oci:"),
+        ("store:app:v1", "store:app:v1"),
+        ("redis:7", "redis:7"),
+        ("ghcr.io/org/app:v1", "ghcr.io/org/app:v1"),
+        ("oci:5000/app", "oci:5000/app"),
+    ],
+)
+def test_only_relative_paths_become_absolute(text: str, absolute: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert make_absolute(text, "/base") == absolute
