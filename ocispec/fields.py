@@ -115,4 +115,7 @@ def _objects(items: list[Any], *, at: str) -> Iterator[tuple[str, Json]]:
 
 
 def _describe_value(value: object) -> str:
-    return _NAMES.get(type(value)) or repr(value)  # repr only for null, booleans and fractions: lists may be too deeply nested
+    is_short = value is None or isinstance(value, bool | float)
+    return (
+        repr(value) if is_short else _NAMES[type(value)]
+    )  # repr only for null, booleans and fractions: lists may be too deeply nested

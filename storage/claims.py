@@ -7,7 +7,8 @@ costs only the transfer, because content becomes visible only whole and verified
 
 A finished claim may keep a note, such as the repository that has the content now. gc removes finished claims after a day.
 
-A disk has locks on its ingests, and needs no claims. A store without conditional writes grants every claim.
+On a disk, a lock file takes the place of conditional writes, and the locks of ingests take the place of claims on downloads. An
+object store without conditional writes grants every claim.
 """
 
 import json
@@ -16,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -24,6 +25,9 @@ from prefect_dist.ocispec import Digest, fields
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.storage.backend import Backend
 from prefect_dist.storage.layout import Layout
+
+FETCH = "fetch"
+"""The group of claims on downloads to the store."""
 
 RENEW_S, SILENCE_S = 20.0, 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
@@ -68,7 +72,7 @@ class ContentClaims:
             Denied, Unavailable: the store.
         """
         path = f"{self._layout.claims}/{quote(group, safe='')}/{digest.algorithm}-{digest.hex}"
-        if self._backend.has_locks:
+        if self._backend.has_locks and group == FETCH:  # the lock of the ingest does the same
             yield ContentClaim(path)
             return
         with self._backend.translate_errors(self._layout.format_path(path)):
@@ -82,10 +86,7 @@ class ContentClaims:
             with self._guard:
                 self._held.discard(claim)
             with suppress(DistError), self._backend.translate_errors(path):  # a claim that stays is taken over
-                if claim.note is None:
-                    self._backend.remove([path])
-                else:
-                    self._backend.put(path, claim.content(is_over=True))
+                self._end(claim)
 
     def close(self) -> None:
         """Stop renewing."""
@@ -95,20 +96,41 @@ class ContentClaims:
         """Return a claim once the object is missing, over, or silent for too long."""
         last, since, longest = None, time.monotonic(), _FIRST_PAUSE_S
         while True:
-            raw, version = self._backend.read_versioned(path)
-            is_over, note = _parse(raw)
-            claim = ContentClaim(path, note)
-            is_silent = raw is not None and raw == last and time.monotonic() - since > self._silence_s
-            if raw is None or is_over or is_silent:
-                if is_silent:
-                    _log.info("%s: taken over after %.0f s without a renewal", path, self._silence_s)
-                if self._backend.replace(path, claim.content(is_over=False), version):
-                    return claim
-                continue
+            is_silent = last is not None and time.monotonic() - since > self._silence_s
+            claim, raw = self._try_to_take(path, silent=last if is_silent else None)
+            if claim is not None:
+                return claim
             if raw != last:
                 last, since = raw, time.monotonic()
             pause(min(longest, self._silence_s))
             longest = min(2 * longest, _LONGEST_PAUSE_S)
+
+    def _try_to_take(self, path: str, *, silent: bytes | None) -> tuple[ContentClaim | None, bytes | None]:
+        """Return the claim if the object is missing, over, or still has the content `silent`; and the old content."""
+        with self._lock(path):
+            raw, version = self._backend.read_versioned(path)
+            is_over, note = _parse(raw)
+            claim = ContentClaim(path, note)
+            if not (is_over or (raw is not None and raw == silent)):
+                return None, raw
+            if not is_over:
+                _log.info("%s: taken over after %.0f s without a renewal", path, self._silence_s)
+            return (claim if self._backend.replace(path, claim.content(is_over=False), version) else None), raw
+
+    def _end(self, claim: ContentClaim) -> None:
+        """Remove a claim, or keep its note, unless another process took the claim over."""
+        with self._lock(claim.path):
+            raw, version = self._backend.read_versioned(claim.path)
+            if raw is None or claim.token.encode() not in raw:
+                return
+            if claim.note is None:
+                self._backend.remove([claim.path])
+            else:
+                self._backend.replace(claim.path, claim.content(is_over=True), version)
+
+    def _lock(self, path: str) -> AbstractContextManager[None]:
+        """Return a block that excludes other processes on a disk. An object store has conditional writes instead."""
+        return self._backend.hold_lock(f"{path}.lock", shared=False, make=True)
 
     def _start_renewing(self) -> None:
         if self._renewer is None:
@@ -125,14 +147,13 @@ class ContentClaims:
 
     def _renew_one(self, claim: ContentClaim) -> None:
         """Renew a claim, unless the claim ended or another process took it over."""
-        raw, version = self._backend.read_versioned(claim.path)
-        if raw is None or claim.token.encode() not in raw:
-            return
-        claim.renewals += 1
-        with self._guard:
-            is_held = claim in self._held
-        if is_held:
-            self._backend.replace(claim.path, claim.content(is_over=False), version)
+        with self._lock(claim.path):
+            raw, version = self._backend.read_versioned(claim.path)
+            with self._guard:
+                is_held = claim in self._held
+            if is_held and raw is not None and claim.token.encode() in raw:
+                claim.renewals += 1
+                self._backend.replace(claim.path, claim.content(is_over=False), version)
 
 
 def _parse(raw: bytes | None) -> tuple[bool, str | None]:

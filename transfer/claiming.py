@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 from prefect_dist.ocispec import Descriptor
-from prefect_dist.storage.claims import ContentClaim
+from prefect_dist.storage.claims import FETCH, ContentClaim
 from prefect_dist.transfer.session import Session
 
 # A claim costs some requests to the store. A second transfer of smaller content costs less.
@@ -14,7 +14,7 @@ def claim_fetch(session: Session, descriptor: Descriptor) -> AbstractContextMana
     """Return a block that holds the claim of a divided run on the fetch of large content; otherwise a block without effect."""
     if not _is_shared(session, descriptor) or session.store.holds(descriptor):
         return nullcontext(ContentClaim(""))
-    return session.store.claims.hold("fetch", descriptor.digest, pause=session.cancel.pause)
+    return session.store.claims.hold(FETCH, descriptor.digest, pause=session.cancel.pause)
 
 
 def claim_upload(session: Session, blob: Descriptor, host: str) -> AbstractContextManager[ContentClaim]:

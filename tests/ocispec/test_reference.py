@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported
-from prefect_dist.ocispec.reference import expand, make_absolute, is_registry, is_repository
+from prefect_dist.ocispec.reference import expand, is_registry, is_repository, make_absolute
 from tests.ocispec.samples import DIGEST
 
 # from containerd's reference package: text, locator, object, host, digest, formatted text
