@@ -115,7 +115,6 @@ def _objects(items: list[Any], *, at: str) -> Iterator[tuple[str, Json]]:
 
 
 def _describe_value(value: object) -> str:
-    is_short = value is None or isinstance(value, bool | float)
-    return (
-        repr(value) if is_short else _NAMES[type(value)]
-    )  # repr only for null, booleans and fractions: lists may be too deeply nested
+    if value is None or isinstance(value, bool | float):
+        return repr(value)
+    return _NAMES[type(value)]  # not the value: a list may be nested too deeply, and a text too long
