@@ -66,7 +66,7 @@ def find_name(store: "ContentStore", text: str) -> str:
 def _meanings(text: str) -> Iterator[str]:
     yield text
     try:
-        yield str(inputs.parse_reference(text))
+        yield inputs.parse_reference(text).name
     except BadInput:
         return
 

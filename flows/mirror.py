@@ -62,4 +62,4 @@ def mirror(
         workers=workers, deployment=worker_deployment, config=config, store=store, store_options=store_options, network=network
     )
     with only_run("mirror", config, label=spec.configuration):
-        return run(spec, grain=grain, shards=shards.divide(spec, grain=grain, dialect=dialect, to=to))
+        return run(shards.widen(spec), grain=grain, shards=shards.divide(spec, grain=grain, dialect=dialect, to=to))

@@ -101,4 +101,4 @@ def seed(
         workers=workers, deployment=worker_deployment, config=config, store=store, store_options=store_options, network=network
     )
     with only_run("seed", config, label=spec.configuration):
-        return run(spec, grain=grain, shards=shards.divide(spec, grain=grain))
+        return run(shards.widen(spec), grain=grain, shards=shards.divide(spec, grain=grain))

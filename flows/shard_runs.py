@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from prefect.states import Cancelling, Crashed
 
 from prefect_dist.flows.api import UNREACHABLE, ApiUnavailable, brief, client
 from prefect_dist.flows.parameters import Network
+from prefect_dist.mirror.hosts_file import MAX_CONCURRENCY
 from prefect_dist.mirror.run_spec import RunSpec
 from prefect_dist.mirror.shard_job import ALIVE_S
 from prefect_dist.mirror.skopeo import Dialect
@@ -82,6 +83,10 @@ class ShardOptions:
     store: str | None
     store_options: Mapping[str, Any]
     network: Network | None
+
+    def widen(self, spec: RunSpec) -> RunSpec:
+        """Return the run of the parent, which plans for all workers: its requests in flight are those of all shards."""
+        return replace(spec, window=min(MAX_CONCURRENCY, spec.window * self.workers))
 
     def divide(
         self, spec: RunSpec, *, grain: Grain | None, dialect: Dialect = "dist", to: Sequence[str] = ()

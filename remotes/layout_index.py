@@ -23,7 +23,7 @@ _MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LayoutEntry:
     """An entry of the index: the descriptor, and the name of the image; None for an entry without a name."""
 
     descriptor: Descriptor
@@ -49,10 +49,10 @@ class LayoutIndex:
     With `has_short_names`, the tag of a full name leads to its image, too.
     """
 
-    def __init__(self, entries: Iterable[Entry], *, at: str, has_short_names: bool = False) -> None:
+    def __init__(self, entries: Iterable[LayoutEntry], *, at: str, has_short_names: bool = False) -> None:
         self.entries, self._at = tuple(entries), at
-        self._by_name: dict[str, dict[Digest, Entry]] = {}
-        self._by_tag: dict[str, dict[Digest, Entry]] = {}
+        self._by_name: dict[str, dict[Digest, LayoutEntry]] = {}
+        self._by_tag: dict[str, dict[Digest, LayoutEntry]] = {}
         for one in self.entries:
             if one.name is not None:
                 self._by_name.setdefault(one.name, {}).setdefault(one.descriptor.digest, one)
@@ -69,7 +69,7 @@ class LayoutIndex:
         place = f"{at}: index.json"
         document = fields.parse_object(raw, at=place)
         listed = (Descriptor.from_json(one, at=where) for where, one in fields.objects(document, "manifests", at=place))
-        return cls((Entry(one, _name_of(one)) for one in listed), at=at, has_short_names=has_short_names)
+        return cls((LayoutEntry(one, _name_of(one)) for one in listed), at=at, has_short_names=has_short_names)
 
     def find(self, tag: str) -> Descriptor | None:
         """Return the descriptor of a tag; None if the tag does not exist.
@@ -114,7 +114,7 @@ class LayoutIndex:
             if len(self._find_all(tag)) == 1:
                 yield tag
 
-    def _find_all(self, tag: str) -> Mapping[Digest, Entry]:
+    def _find_all(self, tag: str) -> Mapping[Digest, LayoutEntry]:
         return self._by_name.get(tag) or self._by_tag.get(tag, {})
 
 
