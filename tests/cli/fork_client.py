@@ -32,7 +32,9 @@ def run_fork(
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(timeout_s)
         connection.connect(server)
-        socket.send_fds(connection, [json.dumps(request).encode()], streams)
+        line = f"{json.dumps(request)}\n".encode()
+        sent = socket.send_fds(connection, [line], streams)
+        connection.sendall(line[sent:])
         on_start()
         with connection.makefile("r") as answers:
             child = int(answers.readline())

@@ -4,8 +4,8 @@ The tests start hundreds of commands, and importing Prefect takes 2 s of CPU tim
 process has: signals, exit code, standard streams, environment, working directory, and an orderly exit of the interpreter.
 
 `python -m tests.cli.fork_server PATH PACKAGE...` imports the modules of the packages and listens on the Unix socket PATH. A
-request is one JSON object (`arguments`, `environment`, `directory`) and the descriptors of the three standard streams. The
-answer has two lines: the process id of the command and, later, its exit code.
+request is a line with one JSON object (`arguments`, `environment`, `directory`) and the descriptors of the three standard
+streams. The answer has two lines: the process id of the command and, later, its exit code.
 """
 
 import gc
@@ -37,6 +37,8 @@ def main() -> None:
     while True:
         connection, _ = listening.accept()
         data, streams, _, _ = socket.recv_fds(connection, _REQUEST_BYTES, _STREAMS)
+        while not data.endswith(b"\n"):  # a long request arrives in pieces
+            data += connection.recv(_REQUEST_BYTES)
         if not os.fork():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listening.close()

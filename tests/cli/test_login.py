@@ -61,7 +61,7 @@ def test_missing_credentials_are_reported_with_the_options_of_the_command(privat
         (f"{SECRET}\n\n".encode(), "expected a password in one line, got 2 lines"),
         (SECRET.encode() + b"\xff\xfe", "expected a password in UTF-8, got other bytes"),
         (SECRET.encode("utf-16-le"), "expected a password without control characters, got some"),
-        (SECRET.encode() * 4000, "expected a password, got more than 65536 bytes"),
+        pytest.param(SECRET.encode() * 4000, "expected a password, got more than 65536 bytes", id="too long"),
     ],
 )
 @pytest.mark.parametrize("command", [("resolve", "a.invalid/x"), ("fetch", "a.invalid/x")])

@@ -28,7 +28,7 @@ def test_push_from_the_store_to_another_repository(store: Path, registry: CncfRe
     assert result.code == 0, result.err
     (image,) = result.json["targets"]
     assert image == {
-        "source": source,
+        "source": f"store:{source}",
         "target": target,
         "action": "add",
         "outcome": "added",

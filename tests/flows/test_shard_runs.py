@@ -104,8 +104,9 @@ def test_a_shard_whose_process_is_killed_runs_again_and_resumes(
     assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
     shards = list_shards(server, run)
     states = Counter(one["state_type"] for one in shards)
-    (again,) = {one["name"] for one in shards} - {"shard 0", "shard 1"}
-    assert again in {"shard 0, attempt 2", "shard 1, attempt 2"}
+    again = {one["name"] for one in shards} - {"shard 0", "shard 1"}  # both may have been killed
+    assert again
+    assert again <= {"shard 0, attempt 2", "shard 1, attempt 2"}
     assert states["CRASHED"] >= 1
     assert states["COMPLETED"] >= 1
     assert not {"RUNNING", "PENDING", "SCHEDULED"} & states.keys()
