@@ -222,3 +222,33 @@ def test_a_copy_of_all_platforms_completes_an_earlier_copy_of_one_platform(tmp_p
     assert back.code == 0, back.err
     for digest in (*one.blobs, *other.blobs, one.root.digest, other.root.digest):
         assert blob_file(tmp_path / "back", digest).exists()
+
+
+def test_a_missing_store_name_fails_only_its_own_entry(places: Places) -> None:
+    file, target = places.directory / "mirror.yaml", places.make_target("oci")
+    entries = [
+        {"source": "store:a/b:v1", "type": "image", "target": "oci:other:v1"},
+        {"source": places.app, "type": "image", "target": target},
+    ]
+    file.write_text(json.dumps({"sync": entries}))
+
+    result = dist_direct(*places.store, "mirror", str(file))
+
+    assert result.code == 1
+    assert "a/b:v1: the store has no image of this name" in result.err
+    assert places.find_missing(target) == []
+
+
+def test_workers_write_to_the_layout_at_the_relative_path_of_a_configuration(places: Places, tmp_path: Path) -> None:
+    """The processes of workers have other working directories. The command starts its own Prefect server."""
+    work = tmp_path / "work"
+    work.mkdir()
+    entry = {"source": f"{places.source.host}/app", "type": "repository", "target": "oci:layout"}
+    (work / "mirror.yaml").write_text(json.dumps({"sync": [entry]}))
+
+    home = str(tmp_path / "prefect")
+    arguments = (*places.store, "mirror", "--workers", "2", str(work / "mirror.yaml"))
+    result = dist(*arguments, PREFECT_API_URL=None, PREFECT_HOME=home, DIST_SERVER_IDLE="0")
+
+    assert result.code == 0, result.err
+    assert skopeo.raw(f"oci:{work / 'layout'}:v1") == INDEX.manifests[-1].raw

@@ -329,3 +329,23 @@ def test_one_error_reports_all_mistakes(tmp_path: Path) -> None:
         ),
     ]
     assert str(caught.value) == "; ".join(caught.value.lines)
+
+
+def test_relative_paths_in_locators_start_at_the_directory_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mirror.yaml"
+    file.write_text(
+        "sync:\n"
+        "  - source: oci:in\n"
+        "    type: repository\n"
+        "    targets: ['oci:./out', 'oci-archive:all.tar:app', 'oci:/srv/x', 'r.example/x']\n"
+        "  - {source: 'oci:in:v1', type: image, target: 'oci:s3://bucket/x:v1'}\n"
+    )
+    first, second = load(str(file)).entries
+    assert (first.source, second.source) == (f"oci:{tmp_path}/in", f"oci:{tmp_path}/in:v1")
+    assert [str(one) for one in first.list_targets(Reference.parse(f"{first.source}:v1"))] == [
+        f"oci:{tmp_path}/out:v1",
+        f"oci-archive:{tmp_path}/all.tar:app:v1",
+        "oci:/srv/x:v1",
+        "r.example/x:v1",
+    ]
+    assert [str(one) for one in second.list_targets(second.image)] == ["oci:s3://bucket/x:v1"]

@@ -96,6 +96,10 @@ def test_a_rename_with_an_unknown_group_or_a_bad_pattern_is_rejected(match: str,
         ("a b", "backup", "expected printable ASCII without spaces"),
         ("{{.Sync.Source}} {{.Sync.Type}}", "image", "which gives 'redis image': reference"),
         ("", "image", "''"),
+        ("oci:", "registry", "expected a location after oci:"),
+        ("oci:/", "registry", "expected a location after oci:"),
+        ("store:", "registry", "expected a location after store:"),
+        (f"oci:/srv/layout@sha256:{'0' * 64}", "image", "expected a tag, as in oci:/srv/layout:latest; a digest alone"),
     ],
 )
 def test_an_invalid_name_without_ref_is_rejected_when_it_is_read(text: str, what: What, message: str) -> None:
