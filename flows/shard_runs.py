@@ -7,7 +7,7 @@ Prefect still shows the run as Running.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -211,6 +211,9 @@ class ShardRuns:
             return []
         ended = [*(running.keys() - {run.id for run in found})]
         ended += [run.id for run in found if run.state is not None and run.state.is_final()]
+        if self._end is not None:  # a flow run that began at this moment has replaced its state Cancelling
+            states = {run.id: run.state.type for run in found if run.state is not None and run.id not in ended}
+            _cancel_runs(one for one, state in states.items() if state is not StateType.CANCELLING)
         for run in found:
             attempt = running[run.id]
             if run.state is not None and run.state.type is StateType.RUNNING:
@@ -284,7 +287,7 @@ def _find_deployment(name: str) -> DeploymentResponse:
         raise InvalidInput(f"Prefect has no deployment {name}; {remedy}") from None
 
 
-def _cancel_runs(running: Mapping[UUID, Attempt]) -> None:
+def _cancel_runs(running: Iterable[UUID]) -> None:
     """Ask Prefect to cancel flow runs. Their workers stop the processes."""
     for run in running:
         with suppress(ObjectNotFound):
