@@ -23,15 +23,11 @@ _MOST_TAGS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audits:
-    """The results of audits: the number of targets that are ok, findings for damaged targets, errors of unresolved targets.
-
-    `unchecked` is the number of targets of no entry.
-    """
+    """The results of audits: the number of targets that are ok, findings for damaged targets, errors of unresolved targets."""
 
     ok: int = 0
     damaged: Mapping[Reference, Finding] = field(default_factory=dict)
     unresolved: Mapping[Reference, DistError] = field(default_factory=dict)
-    unchecked: int = 0
 
 
 class Auditing:
@@ -41,9 +37,12 @@ class Auditing:
         self._pool, self._notify = pool, notify
         self._entry_index = EntryIndex(entries)
 
-    def audit(self, locked: Records) -> Audits:
-        """Audit the locked targets of the entries."""
-        wanted = {target: record for target, record in locked.items() if self._is_wanted(target, record)}
+    def select(self, locked: Records) -> Records:
+        """Return the records of published targets that an entry selects."""
+        return {target: record for target, record in locked.items() if self._is_wanted(target, record)}
+
+    def audit(self, wanted: Records) -> Audits:
+        """Audit targets. The results have the order of the targets."""
         chunks = _batches_by_repository(_expected_state(target, record) for target, record in wanted.items())
         damaged, unresolved, count = dict[Reference, Finding](), dict[Reference, DistError](), 0
         for chunk, outcome in self._pool.run(chunks, _audit_unit):
@@ -57,9 +56,8 @@ class Auditing:
                     damaged[expected.target] = found
         return Audits(
             ok=len(wanted) - len(damaged) - len(unresolved),
-            damaged=damaged,
-            unresolved=unresolved,
-            unchecked=len(locked) - len(wanted),
+            damaged={target: damaged[target] for target in wanted if target in damaged},
+            unresolved={target: unresolved[target] for target in wanted if target in unresolved},
         )
 
     def locate(self, found: Audits, locked: Records) -> tuple[dict[PlannedImage, Located], dict[Reference, DistError]]:

@@ -1,33 +1,24 @@
 """A run that audits the targets of a mirror, and repairs targets on request."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefect_dist.mirror.applying import Applying, MirrorScopes
-from prefect_dist.mirror.auditing import Auditing, Audits
+from prefect_dist.mirror.applying import MirrorScopes
+from prefect_dist.mirror.checking import Checking
 from prefect_dist.mirror.config import Mirror
 from prefect_dist.mirror.loading import load_config
-from prefect_dist.mirror.lock import Lock, Records
+from prefect_dist.mirror.lock import Lock
 from prefect_dist.mirror.lock_config import accept_lock
 from prefect_dist.mirror.mirror_policy import MirrorObserver
-from prefect_dist.mirror.plan import Plan, TargetAction
-from prefect_dist.mirror.report import AuditRow, ReportBuilder, RunError, RunReport, count_outcomes
+from prefect_dist.mirror.report import ReportBuilder, RunReport, count_outcomes
 from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
 from prefect_dist.mirror.skopeo import Dialect, choose_parser
 from prefect_dist.mirror.store_index import update_index
-from prefect_dist.ocispec import Reference
-from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput
-from prefect_dist.transfer.audit import Finding
+from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.pool import Pool
 from prefect_dist.transfer.session import SessionSpec
-
-_Errors = Mapping[Reference, Sequence[DistError]]
-
-
-class DamagedTarget(DistError):
-    """A target of a mirror lacks content, or the tag resolves to a wrong digest. The text lists the faults."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,90 +87,22 @@ def check_mirror(
         InvalidInput: the lock file is damaged, or names no image.
         DistError: the lock file cannot be read.
     """
-    builder, session = ReportBuilder("check", pool), pool.session
+    builder = ReportBuilder("check", pool)
     locked = Lock(mirror.lock).read()
     if not locked:
         lacks = "no lock file is configured, set `lock`" if mirror.lock is None else f"{mirror.lock} names no image"
         raise InvalidInput(f"nothing to check: {lacks}; run mirror or seed first", subject=mirror.path)
-    auditing = Auditing(pool, notify, (*mirror.entries, *mirror.seed))
-    first = auditing.audit(locked)
-    rows = [AuditRow(target=one, outcome="unresolved", errors=(error,)) for one, error in first.unresolved.items()]
-    errors = list[RunError]()
-    if is_repairing and first.damaged:
-        repairs = _Repairs(observer)
-        repaired = _repair(auditing, Applying(pool, scopes, notify, repairs), first, locked)
-        repairs.report(repaired)
-        errors = update_index(session, notify)
-        rows = [*repaired, *rows]
-    else:
-        rows = [*(_damaged_row(target, found) for target, found in first.damaged.items()), *rows]
+    entries = (*mirror.entries, *mirror.seed)
+    checking = Checking(pool, scopes, notify, observer, entries, is_repairing=is_repairing)
+    wanted = checking.select(locked)
+    found = checking.check(wanted)
+    is_changed = is_repairing and any(row.outcome != "unresolved" for row in found.rows)
+    errors = update_index(pool.session, notify) if is_changed else []
     counts = {
-        "ok": first.ok,
-        **count_outcomes(rows, ("damaged", "repaired", "failed", "unresolved")),
-        "unchecked": first.unchecked,
-        "fetched_bytes": session.stats.received,
-        "sent_bytes": session.stats.sent,
+        "ok": found.ok,
+        **count_outcomes(found.rows, ("damaged", "repaired", "failed", "unresolved")),
+        "unchecked": len(locked) - len(wanted),
+        "fetched_bytes": checking.stats.received,
+        "sent_bytes": checking.stats.sent,
     }
-    return builder.build(rows, counts, errors=errors, configuration=mirror.name)
-
-
-class _Repairs:
-    """Passes the result of a repair to `observer`. A publication becomes a result only after the audit that follows."""
-
-    def __init__(self, observer: MirrorObserver) -> None:
-        self._observer = observer
-        self._published: dict[Reference, TargetAction] = {}
-
-    def on_begin(self) -> None:
-        """Report the begin."""
-        self._observer.on_begin()
-
-    def on_plan(self, plan: Plan, *, is_dry: bool) -> None:
-        """Report the plan."""
-        self._observer.on_plan(plan, is_dry=is_dry)
-
-    def on_mirrored(self, action: TargetAction) -> None:
-        """Keep the action of a published target for `report`."""
-        self._published[action.target] = action
-
-    def on_failed(self, action: TargetAction, errors: Sequence[DistError]) -> None:
-        """Report the failure."""
-        self._published.pop(action.target, None)
-        self._observer.on_failed(action, errors)
-
-    def report(self, rows: Sequence[AuditRow]) -> None:
-        """Report the published targets: a target that is still damaged has failed."""
-        for row in rows:
-            if (action := self._published.get(row.target)) is None:
-                continue
-            if row.errors:
-                self._observer.on_failed(action, row.errors)
-            else:
-                self._observer.on_mirrored(action)
-
-
-def _repair(auditing: Auditing, applying: Applying, first: Audits, locked: Records) -> list[AuditRow]:
-    """Upload the missing content of the damaged targets of the first audit, and audit the targets again. Return their rows."""
-    located, lost = auditing.locate(first, locked)
-    applying.add(tuple(located), located)
-    results = applying.run()
-    vetoed = {target: (Denied(str(veto)),) for target, veto in results.vetoes.items()}
-    failures = {**{target: (error,) for target, error in lost.items()}, **results.failures, **vetoed}
-    again = auditing.audit({target: locked[target] for target in first.damaged if target not in lost})
-    return list(_repaired_rows(first, again, failures))
-
-
-def _damaged_row(target: Reference, found: Finding) -> AuditRow:
-    error = DamagedTarget("; ".join(found.faults))
-    return AuditRow(target=target, outcome="damaged", faults=found.faults, errors=(error,))
-
-
-def _repaired_rows(first: Audits, again: Audits, failures: _Errors) -> Iterator[AuditRow]:
-    """Yield the rows of the damaged targets of the first audit; `again` is the audit after the repair."""
-    for target, found in first.damaged.items():
-        errors = tuple(failures.get(target, ()))
-        if not errors and target in again.unresolved:
-            errors = (again.unresolved[target],)
-        elif not errors and target in again.damaged:
-            errors = (DamagedTarget(f"after the repair: {'; '.join(again.damaged[target].faults)}"),)
-        yield AuditRow(target=target, outcome="failed" if errors else "repaired", faults=found.faults, errors=errors)
+    return builder.build(found.rows, counts, errors=errors, configuration=mirror.name)

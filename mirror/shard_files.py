@@ -5,38 +5,20 @@ runs/<run>/result-<number>.json  the results of a shard, written when the shard 
 runs/<run>/alive-<number>.json   written again every 20 s while the shard runs
 """
 
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.plan import Change, PlannedImage, SyncItem, TargetAction
 from prefect_dist.mirror.results import GateVeto, MirrorResults
+from prefect_dist.mirror.shard_format import dump, error_json, parse, parse_errors, parse_stats, refuse_damage
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, fields
-from prefect_dist.ocispec.errors import (
-    AlreadyExists,
-    Busy,
-    Conflict,
-    Corrupt,
-    Denied,
-    DistError,
-    InvalidInput,
-    NotFound,
-    Unavailable,
-    Unsupported,
-    quote_text,
-)
+from prefect_dist.ocispec.errors import DistError, InvalidInput, quote_text
 from prefect_dist.ocispec.referrers import ReferrerFilter
 from prefect_dist.transfer.gate import Gate
 from prefect_dist.transfer.stats import TransferStats
 
-_VERSION = 1
-_CLASSES: Mapping[str, type[DistError]] = {
-    one.__name__: one
-    for one in (InvalidInput, NotFound, AlreadyExists, Busy, Unavailable, Corrupt, Denied, Conflict, Unsupported)
-}
 _CHANGES: Mapping[str, Change] = {"add": "add", "change": "change", "repair": "repair", "unchanged": "unchanged"}
 
 
@@ -51,7 +33,7 @@ class ShardInput:
         entries = list({image.item.entry.at: image.item.entry for image in self.images}.values())
         numbers = {entry.at: number for number, entry in enumerate(entries)}
         images = [{"entry": numbers[image.item.entry.at], **_image_json(image)} for image in self.images]
-        return _dump({"version": _VERSION, "entries": [_entry_json(entry) for entry in entries], "images": images})
+        return dump({"entries": [_entry_json(entry) for entry in entries], "images": images})
 
     @classmethod
     def from_json(cls, raw: bytes, *, at: str) -> Self:
@@ -60,8 +42,8 @@ class ShardInput:
         Raises:
             InvalidInput, Unsupported: the file is damaged, or from another version of this program.
         """
-        with _refuse_damage(at):
-            document = _parse(raw, at=at)
+        with refuse_damage(at):
+            document = parse(raw, at=at)
             entries = [_parse_entry(one, at=where) for where, one in fields.objects(document, "entries", at=at)]
             found = fields.objects(document, "images", at=at)
             return cls(images=tuple(_parse_image(one, entries, at=where) for where, one in found))
@@ -78,10 +60,9 @@ class ShardResult:
     def to_json(self) -> bytes:
         """Return the content of the file."""
         found = self.results
-        return _dump(
+        return dump(
             {
-                "version": _VERSION,
-                "failures": {str(target): [_error_json(one) for one in failed] for target, failed in found.failures.items()},
+                "failures": {str(target): [error_json(one) for one in failed] for target, failed in found.failures.items()},
                 "vetoes": {str(target): asdict(veto) for target, veto in found.vetoes.items()},
                 "referrers": {
                     str(target): {str(digest): tag for digest, tag in pushed.items()}
@@ -101,9 +82,9 @@ class ShardResult:
         Raises:
             InvalidInput, Unsupported: the file is damaged, or has a result for a target of another shard.
         """
-        with _refuse_damage(at):
-            document = _parse(raw, at=at)
-            read, stats = fields.require, fields.require(document, "stats", dict, at=at)
+        with refuse_damage(at):
+            document = parse(raw, at=at)
+            read, stats = fields.require, parse_stats(document, at=at)
             results = MirrorResults(
                 failures=_parse_failures(document, at=at),
                 vetoes={
@@ -119,29 +100,15 @@ class ShardResult:
                 raise InvalidInput(f"expected only targets of the shard, got {quote_text(foreign[0])}", subject=at)
             return cls(
                 results=results,
-                stats=TransferStats(**{name: read(stats, name, int, at=f"{at}.stats") for name in stats}),
+                stats=stats,
                 tasks=read(document, "tasks", int, at=at),
             )
-
-
-@contextmanager
-def _refuse_damage(at: str) -> Iterator[None]:
-    """Raise InvalidInput for values of a wrong type or without a required key."""
-    try:
-        yield
-    except DistError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as exc:
-        raise InvalidInput(f"the file of the run is damaged ({type(exc).__name__}: {exc})", subject=at) from exc
 
 
 def _parse_failures(document: fields.Json, *, at: str) -> dict[Reference, tuple[DistError, ...]]:
     place = f"{at}.failures"
     failures = fields.require(document, "failures", dict, at=at)
-    return {
-        Reference.parse(target): tuple(_parse_error(one, at=where) for where, one in fields.objects(failures, target, at=place))
-        for target in failures
-    }
+    return {Reference.parse(target): parse_errors(failures, target, at=place) for target in failures}
 
 
 def _parse_referrers(document: fields.Json, *, at: str) -> dict[Reference, dict[Digest, str | None]]:
@@ -155,19 +122,6 @@ def _parse_referrers(document: fields.Json, *, at: str) -> dict[Reference, dict[
 
 def _parse_veto(document: fields.Json, *, at: str) -> GateVeto:
     return GateVeto(**{name: fields.require(document, name, str, at=at) for name in document})
-
-
-def _dump(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
-
-
-def _parse(raw: bytes, *, at: str) -> fields.Json:
-    document = fields.parse_object(raw, at=at)
-    if (version := fields.require(document, "version", int, at=at)) != _VERSION:
-        raise InvalidInput(
-            f"expected version {_VERSION}, got {version}; use the same version of dist on all workers", subject=at
-        )
-    return document
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:
@@ -255,15 +209,3 @@ def _parse_action(item: SyncItem, target: Reference, document: fields.Json, *, a
 def _descriptor(document: fields.Json, key: str, *, at: str) -> Descriptor | None:
     found = fields.optional(document, key, dict, at=at)
     return None if found is None else Descriptor.from_json(found, at=f"{at}.{key}")
-
-
-def _error_json(error: DistError) -> dict[str, str | None]:
-    """Return the base class, the message, the subject and the cause of an error, without the details of a response."""
-    known = next((name for name, one in _CLASSES.items() if isinstance(error, one)), "")
-    return {"class": known, "message": error.message, "subject": error.subject, "cause": error.cause}
-
-
-def _parse_error(document: fields.Json, *, at: str) -> DistError:
-    made = _CLASSES.get(fields.require(document, "class", str, at=at), DistError)
-    subject, cause = (fields.optional(document, key, str, at=at) for key in ("subject", "cause"))
-    return made(fields.require(document, "message", str, at=at), subject=subject, cause=cause)

@@ -1,0 +1,89 @@
+"""The JSON format of the files of a divided run: errors, and checks of the version and of damaged files."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from prefect_dist.ocispec import fields
+from prefect_dist.ocispec.errors import (
+    AlreadyExists,
+    Busy,
+    Conflict,
+    Corrupt,
+    Denied,
+    DistError,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
+from prefect_dist.transfer.cancellation import Stopped
+from prefect_dist.transfer.stats import TransferStats
+
+VERSION = 1
+_CLASSES: Mapping[str, type[DistError]] = {
+    one.__name__: one
+    for one in (InvalidInput, NotFound, AlreadyExists, Busy, Unavailable, Corrupt, Denied, Conflict, Unsupported, Stopped)
+}
+
+
+def dump(document: Mapping[str, Any]) -> bytes:
+    """Return the content of a file, with the version of the format."""
+    return json.dumps({"version": VERSION, **document}, separators=(",", ":"), sort_keys=True).encode()
+
+
+def parse(raw: bytes, *, at: str) -> fields.Json:
+    """Return the document in a file.
+
+    Raises:
+        InvalidInput: the file is no document of this version.
+    """
+    document = fields.parse_object(raw, at=at)
+    if (version := fields.require(document, "version", int, at=at)) != VERSION:
+        raise InvalidInput(
+            f"expected version {VERSION}, got {version}; use the same version of dist on all workers", subject=at
+        )
+    return document
+
+
+@contextmanager
+def refuse_damage(at: str) -> Iterator[None]:
+    """Raise InvalidInput for values of a wrong type or without a required key."""
+    try:
+        yield
+    except DistError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise InvalidInput(f"the file of the run is damaged ({type(exc).__name__}: {exc})", subject=at) from exc
+
+
+def error_json(error: DistError) -> dict[str, str | None]:
+    """Return the base class, the message, the subject and the cause of an error, without the details of a response."""
+    known = next((name for name, one in _CLASSES.items() if isinstance(error, one)), "")
+    return {"class": known, "message": error.message, "subject": error.subject, "cause": error.cause}
+
+
+def parse_errors(document: fields.Json, key: str, *, at: str) -> tuple[DistError, ...]:
+    """Return the errors in a list.
+
+    Raises:
+        InvalidInput: the list is damaged.
+    """
+    return tuple(_parse_error(one, at=where) for where, one in fields.objects(document, key, at=at))
+
+
+def _parse_error(document: fields.Json, *, at: str) -> DistError:
+    made = _CLASSES.get(fields.require(document, "class", str, at=at), DistError)
+    subject, cause = (fields.optional(document, key, str, at=at) for key in ("subject", "cause"))
+    return made(fields.require(document, "message", str, at=at), subject=subject, cause=cause)
+
+
+def parse_stats(document: fields.Json, *, at: str) -> TransferStats:
+    """Return the counts of transfers under the key `stats`.
+
+    Raises:
+        InvalidInput: the counts are damaged.
+    """
+    stats = fields.require(document, "stats", dict, at=at)
+    return TransferStats(**{name: fields.require(stats, name, int, at=f"{at}.stats") for name in stats})
