@@ -32,6 +32,7 @@ def _run_name() -> str:
 def mirror_shard(
     run: Annotated[str, label("Run", "ID of the parent flow run, which names the files in the content store")],
     shard: Annotated[int, label("Shard", "Number of the shard, from 0", ge=0)],
+    digest: Annotated[str, label("Digest", "Digest of the shard's file in the content store, as the parent wrote the file")],
     store: Annotated[str | None, label("Content store", "The content store of the parent run")] = None,
     *,
     config: Annotated[str | None, label("Configuration", "The configuration of the parent run")] = None,
@@ -50,6 +51,7 @@ def mirror_shard(
         make_resources(store, store_options, network),
         run=run,
         shard=shard,
+        digest=digest,
         workers=workers,
         config=config,
         concurrency=concurrency,

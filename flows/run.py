@@ -1,6 +1,6 @@
 """Carries out a run in the current flow run, with a task run for each unit of work."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from prefect import get_run_logger
@@ -20,6 +20,7 @@ from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.render.plans import plan_summary, plan_table
 from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run_spec import RunContext, RunScopes, RunSpec
+from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.cancellation import CancelToken, Stopped
@@ -66,10 +67,14 @@ class _ReleasingRunner:
         self._runner, self._slots = runner, slots
         self.run, self.workers = runner.run, runner.workers
 
-    def carry_out(self, numbers: Sequence[int], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
+    def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
+        """Return the submitted shards, see `ShardRunner`."""
+        return self._runner.find_submitted(numbers)
+
+    def carry_out(self, shards: Mapping[int, Digest], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
         """Yield each shard as it ends, see `ShardRunner`."""
         self._slots.close()
-        yield from self._runner.carry_out(numbers, files)
+        yield from self._runner.carry_out(shards, files)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ Prefect still shows the run as Running.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import State, StateType, WorkerStatus
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments import run_deployment
@@ -29,6 +29,7 @@ from prefect_dist.mirror.hosts_file import MAX_CONCURRENCY
 from prefect_dist.mirror.run_spec import RunSpec
 from prefect_dist.mirror.shard_job import ALIVE_S
 from prefect_dist.mirror.skopeo import Dialect
+from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import DistError, InvalidInput, Unavailable
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.cancellation import current_token
@@ -44,6 +45,7 @@ _SILENCE_S = 3 * ALIVE_S
 # A worker polls its work pool every 15 s, and shows itself every 30 s.
 _NO_WORKER_S = 60.0
 _MOST_ATTEMPTS = 3
+_PAGE = 100  # flow runs per request to Prefect
 # The time that cancelled shards have to end. The machine of a shard may be dead.
 _CANCELLED_S = 60.0
 # A server that starts again, or a database that an operator upgrades.
@@ -56,7 +58,8 @@ class Attempt:
     """One flow run of a shard. `seen` is the time of its last sign of life, by the clock of the store and of this process."""
 
     number: int
-    attempt: int
+    digest: Digest
+    attempt: int = 1
     submitted: float = field(default_factory=time.monotonic)
     seen: tuple[datetime | None, float] = field(default_factory=lambda: (None, time.monotonic()))
     is_started: bool = False
@@ -156,13 +159,21 @@ class ShardRuns:
         self._name, self._api = deployment, PatientApi(notify)
         self._end: float | None = None  # of the wait for cancelled shards
 
-    def carry_out(self, numbers: Sequence[int], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
+    def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
+        """Return the shards that an earlier attempt of this run submitted, with the digests of their inputs."""
+        keys = [self._make_key(number, 1) for number in sorted(numbers)]
+        pages = (keys[start : start + _PAGE] for start in range(0, len(keys), _PAGE))
+        filters = (FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=page)) for page in pages)
+        runs = [run for wanted in filters for run in client().read_flow_runs(flow_run_filter=wanted, limit=_PAGE)]
+        return {run.parameters["shard"]: Digest.parse(run.parameters["digest"]) for run in runs}
+
+    def carry_out(self, shards: Mapping[int, Digest], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
         """Yield each shard as it ends: with None if its result is in the store, otherwise with the reason.
 
         Raises:
             Unavailable: no worker polls the work pool of the deployment.
         """
-        waiting, running = deque(Attempt(number, 1) for number in numbers), dict[UUID, Attempt]()
+        waiting, running = deque(Attempt(number, digest) for number, digest in shards.items()), dict[UUID, Attempt]()
         try:
             while (waiting and self._cancel.reason is None) or running:
                 while waiting and len(running) < self.workers and self._cancel.reason is None:
@@ -177,7 +188,7 @@ class ShardRuns:
                         yield attempt.number, error
                     else:
                         self._notify(Note(f"{error}; starting the shard again"))
-                        waiting.append(Attempt(attempt.number, attempt.attempt + 1))
+                        waiting.append(Attempt(attempt.number, attempt.digest, attempt.attempt + 1))
         finally:
             _cancel_runs(running)
         for attempt in waiting:
@@ -191,14 +202,24 @@ class ShardRuns:
         submit = partial(
             run_deployment,
             self._name,
-            parameters={**self._parameters, "run": self.run, "shard": attempt.number, "workers": self.workers},
+            parameters={
+                **self._parameters,
+                "run": self.run,
+                "shard": attempt.number,
+                "digest": str(attempt.digest),
+                "workers": self.workers,
+            },
             timeout=0,
-            idempotency_key=f"{self.run}-{attempt.number}-{attempt.attempt}",
+            idempotency_key=self._make_key(attempt.number, attempt.attempt),
             flow_run_name=f"shard {attempt.number}" + (f", attempt {attempt.attempt}" if attempt.attempt > 1 else ""),
         )
         attempt.submitted = time.monotonic()
         made: Any = self._api.call(submit)
         return None if made is None else UUID(str(made.id))
+
+    def _make_key(self, number: int, attempt: int) -> str:
+        """Return the key of a flow run. For a key that Prefect knows, Prefect returns the existing flow run."""
+        return f"{self.run}-{number}-{attempt}"
 
     def _poll(self, running: Mapping[UUID, Attempt], files: RunFiles) -> list[UUID]:
         """Wait a moment, and return the flow runs that ended or were deleted. A silent flow run ends as Crashed."""

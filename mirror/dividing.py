@@ -15,7 +15,7 @@ from prefect_dist.mirror.plan import PlannedImage
 from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.mirror.shard_files import ShardInput, ShardResult
 from prefect_dist.mirror.shards import divide_images
-from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import DistError, Unavailable
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.storage.runs import RunFiles
@@ -38,8 +38,17 @@ class ShardRunner(Protocol):
     run: str
     workers: int
 
-    def carry_out(self, numbers: Sequence[int], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
-        """Yield each shard as it ends: with None if its result is in the store, otherwise with the reason."""
+    def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
+        """Return the shards that an earlier attempt of this run submitted, with the digests of their inputs.
+
+        The digests come from Prefect: more people may be able to write to the content store.
+        """
+
+    def carry_out(self, shards: Mapping[int, Digest], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
+        """Yield each shard as it ends: with None if its result is in the store, otherwise with the reason.
+
+        `shards` has the digest of the input of each shard.
+        """
 
 
 @dataclass(slots=True)
@@ -73,10 +82,11 @@ class DividedApplying(Applying):
         """
         files = self._session.store.open_run(self._runner.run)
         names = files.names()
-        submitted = {int(found[1]) for name in names if (found := _SHARD.fullmatch(name))}
-        self._first_number = max(submitted, default=-1) + 1
-        if unfinished := sorted(number for number in submitted if f"result-{number}.json" not in names):
-            self._notify(Note(f"finishing {len(unfinished)} shards of an earlier attempt"))
+        written = {int(found[1]) for name in names if (found := _SHARD.fullmatch(name))}
+        self._first_number = max(written, default=-1) + 1
+        without_result = sorted(number for number in written if f"result-{number}.json" not in names)
+        if without_result and (unfinished := self._runner.find_submitted(without_result)):
+            self._notify(Note(f"finishing {format_count(len(unfinished), 'shard')} of an earlier attempt"))
             for _ in self._runner.carry_out(unfinished, files):
                 self._session.cancel.check()
 
@@ -93,12 +103,11 @@ class DividedApplying(Applying):
         files = self._session.store.open_run(self._runner.run)
         divided = divide_images(self._images, workers=self._runner.workers)
         shards = dict(enumerate(divided, start=self._first_number))
-        for number, images in shards.items():
-            files.write(f"shard-{number}.json", ShardInput(images=images).to_json())
+        digests = {number: _write_input(files, number, images) for number, images in shards.items()}
         if shards:
             counts = f"{format_count(len(self._images), 'image')} in {format_count(len(shards), 'shard')}"
             self._notify(Note(f"{counts}, at most {self._runner.workers} at a time"))
-        for number, error in self._runner.carry_out(tuple(shards), files):
+        for number, error in self._runner.carry_out(digests, files):
             self._take(shards[number], number, error, files)
         results = merge_results(self._merged.results)
         if not results.is_stopped and not results.failures:
@@ -121,6 +130,13 @@ class DividedApplying(Applying):
         self._merged.results.append(result.results)
         self._merged.stats.append(result.stats)
         self._pool.runs += result.tasks
+
+
+def _write_input(files: RunFiles, number: int, images: tuple[PlannedImage, ...]) -> Digest:
+    """Write the input of a shard, and return the digest of the file."""
+    raw = ShardInput(images=images).to_json()
+    files.write(f"shard-{number}.json", raw)
+    return Digest.of(raw)
 
 
 def _read_result(files: RunFiles, number: int, targets: Collection[Reference], error: DistError | None) -> ShardResult:

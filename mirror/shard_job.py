@@ -1,24 +1,24 @@
 """One shard of a divided mirror run: mirrors the images in a file of the content store, and writes the results there."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.loading import load_config
-from prefect_dist.mirror.plan import Plan, PlannedImage
+from prefect_dist.mirror.plan import Plan
 from prefect_dist.mirror.report import ReportBuilder, RunReport
 from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.results import build_mirror_report
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
 from prefect_dist.mirror.shard_files import ShardInput, ShardResult
 from prefect_dist.mirror.skopeo import Dialect, choose_parser
-from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import Corrupt, DistError, NotFound
 from prefect_dist.remotes import Hosts
 from prefect_dist.storage import open_store
 from prefect_dist.storage.runs import RunFiles
-from prefect_dist.transfer.gate import Gate
 from prefect_dist.transfer.session import SessionSpec
 
 ALIVE_S = 20.0
@@ -29,14 +29,14 @@ ALIVE_S = 20.0
 class ShardJob:
     """The images of one shard. `run_name` names the files of the divided run in the content store.
 
-    `gates` are the gates of the configuration. A gate runs a program, so the file of a shard may name no other gate: more
-    people may be able to write to the content store than to the configuration.
+    `digest` is the digest of the shard's file. The file names sources, targets and the programs of gates, and more people may
+    be able to write to the content store than to start runs. So a worker uses only the file that the parent wrote.
     """
 
     run_name: str
     number: int
+    digest: Digest
     hosts: frozenset[str]
-    gates: frozenset[Gate] = frozenset()
 
     @property
     def planning(self) -> float:
@@ -52,11 +52,11 @@ class ShardJob:
 
         Raises:
             NotFound: the file of the shard is missing.
-            InvalidInput, Unsupported: the file is damaged, or names a gate that the configuration lacks.
+            Corrupt: the file has another digest.
+            InvalidInput, Unsupported: the file is from another version of this program.
         """
         pool, files = context.pool, context.pool.session.store.open_run(self.run_name)
-        images = _read_input(files, self.number).images
-        self._check_gates(images, at=files.url)
+        images = _read_input(files, self.number, self.digest).images
         builder = ReportBuilder("mirror", pool)
         applying = Applying(pool, context.scopes.open_mirror(f"shard {self.number}"), context.notify, context.observer)
         applying.add(images, dict.fromkeys(images))
@@ -66,17 +66,13 @@ class ShardJob:
         plan = Plan(images=images, is_dry=False)
         return build_mirror_report(builder, plan, results, stats=applying.stats, configuration=None)
 
-    def _check_gates(self, images: Iterable[PlannedImage], *, at: str) -> None:
-        if {image.item.entry.gate for image in images}.difference(self.gates, (None,)):
-            why = "a gate of the shard is not in the configuration that this worker reads; run again"
-            raise InvalidInput(why, subject=at)
-
 
 def make_shard_run(
     resources: RunResources,
     *,
     run: str,
     shard: int,
+    digest: str,
     workers: int,
     config: str | None,
     concurrency: int,
@@ -90,36 +86,36 @@ def make_shard_run(
     Raises:
         InvalidInput: a parameter or the configuration is invalid.
         NotFound: the file of the shard is missing.
+        Corrupt: the file of the shard has another digest.
         DistError: the store cannot be read.
     """
-    gates = frozenset[Gate]()
     if config is None:
         session = resources.make_session()
     else:
-        wanted = load_config(config, resources.blocks, choose_parser(dialect, to))
-        session = resources.make_mirror_session(wanted)
-        gates = frozenset(entry.gate for entry in (*wanted.entries, *wanted.seed) if entry.gate is not None)
+        session = resources.make_mirror_session(load_config(config, resources.blocks, choose_parser(dialect, to)))
     registries = replace(session.registries, hosts=_share_limits(session.registries.hosts, workers))
     session = replace(session, registries=registries, offline=offline, is_shared=True)
-    return RunSpec(
-        job=replace(_make_job(session, run, shard), gates=gates), session=session, window=concurrency, retries=retries
-    )
+    job = _make_job(session, run, shard, Digest.parse(digest, prefix="digest of the shard: "))
+    return RunSpec(job=job, session=session, window=concurrency, retries=retries)
 
 
-def _make_job(session: SessionSpec, run: str, shard: int) -> ShardJob:
+def _make_job(session: SessionSpec, run: str, shard: int, digest: Digest) -> ShardJob:
     with open_store(session.store, options=session.store_options) as store:
-        images = _read_input(store.open_run(run), shard).images
+        images = _read_input(store.open_run(run), shard, digest).images
     sources = set[str]() if session.offline else {image.item.source.host for image in images}
     targets = {action.target.host for image in images for action in image.actions}
-    return ShardJob(run_name=run, number=shard, hosts=frozenset(sources | targets))
+    return ShardJob(run_name=run, number=shard, digest=digest, hosts=frozenset(sources | targets))
 
 
-def _read_input(files: RunFiles, number: int) -> ShardInput:
+def _read_input(files: RunFiles, number: int, digest: Digest) -> ShardInput:
     name = f"shard-{number}.json"
     raw = files.read(name)
     if raw is None:
         why = "the file of the shard is missing; a shard needs the content store of its parent run"
         raise NotFound(why, subject=f"{files.url}/{name}")
+    if (found := Digest.of(raw)) != digest:
+        why = f"expected the digest {digest} from the parent run, got {found}; another program has changed the file; run again"
+        raise Corrupt(why, subject=f"{files.url}/{name}")
     return ShardInput.from_json(raw, at=f"{files.url}/{name}")
 
 

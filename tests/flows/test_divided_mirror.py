@@ -3,9 +3,9 @@
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run import MirrorJob, run_mirror
 from prefect_dist.mirror.run_spec import RunContext
 from prefect_dist.mirror.shard_job import ShardJob
-from prefect_dist.ocispec.errors import DistError, InvalidInput, Unavailable
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import DistError, Unavailable
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.events import ignore_event
-from prefect_dist.transfer.gate import Gate
 from prefect_dist.transfer.session import SessionSpec, open_session
 from prefect_dist.transfer.threads import ThreadPool
 from tests import images
@@ -38,45 +38,60 @@ BILL = images.artifact(950, subject=APPS["app0"])
 class ThreadShards:
     """Carries out shards in threads.
 
-    `lost` are the shards whose process dies before it writes a result. `results` replace the content of result files. `gates`
-    are the gates of the configuration.
+    `lost` are the shards whose process dies before it writes a result. `inputs` and `results` change the content of files.
+    `submitted` are the shards that Prefect knows.
     """
 
     spec: SessionSpec
+    workers: int
+    lost: frozenset[int]
+    inputs: Mapping[int, Callable[[bytes], bytes]]
+    results: Mapping[int, bytes]
+    submitted: dict[int, Digest]
     run: str = "run-1"
-    workers: int = 2
-    lost: frozenset[int] = frozenset()
-    results: Mapping[int, bytes] = field(default_factory=dict)
-    gates: frozenset[Gate] = frozenset()
 
-    def carry_out(self, numbers: Sequence[int], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
+    def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
+        """Return the shards of an earlier attempt."""
+        return {number: self.submitted[number] for number in numbers if number in self.submitted}
+
+    def carry_out(self, shards: Mapping[int, Digest], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
         """Yield each shard as it ends."""
-        assert {f"shard-{number}.json" for number in numbers} <= set(files.names())
+        assert {f"shard-{number}.json" for number in shards} <= set(files.names())
+        self.submitted |= shards
+        for number, change in self.inputs.items():
+            files.write(f"shard-{number}.json", change(files.read(f"shard-{number}.json") or b""))
         with ThreadPoolExecutor(self.workers) as executor:
-            running = {executor.submit(self._run, number): number for number in numbers if number not in self.lost}
+            running = {executor.submit(self._run, number): number for number in shards if number not in self.lost}
             for done in as_completed(running):
-                done.result()
+                if (error := done.exception()) is not None:
+                    assert isinstance(error, DistError)
+                    yield running[done], error
+                    continue
                 if (replaced := self.results.get(running[done])) is not None:
                     files.write(f"result-{running[done]}.json", replaced)
                 yield running[done], None
-        for number in sorted(self.lost.intersection(numbers)):
+        for number in sorted(self.lost.intersection(shards)):
             yield number, Unavailable(f"shard {number} crashed three times")
 
     def _run(self, number: int) -> RunReport:
         with open_session(self.spec) as session, ThreadPool(session, window=4, retries=0) as pool:
             context = RunContext(pool=pool, scopes=WholeRun(), notify=ignore_event, observer=SilentObserver())
-            return ShardJob(run_name=self.run, number=number, hosts=frozenset(), gates=self.gates).run(context)
+            return ShardJob(run_name=self.run, number=number, digest=self.submitted[number], hosts=frozenset()).run(context)
 
 
 class DividedMirrors(DirectMirrors):
-    """Runs mirrors in shards."""
+    """Runs mirrors in shards. All runs are attempts of one flow run, and `submitted` are its shards."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.submitted = dict[int, Digest]()
 
     def run(
         self,
         *sync: dict[str, Any],
         lost: Sequence[int] = (),
         results: Mapping[int, bytes] | None = None,
-        gates: Sequence[Gate] = (),
+        inputs: Mapping[int, Callable[[bytes], bytes]] | None = None,
         place: str | None = None,
         workers: int = 2,
         **settings: Any,
@@ -87,7 +102,7 @@ class DividedMirrors(DirectMirrors):
         job = MirrorJob(flow="mirror", configuration=wanted.name, entries=wanted.entries, lock=wanted.lock, is_dry=False)
         spec = SessionSpec(store=place or str(self.store), is_shared=True)
         with open_session(spec) as session, ThreadPool(session, window=4, retries=0) as pool:
-            shards = ThreadShards(spec, lost=frozenset(lost), results=results or {}, gates=frozenset(gates), workers=workers)
+            shards = ThreadShards(spec, workers, frozenset(lost), inputs or {}, results or {}, self.submitted)
             return run_mirror(job, pool, WholeMirror(), ignore_event, SilentObserver(), shards=shards)
 
 
@@ -237,16 +252,40 @@ def test_files_of_a_killed_run_with_other_names_do_not_stop_the_next_attempt(
     assert not any(directory.glob("*"))
 
 
-def test_a_gate_in_the_file_of_a_shard_runs_only_if_the_configuration_has_the_gate(
-    mirrors: DividedMirrors, entry: dict[str, Any], target: FakeRegistry, tmp_path: Path
+@pytest.mark.parametrize("what", ["target", "gate"])
+def test_a_worker_refuses_the_file_of_a_shard_that_another_program_changed(
+    mirrors: DividedMirrors, entry: dict[str, Any], target: FakeRegistry, tmp_path: Path, what: str
 ) -> None:
-    """Another user of the content store could write a program of their own into the file."""
-    gate = Gate(command=("touch", str(tmp_path / "ran")))
-    with pytest.raises(InvalidInput, match="a gate of the shard is not in the configuration that this worker reads"):
-        mirrors.run(entry | {"gate": {"command": list(gate.command)}})
-    assert not (tmp_path / "ran").exists()
-    assert not target.find_requests("PUT", "/v2/app0/manifests/v1")
+    """Otherwise a writer of the content store could copy any image to any target, or run a program on a worker."""
 
-    report = mirrors.run(entry | {"gate": {"command": list(gate.command)}}, gates=[gate])
+    def change(raw: bytes) -> bytes:
+        gate = json.dumps({"command": ["touch", str(tmp_path / "ran")], "timeout_s": 60, "existing": False}).encode()
+        host = target.host.encode()
+        changed = raw.replace(b'"gate":null', b'"gate":' + gate) if what == "gate" else raw.replace(host, host + b"/else")
+        assert changed != raw
+        return changed
+
+    report = mirrors.run(entry, inputs={1: change})
+
+    assert Counter(outcomes(report).values()).keys() == {"added", "failed"}
+    assert {"runs/run-1/shard-1.json: expected the digest sha256:" in line for line in error_lines(report)} == {True}
+    assert not (tmp_path / "ran").exists()
+    assert not [one.path for one in target.requests if "/else/" in one.path]
+    again = mirrors.run(entry)
+    assert (again.status, set(outcomes(again).values())) == ("complete", {"unchanged", "added"}), error_lines(again)
+    assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
+
+
+def test_a_restarted_run_ignores_the_file_of_a_shard_that_no_attempt_submitted(
+    mirrors: DividedMirrors, entry: dict[str, Any], target: FakeRegistry
+) -> None:
+    mirrors.run(entry, lost=[0, 1])
+    directory = mirrors.store / "runs" / "run-1"
+    forged = (directory / "shard-0.json").read_bytes().replace(target.host.encode(), f"{target.host}/else".encode())
+    (directory / "shard-7.json").write_bytes(forged)
+
+    report = mirrors.run(entry)
+
     assert report.status == "complete", error_lines(report)
-    assert (tmp_path / "ran").exists()
+    assert not [one.path for one in target.requests if "/else/" in one.path]
+    assert not any(directory.glob("*"))

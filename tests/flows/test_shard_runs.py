@@ -6,7 +6,7 @@ import signal
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,14 @@ from unittest.mock import Mock
 
 import httpx
 import pytest
+from prefect import flow
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from prefect_dist.flows.shard_runs import DEPLOYMENT, ShardRuns
+from prefect_dist.ocispec import Digest
 from prefect_dist.storage.backend import open_backend
 from prefect_dist.storage.runs import RunFiles
+from prefect_dist.transfer.events import ignore_event
 from tests import images
 from tests.fakes.faults import Call, Fault, Stall
 from tests.fakes.registry import FakeRegistry
@@ -62,6 +67,14 @@ def find_processes(run: str) -> list[int]:
     return found
 
 
+@flow
+def find_submitted(run: str) -> Mapping[int, Digest]:
+    """Return the shards of a run that Prefect knows, as a later attempt of the run does."""
+    shards = ShardRuns({}, workers=2, notify=ignore_event, deployment=DEPLOYMENT)
+    shards.run = run
+    return shards.find_submitted(range(150))
+
+
 def test_workers_carry_out_the_shards_of_a_run_and_each_blob_is_transferred_once(
     server: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
 ) -> None:
@@ -70,6 +83,9 @@ def test_workers_carry_out_the_shards_of_a_run_and_each_blob_is_transferred_once
     assert server.wait_for_end(run)["type"] == "COMPLETED", server.logs(run)
     assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
     shards = list_shards(server, run)
+    digests = {one["parameters"]["shard"]: Digest.parse(one["parameters"]["digest"]) for one in shards}
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        assert find_submitted(run) == digests
     assert [(one["name"], one["state_type"]) for one in sorted(shards, key=lambda one: one["name"])] == [
         ("shard 0", "COMPLETED"),
         ("shard 1", "COMPLETED"),
@@ -151,8 +167,6 @@ def test_shards_wait_for_the_slots_of_a_limit_that_the_parent_has_released(
 
 
 def test_a_prefect_server_without_the_deployment_is_named(prefect: PrefectServer, tmp_path: Path) -> None:
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     from prefect_dist.flows.mirror import mirror
 
     text = json.dumps({"sync": [{"type": "image", "source": "a.invalid/x:v1", "target": "b.invalid/x:v1"}]})
@@ -166,7 +180,7 @@ def test_time_without_a_worker_and_time_without_the_store_are_no_silence_of_a_sh
     from prefect_dist.flows.shard_runs import Attempt, find_last_sign
 
     long_ago = time.monotonic() - 100
-    attempt = Attempt(number=0, attempt=1, submitted=long_ago, seen=(None, long_ago))
+    attempt = Attempt(0, Digest.of(b""), submitted=long_ago, seen=(None, long_ago))
     attempt.note_start()
     assert not attempt.is_silent(None)
 
