@@ -16,10 +16,10 @@ from prefect_dist.ocispec import Digest
 MOST_TASKS = 1000
 """The most tasks of a shard with more than one image. Prefect's UI draws the graph of a run of this size."""
 
-# Each worker gets several shards, so that a worker with a fast registry does not wait long for the slowest shard.
+# Each worker gets up to three shards of a large run, so that a fast worker does not wait long for the slowest shard.
 _PER_WORKER = 3
-# Smaller shards would cost more time to start than to carry out.
-_LEAST_TASKS = 100
+# A process starts in about five seconds. Shards of fewer tasks would cost more time to start than to carry out.
+_LEAST_TASKS = 300
 
 
 @dataclass(slots=True)
@@ -69,9 +69,9 @@ def divide_images(
 
 
 def _count_shards(tasks: int, workers: int, most_tasks: int) -> int:
-    """Return the number of shards: some per worker, but none too small and none too large."""
-    wanted = min(_PER_WORKER * workers, max(workers, tasks // _LEAST_TASKS))
-    return max(wanted, -(-tasks // most_tasks), 1)
+    """Return the number of shards: the same number for each worker, with shards that are neither too small nor too large."""
+    rounds = min(_PER_WORKER, max(1, tasks // (_LEAST_TASKS * workers)))
+    return workers * max(rounds, -(-tasks // (most_tasks * workers)))
 
 
 def _group_by_repository(images: Iterable[PlannedImage]) -> Iterator[_Group]:

@@ -159,9 +159,10 @@ class Fleet:
         found: dict[str, Any] = json.loads((self.control.directory / f"{name}.lock.json").read_text())["images"]
         return found
 
-    def start(self, config: str, *, workers: int, concurrency: int) -> str:
+    def start(self, config: str, *, workers: int, concurrency: int, grain: str) -> str:
         """Start a mirror run, and return its ID."""
-        return self.server.start("mirror", {"config": config, "workers": workers, "concurrency": concurrency})
+        parameters = {"config": config, "workers": workers, "concurrency": concurrency, "grain": grain}
+        return self.server.start("mirror", parameters)
 
     def read_run(self, run: str) -> dict[str, Any]:
         """Return the record of a flow run. A server that is away for a moment is asked again."""

@@ -207,7 +207,8 @@ class Proof:
 
     def _start(self, config: str, workers: int | None = None) -> str:
         count = workers or self.options.workers
-        return self.fleet.start(config, workers=count, concurrency=self.options.concurrency)
+        options = self.options
+        return self.fleet.start(config, workers=count, concurrency=options.concurrency, grain=options.grain)
 
     def _run(self, config: str, name: str, *, workers: int) -> float:
         """Carry out a run. Return the seconds from its start to its end, by the clock of Prefect."""
@@ -418,6 +419,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=3, help="number of workers (default: 3)")
     parser.add_argument("--delay", type=float, default=0.2, help="seconds before each answer of a registry (default: 0.2)")
     parser.add_argument("--concurrency", type=int, default=4, help="tasks in flight of each process (default: 4)")
+    parser.add_argument(
+        "--grain",
+        choices=("image", "descriptor"),
+        default="image",
+        help="tasks of the runs (default: image, which needs less CPU)",
+    )
     parser.add_argument("--base-bytes", type=int, default=200_000, help="size of a shared layer")
     parser.add_argument("--layer-bytes", type=int, default=70_000, help="size of the layer of each image")
     parser.add_argument("--least-speedup", type=float, default=0.0, help="least speed-up that is right (default: 0)")
@@ -435,7 +442,7 @@ def main() -> None:
     scratch.chmod(0o711)  # PostgreSQL runs as another user
     began = time.monotonic()
     processes = f"{options.workers} workers, {options.concurrency} tasks in flight of each process"
-    facts.state("conditions", f"{options.images} images x 2 targets; {processes}")
+    facts.state("conditions", f"{options.images} images x 2 targets; {processes}; grain {options.grain}")
     if options.images < _GOAL:
         facts.state("goal", f"{_GOAL} images need more than an hour with the default delay on two cores, so this run has fewer")
     facts.state("delay", f"{options.delay:g} s before each answer of the source and of both targets")

@@ -30,7 +30,7 @@ FETCH = "fetch"
 """The group of claims on downloads to the store."""
 
 RENEW_S, SILENCE_S = 20.0, 60.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -86,7 +86,8 @@ class ContentClaims:
             with self._guard:
                 self._held.discard(claim)
             with suppress(DistError), self._backend.translate_errors(path):  # a claim that stays is taken over
-                self._end(claim)
+                while not self._try_to_end(claim):  # a renewal that had begun has changed the object
+                    pass
 
     def close(self) -> None:
         """Stop renewing."""
@@ -117,16 +118,16 @@ class ContentClaims:
                 _log.info("%s: taken over after %.0f s without a renewal", path, self._silence_s)
             return (claim if self._backend.replace(path, claim.content(is_over=False), version) else None), raw
 
-    def _end(self, claim: ContentClaim) -> None:
-        """Remove a claim, or keep its note, unless another process took the claim over."""
+    def _try_to_end(self, claim: ContentClaim) -> bool:
+        """Remove a claim, or keep its note, unless another process took the claim over. Return False after a conflict."""
         with self._lock(claim.path):
             raw, version = self._backend.read_versioned(claim.path)
             if raw is None or claim.token.encode() not in raw:
-                return
-            if claim.note is None:
-                self._backend.remove([claim.path])
-            else:
-                self._backend.replace(claim.path, claim.content(is_over=True), version)
+                return True
+            if claim.note is not None:
+                return self._backend.replace(claim.path, claim.content(is_over=True), version)
+            self._backend.remove([claim.path])
+            return True
 
     def _lock(self, path: str) -> AbstractContextManager[None]:
         """Return a block that excludes other processes on a disk. An object store has conditional writes instead."""

@@ -92,6 +92,27 @@ def test_a_note_reaches_later_holders_and_a_claim_without_a_new_note_is_removed(
     assert first._backend.read_versioned(path)[0] is None
 
 
+def test_a_renewal_during_the_end_of_a_claim_does_not_lose_the_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = f"memory://{uuid.uuid4().hex}"
+    first, second, renewed = make_claims(place), make_claims(place), list[str]()
+    first.close()  # only the renewal below happens
+    read = first._backend.read_versioned
+
+    def read_then_renew(path: str) -> tuple[bytes | None, str | None]:
+        found = read(path)
+        if not renewed:
+            renewed.append(path)
+            assert first._backend.replace(path, claim.content(is_over=False) + b" ", found[1])
+        return found
+
+    with first.hold("registry.example", DIGEST, pause=fail) as claim:
+        claim.note = "app"
+        monkeypatch.setattr(first._backend, "read_versioned", read_then_renew)
+    assert renewed
+    with second.hold("registry.example", DIGEST, pause=fail) as claim:
+        assert claim.note == "app"
+
+
 def test_an_error_of_the_holder_ends_the_claim(place: str) -> None:
     first, second = make_claims(place), make_claims(place)
     with pytest.raises(RuntimeError), first.hold("registry.example", DIGEST, pause=fail):
