@@ -101,6 +101,7 @@ def check(
     retries: Retries = 3,
     network: RunNetworkOptions = RunNetworkOptions(),
     login: LoginOptions = LoginOptions(),
+    workers: Workers = 1,
     direct: Direct = False,
     quiet: Quiet = False,
     context: Shared,
@@ -108,6 +109,8 @@ def check(
     """Run the flow `check`, and return the exit code."""
     from prefect_dist.cli import runs
 
+    if workers > 1:
+        refuse_login(login, "worker processes do not get it")
     path, to = inputs.make_absolute(config), [inputs.make_locator_absolute(one) for one in to or ()]
     wanted = inputs.load_audited_mirror(path, dialect, to)
     parameters = {
@@ -117,10 +120,10 @@ def check(
         "repair": repair,
         "concurrency": concurrency,
         "retries": retries,
-        **_load_parameters(context, wanted, network, writes=repair),
+        **_load_parameters(context, wanted, network, writes=repair or workers > 1),
     }
     with _use_mirror(login, wanted, (*wanted.entries, *wanted.seed)):
-        return runs.run(context, "check", parameters, doing="mirroring", quiet=quiet, direct=direct)
+        return runs.run(context, "check", parameters, doing="mirroring", quiet=quiet, direct=direct, workers=workers)
 
 
 def seed(

@@ -15,10 +15,13 @@ from prefect_dist.flows.parameters import (
     Reached,
     Retries,
     StoreOptions,
+    WorkerDeployment,
+    Workers,
     label,
     make_resources,
 )
 from prefect_dist.flows.run import run
+from prefect_dist.flows.shard_runs import DEPLOYMENT, ShardOptions
 from prefect_dist.mirror.check import make_check_run
 from prefect_dist.mirror.loading import display_name
 from prefect_dist.mirror.report import RunReport
@@ -41,6 +44,8 @@ def check(
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     dialect: Format = "dist",
     to: Destinations = [],  # noqa: B006
+    workers: Workers = 1,
+    worker_deployment: WorkerDeployment = DEPLOYMENT,
     network: Reached = None,
 ) -> RunReport:
     """Check that each tag of a mirror resolves to the digest in its lock file, with all its content and referrers."""
@@ -53,5 +58,8 @@ def check(
         dialect=dialect,
         to=to,
     )
+    shards = ShardOptions(
+        workers=workers, deployment=worker_deployment, config=config, store=store, store_options=store_options, network=network
+    )
     with only_run("check", config, label=spec.configuration):
-        return run(spec)
+        return run(spec, shards=shards.divide(spec, dialect=dialect, to=to))

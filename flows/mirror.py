@@ -61,5 +61,6 @@ def mirror(
     shards = ShardOptions(
         workers=workers, deployment=worker_deployment, config=config, store=store, store_options=store_options, network=network
     )
+    divided = None if dry_run else shards.divide(spec, grain=grain, dialect=dialect, to=to)
     with only_run("mirror", config, label=spec.configuration):
-        return run(shards.widen(spec), grain=grain, shards=shards.divide(spec, grain=grain, dialect=dialect, to=to))
+        return run(shards.widen(spec), grain=grain, shards=divided)

@@ -1,4 +1,4 @@
-"""The flow `mirror-shard`: mirrors the images of one shard of a mirror run, on any worker."""
+"""The flow `mirror-shard`: carries out one shard of a mirror, seed or check, on any worker."""
 
 from typing import Annotated
 
@@ -46,7 +46,7 @@ def mirror_shard(
     to: Destinations = [],  # noqa: B006
     network: Reached = None,
 ) -> RunReport:
-    """Mirror the images of one shard. A mirror run with the parameter `workers` submits this flow; people do not."""
+    """Carry out one shard of a mirror, seed or check. A run with the parameter `workers` submits this flow; people do not."""
     spec = make_shard_run(
         make_resources(store, store_options, network),
         run=run,

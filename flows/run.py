@@ -14,7 +14,7 @@ from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.prefect_events import Reason, emit_failure, emit_mirrored
 from prefect_dist.flows.progress_artifact import publish_run_progress
-from prefect_dist.mirror.dividing import ShardRunner
+from prefect_dist.mirror.division import ShardRunner
 from prefect_dist.mirror.metrics import push_metrics
 from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.render.plans import plan_summary, plan_table

@@ -100,5 +100,6 @@ def seed(
     shards = ShardOptions(
         workers=workers, deployment=worker_deployment, config=config, store=store, store_options=store_options, network=network
     )
+    divided = None if dry_run else shards.divide(spec, grain=grain)
     with only_run("seed", config, label=spec.configuration):
-        return run(shards.widen(spec), grain=grain, shards=shards.divide(spec, grain=grain))
+        return run(shards.widen(spec), grain=grain, shards=divided)

@@ -92,10 +92,10 @@ class ShardOptions:
         return replace(spec, window=min(MAX_CONCURRENCY, spec.window * self.workers))
 
     def divide(
-        self, spec: RunSpec, *, grain: Grain | None, dialect: Dialect = "dist", to: Sequence[str] = ()
+        self, spec: RunSpec, *, grain: Grain | None = None, dialect: Dialect = "dist", to: Sequence[str] = ()
     ) -> Callable[[Notify], "ShardRuns"] | None:
-        """Return a function that opens the shards of a run; None for a run of one process, or a run that only plans."""
-        if self.workers == 1 or spec.job.planning == 1:
+        """Return a function that opens the shards of a run; None for a run of one process."""
+        if self.workers == 1:
             return None
         parameters = {
             "config": self.config,

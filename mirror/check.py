@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefect_dist.mirror.applying import MirrorScopes
-from prefect_dist.mirror.checking import Checking
+from prefect_dist.mirror.checking import Checking, CheckResults
 from prefect_dist.mirror.config import Mirror
+from prefect_dist.mirror.divided_checking import DividedChecking
+from prefect_dist.mirror.division import ShardRunner
 from prefect_dist.mirror.loading import load_config
 from prefect_dist.mirror.lock import Lock
 from prefect_dist.mirror.lock_config import accept_lock
 from prefect_dist.mirror.mirror_policy import MirrorObserver
-from prefect_dist.mirror.report import ReportBuilder, RunReport, count_outcomes
+from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport, count_outcomes
 from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
 from prefect_dist.mirror.skopeo import Dialect, choose_parser
@@ -19,6 +21,7 @@ from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.pool import Pool
 from prefect_dist.transfer.session import SessionSpec
+from prefect_dist.transfer.stats import TransferStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,7 @@ class CheckJob:
             context.notify,
             context.observer,
             is_repairing=self.is_repairing,
+            shards=context.shards,
         )
 
 
@@ -79,30 +83,56 @@ def make_check_run(
 
 
 def check_mirror(
-    mirror: Mirror, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver, *, is_repairing: bool
+    mirror: Mirror,
+    pool: Pool,
+    scopes: MirrorScopes,
+    notify: Notify,
+    observer: MirrorObserver,
+    *,
+    is_repairing: bool,
+    shards: ShardRunner | None = None,
 ) -> RunReport:
     """Audit each target in the lock file that an entry selects. If `is_repairing`, upload missing content.
 
+    With `shards`, other processes check the targets.
+
     Raises:
         InvalidInput: the lock file is damaged, or names no image.
-        DistError: the lock file cannot be read.
+        DistError: the lock file cannot be read, or the store cannot be used.
     """
-    builder = ReportBuilder("check", pool)
+    builder, entries = ReportBuilder("check", pool), (*mirror.entries, *mirror.seed)
     locked = Lock(mirror.lock).read()
     if not locked:
         lacks = "no lock file is configured, set `lock`" if mirror.lock is None else f"{mirror.lock} names no image"
         raise InvalidInput(f"nothing to check: {lacks}; run mirror or seed first", subject=mirror.path)
-    entries = (*mirror.entries, *mirror.seed)
     checking = Checking(pool, scopes, notify, observer, entries, is_repairing=is_repairing)
+    if shards is not None:
+        checking = DividedChecking(pool, scopes, notify, observer, entries, is_repairing=is_repairing, runner=shards)
     wanted = checking.select(locked)
     found = checking.check(wanted)
     is_changed = is_repairing and any(row.outcome != "unresolved" for row in found.rows)
     errors = update_index(pool.session, notify) if is_changed else []
+    unchecked = len(locked) - len(wanted)
+    return build_check_report(
+        builder, found, stats=checking.stats, unchecked=unchecked, errors=errors, configuration=mirror.name
+    )
+
+
+def build_check_report(
+    builder: ReportBuilder,
+    found: CheckResults,
+    *,
+    stats: TransferStats,
+    unchecked: int,
+    errors: Sequence[RunError] = (),
+    configuration: str | None,
+) -> RunReport:
+    """Return the report of a check. `unchecked` is the number of targets of no entry, and `errors` concern no target."""
     counts = {
         "ok": found.ok,
         **count_outcomes(found.rows, ("damaged", "repaired", "failed", "unresolved")),
-        "unchecked": len(locked) - len(wanted),
-        "fetched_bytes": checking.stats.received,
-        "sent_bytes": checking.stats.sent,
+        "unchecked": unchecked,
+        "fetched_bytes": stats.received,
+        "sent_bytes": stats.sent,
     }
-    return builder.build(found.rows, counts, errors=errors, configuration=mirror.name)
+    return builder.build(found.rows, counts, errors=errors, configuration=configuration)

@@ -7,7 +7,8 @@ from typing import Literal
 
 from prefect_dist.mirror.applying import Applying, MirrorScopes
 from prefect_dist.mirror.bookkeeping import record_intent, record_results
-from prefect_dist.mirror.dividing import DividedApplying, ShardRunner
+from prefect_dist.mirror.dividing import DividedApplying
+from prefect_dist.mirror.division import ShardRunner
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Lock, Locked, Records
 from prefect_dist.mirror.mirror_policy import MirrorObserver

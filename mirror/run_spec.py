@@ -15,7 +15,7 @@ from prefect_dist.transfer.session import SessionSpec
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.applying import MirrorScopes
-    from prefect_dist.mirror.dividing import ShardRunner
+    from prefect_dist.mirror.division import ShardRunner
     from prefect_dist.mirror.fetch import FetchScopes
     from prefect_dist.mirror.mirror_policy import MirrorObserver
 

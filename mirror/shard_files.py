@@ -28,12 +28,27 @@ class ShardInput:
 
     images: tuple[PlannedImage, ...]
 
+    @property
+    def targets(self) -> frozenset[Reference]:
+        """Return the targets of the shard."""
+        actions = (action for image in self.images for action in image.actions)
+        return frozenset(action.target for action in actions if action.is_due or action.is_judged)
+
+    def list_hosts(self, *, is_offline: bool) -> frozenset[str]:
+        """Return the target registries, and the source registries unless the run is offline."""
+        sources = set[str]() if is_offline else {image.item.source.host for image in self.images}
+        return frozenset(sources | {target.host for target in self.targets})
+
+    def parse_result(self, raw: bytes, *, at: str) -> "ShardResult":
+        """Return the result in a file, see `ShardResult.from_json`."""
+        return ShardResult.from_json(raw, targets=self.targets, at=at)
+
     def to_json(self) -> bytes:
         """Return the content of the file."""
         entries = list({image.item.entry.at: image.item.entry for image in self.images}.values())
         numbers = {entry.at: number for number, entry in enumerate(entries)}
         images = [{"entry": numbers[image.item.entry.at], **_image_json(image)} for image in self.images]
-        return dump({"entries": [_entry_json(entry) for entry in entries], "images": images})
+        return dump({"kind": "mirror", "entries": [_entry_json(entry) for entry in entries], "images": images})
 
     @classmethod
     def from_json(cls, raw: bytes, *, at: str) -> Self:

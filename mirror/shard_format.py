@@ -1,9 +1,10 @@
 """The JSON format of the files of a divided run: errors, and checks of the version and of damaged files."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+import orjson
 
 from prefect_dist.ocispec import fields
 from prefect_dist.ocispec.errors import (
@@ -30,7 +31,7 @@ _CLASSES: Mapping[str, type[DistError]] = {
 
 def dump(document: Mapping[str, Any]) -> bytes:
     """Return the content of a file, with the version of the format."""
-    return json.dumps({"version": VERSION, **document}, separators=(",", ":"), sort_keys=True).encode()
+    return orjson.dumps({"version": VERSION, **document}, option=orjson.OPT_SORT_KEYS)
 
 
 def parse(raw: bytes, *, at: str) -> fields.Json:
@@ -45,6 +46,15 @@ def parse(raw: bytes, *, at: str) -> fields.Json:
             f"expected version {VERSION}, got {version}; use the same version of dist on all workers", subject=at
         )
     return document
+
+
+def read_kind(raw: bytes, *, at: str) -> str:
+    """Return the kind of the work of a shard by the content of the input.
+
+    Raises:
+        InvalidInput: the file is damaged.
+    """
+    return fields.require(parse(raw, at=at), "kind", str, at=at)
 
 
 @contextmanager

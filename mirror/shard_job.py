@@ -1,21 +1,27 @@
-"""One shard of a divided mirror run: mirrors the images in a file of the content store, and writes the results there."""
+"""One shard of a divided run: carries out the work in a file of the content store, and writes the results there."""
 
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from prefect_dist.mirror.applying import Applying
+from prefect_dist.mirror.applying import Applying, MirrorScopes
+from prefect_dist.mirror.check import build_check_report
+from prefect_dist.mirror.check_files import CheckInput, CheckResult
+from prefect_dist.mirror.checking import Checking
+from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.loading import load_config
+from prefect_dist.mirror.lock_config import accept_lock
 from prefect_dist.mirror.plan import Plan
 from prefect_dist.mirror.report import ReportBuilder, RunReport
 from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.results import build_mirror_report
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
 from prefect_dist.mirror.shard_files import ShardInput, ShardResult
+from prefect_dist.mirror.shard_format import read_kind
 from prefect_dist.mirror.skopeo import Dialect, choose_parser
 from prefect_dist.ocispec import Digest
-from prefect_dist.ocispec.errors import Corrupt, DistError, NotFound
+from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound
 from prefect_dist.remotes import Hosts
 from prefect_dist.storage import open_store
 from prefect_dist.storage.runs import RunFiles
@@ -27,16 +33,19 @@ ALIVE_S = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob:
-    """The images of one shard. `run_name` names the files of the divided run in the content store.
+    """The work of one shard. `run_name` names the files of the divided run in the content store.
 
     `digest` is the digest of the shard's file. The file names sources, targets and the programs of gates, and more people may
     be able to write to the content store than to start runs. So a worker uses only the file that the parent wrote.
+
+    `entries` are the entries of the configuration. A shard of a check needs the entries of its targets.
     """
 
     run_name: str
     number: int
     digest: Digest
     hosts: frozenset[str]
+    entries: tuple[Entry, ...] = ()
 
     @property
     def planning(self) -> float:
@@ -48,23 +57,51 @@ class ShardJob:
         return self.hosts
 
     def run(self, context: RunContext, /) -> RunReport:
-        """Mirror the images, and write the results.
+        """Carry out the work, and write the results.
 
         Raises:
             NotFound: the file of the shard is missing.
             Corrupt: the file has another digest.
+            InvalidInput: the configuration has no entry for a target of a check.
             InvalidInput, Unsupported: the file is from another version of this program.
         """
-        pool, files = context.pool, context.pool.session.store.open_run(self.run_name)
-        images = _read_input(files, self.number, self.digest).images
-        builder = ReportBuilder("mirror", pool)
-        applying = Applying(pool, context.scopes.open_mirror(f"shard {self.number}"), context.notify, context.observer)
-        applying.add(images, dict.fromkeys(images))
-        results = applying.run()
-        result = ShardResult(results=results, stats=applying.stats, tasks=pool.runs)
+        files = context.pool.session.store.open_run(self.run_name)
+        wanted = _read_input(files, self.number, self.digest)
+        scopes = context.scopes.open_mirror(f"shard {self.number}")
+        result: ShardResult | CheckResult
+        if isinstance(wanted, CheckInput):
+            result, report = self._check(wanted, context, scopes)
+        else:
+            result, report = _mirror(wanted, context, scopes)
         files.write(f"result-{self.number}.json", result.to_json())
-        plan = Plan(images=images, is_dry=False)
-        return build_mirror_report(builder, plan, results, stats=applying.stats, configuration=None)
+        return report
+
+    def _check(self, wanted: CheckInput, context: RunContext, scopes: MirrorScopes) -> tuple[CheckResult, RunReport]:
+        """Check targets. Return the result and the report of the shard.
+
+        Raises:
+            InvalidInput: the configuration has no entry for a target.
+        """
+        pool, builder = context.pool, ReportBuilder("check", context.pool)
+        is_repairing = wanted.is_repairing
+        checking = Checking(pool, scopes, context.notify, context.observer, self.entries, is_repairing=is_repairing)
+        if missing := wanted.targets.difference(checking.select(wanted.records)):
+            why = "no entry selects this target; this worker needs the configuration of the parent run"
+            raise InvalidInput(why, subject=min(map(str, missing)))
+        found = checking.check(wanted.records)
+        result = CheckResult(results=found, stats=checking.stats, tasks=pool.runs)
+        return result, build_check_report(builder, found, stats=checking.stats, unchecked=0, configuration=None)
+
+
+def _mirror(wanted: ShardInput, context: RunContext, scopes: MirrorScopes) -> tuple[ShardResult, RunReport]:
+    """Mirror images. Return the result and the report of the shard."""
+    pool, builder = context.pool, ReportBuilder("mirror", context.pool)
+    applying = Applying(pool, scopes, context.notify, context.observer)
+    applying.add(wanted.images, dict.fromkeys(wanted.images))
+    results = applying.run()
+    result = ShardResult(results=results, stats=applying.stats, tasks=pool.runs)
+    plan = Plan(images=wanted.images, is_dry=False)
+    return result, build_mirror_report(builder, plan, results, stats=applying.stats, configuration=None)
 
 
 def make_shard_run(
@@ -89,34 +126,32 @@ def make_shard_run(
         Corrupt: the file of the shard has another digest.
         DistError: the store cannot be read.
     """
+    entries = tuple[Entry, ...]()
     if config is None:
         session = resources.make_session()
     else:
-        session = resources.make_mirror_session(load_config(config, resources.blocks, choose_parser(dialect, to)))
+        wanted = load_config(config, resources.blocks, accept_lock(choose_parser(dialect, to)))
+        session, entries = resources.make_mirror_session(wanted), (*wanted.entries, *wanted.seed)
     registries = replace(session.registries, hosts=_share_limits(session.registries.hosts, workers))
     session = replace(session, registries=registries, offline=offline, is_shared=True)
     job = _make_job(session, run, shard, Digest.parse(digest, prefix="digest of the shard: "))
-    return RunSpec(job=job, session=session, window=concurrency, retries=retries)
+    return RunSpec(job=replace(job, entries=entries), session=session, window=concurrency, retries=retries)
 
 
 def _make_job(session: SessionSpec, run: str, shard: int, digest: Digest) -> ShardJob:
     with open_store(session.store, options=session.store_options) as store:
-        images = _read_input(store.open_run(run), shard, digest).images
-    sources = set[str]() if session.offline else {image.item.source.host for image in images}
-    targets = {action.target.host for image in images for action in image.actions}
-    return ShardJob(run_name=run, number=shard, digest=digest, hosts=frozenset(sources | targets))
+        wanted = _read_input(store.open_run(run), shard, digest)
+    return ShardJob(run_name=run, number=shard, digest=digest, hosts=wanted.list_hosts(is_offline=session.offline))
 
 
-def _read_input(files: RunFiles, number: int, digest: Digest) -> ShardInput:
-    name = f"shard-{number}.json"
-    raw = files.read(name)
+def _read_input(files: RunFiles, number: int, digest: Digest) -> ShardInput | CheckInput:
+    raw, at = files.read(f"shard-{number}.json"), f"{files.url}/shard-{number}.json"
     if raw is None:
-        why = "the file of the shard is missing; a shard needs the content store of its parent run"
-        raise NotFound(why, subject=f"{files.url}/{name}")
+        raise NotFound("the file of the shard is missing; a shard needs the content store of its parent run", subject=at)
     if (found := Digest.of(raw)) != digest:
         why = f"expected the digest {digest} from the parent run, got {found}; another program has changed the file; run again"
-        raise Corrupt(why, subject=f"{files.url}/{name}")
-    return ShardInput.from_json(raw, at=f"{files.url}/{name}")
+        raise Corrupt(why, subject=at)
+    return (CheckInput if read_kind(raw, at=at) == "check" else ShardInput).from_json(raw, at=at)
 
 
 def _share_limits(hosts: Hosts, workers: int) -> Hosts:

@@ -1,4 +1,4 @@
-"""Divides the images of a mirror run into shards, which several processes carry out.
+"""Divides the images of a mirror run, or the targets of a check, into shards, which several processes carry out.
 
 Images with a common target repository stay in one shard, so that mounts and lists of referrers stay together, as long as a
 shard does not become too large. Shards are balanced by bytes: the largest group of images goes first, to the shard with the
@@ -11,10 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from prefect_dist.mirror.plan import PlannedImage
-from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec import Digest, Reference
 
 MOST_TASKS = 1000
 """The most tasks of a shard with more than one image. Prefect's UI draws the graph of a run of this size."""
+
+MOST_TAGS = 1000
+"""The most targets of one repository in a shard of a check."""
 
 # Each worker gets up to three shards of a large run, so that a fast worker does not wait long for the slowest shard.
 _PER_WORKER = 3
@@ -66,6 +69,25 @@ def divide_images(
     shards = _fill(groups, min(len(groups), _count_shards(total, workers, most_tasks)), most_tasks)
     place = {image: number for number, image in enumerate(images)}
     return [tuple(sorted(shard.images, key=place.__getitem__)) for shard in shards]
+
+
+def divide_targets(targets: Sequence[Reference], *, workers: int, most: int = MOST_TAGS) -> list[tuple[Reference, ...]]:
+    """Return the targets of a check in shards for `workers` processes. Each target is in exactly one shard.
+
+    The targets of a repository stay in one shard, in parts of at most `most`: they share content, which a check looks up once.
+    The largest part goes first, to the shard with the fewest targets. Equal arguments give equal shards.
+    """
+    by_repository = defaultdict[str, list[Reference]](list)
+    for target in targets:
+        by_repository[target.locator].append(target)
+    parts = [found[start : start + most] for found in by_repository.values() for start in range(0, len(found), most)]
+    shards = [list[Reference]() for _ in range(min(len(parts), _count_shards(len(targets), workers, most)))]
+    heap = [(0, number) for number in range(len(shards))]
+    for part in sorted(parts, key=len, reverse=True):
+        size, number = heapq.heappop(heap)
+        shards[number] += part
+        heapq.heappush(heap, (size + len(part), number))
+    return [tuple(shard) for shard in shards]
 
 
 def _count_shards(tasks: int, workers: int, most_tasks: int) -> int:

@@ -1,0 +1,155 @@
+"""The shards of a divided run: their inputs and results are files in the content store, which all processes share."""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Protocol, TypeVar
+
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import DistError, Unavailable
+from prefect_dist.ocispec.units import format_count
+from prefect_dist.storage.runs import RunFiles
+from prefect_dist.transfer.events import Note, Notify
+from prefect_dist.transfer.pool import Pool
+from prefect_dist.transfer.stats import TransferStats
+
+# The input of a shard. A killed run may leave temporary files with longer names.
+_SHARD = re.compile(r"shard-([0-9]{1,9})\.json")
+
+
+class ShardRunner(Protocol):
+    """Carries out the shards of a run in other processes.
+
+    Attributes:
+        run: the name of the run's files in the content store.
+        workers: the largest number of shards in flight.
+    """
+
+    run: str
+    workers: int
+
+    def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
+        """Return the shards that an earlier attempt of this run submitted, with the digests of their inputs.
+
+        The digests come from Prefect: more people may be able to write to the content store.
+        """
+
+    def carry_out(self, shards: Mapping[int, Digest], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
+        """Yield each shard as it ends: with None if its result is in the store, otherwise with the reason.
+
+        `shards` has the digest of the input of each shard.
+        """
+
+
+class ResultOfShard(Protocol):
+    """The result of a shard."""
+
+    @property
+    def stats(self) -> TransferStats:
+        """Return the counts of the shard's transfers."""
+
+    @property
+    def tasks(self) -> int:
+        """Return the number of the shard's units of work."""
+
+
+R = TypeVar("R", bound=ResultOfShard)
+R_co = TypeVar("R_co", bound=ResultOfShard, covariant=True)
+
+
+class InputOfShard(Protocol[R_co]):
+    """The input of a shard with a result of the type `R_co`."""
+
+    def to_json(self) -> bytes:
+        """Return the content of the input's file."""
+
+    def parse_result(self, raw: bytes, *, at: str) -> R_co:
+        """Return the result in a file.
+
+        Raises:
+            DistError: the file is damaged, or has the result of another input.
+        """
+
+
+class Division:
+    """The shards of one run.
+
+    Attributes:
+        stats: the counts of the transfers of all shards that ended.
+    """
+
+    def __init__(self, pool: Pool, runner: ShardRunner, notify: Notify) -> None:
+        self._pool, self._runner, self._notify = pool, runner, notify
+        self._files = pool.session.store.open_run(runner.run)
+        # Prefect has the flow runs of an earlier attempt under its numbers, and would return an ended flow run for a new shard.
+        self._first_number = 0
+        self.stats = TransferStats()
+
+    @property
+    def workers(self) -> int:
+        """The largest number of shards in flight."""
+        return self._runner.workers
+
+    def finish_earlier(self) -> None:
+        """Finish the shards of an earlier attempt of this run, which ended without merging their results."""
+        names = self._files.names()
+        written = {int(found[1]) for name in names if (found := _SHARD.fullmatch(name))}
+        self._first_number = max(written, default=-1) + 1
+        without_result = sorted(number for number in written if f"result-{number}.json" not in names)
+        if without_result and (unfinished := self._runner.find_submitted(without_result)):
+            self._notify(Note(f"finishing {format_count(len(unfinished), 'shard')} of an earlier attempt"))
+            for _ in self._runner.carry_out(unfinished, self._files):
+                self._pool.session.cancel.check()
+
+    def carry_out(self, inputs: Sequence[InputOfShard[R]], work: str) -> Iterator[tuple[int, R | DistError]]:
+        """Carry out shards. Yield the place of each input, and the result or the reason why the shard has no result.
+
+        `work` describes the work of all shards, such as "12 images".
+        """
+        first = self._first_number
+        self._first_number += len(inputs)
+        digests = {number: self._write_input(number, one) for number, one in enumerate(inputs, start=first)}
+        if inputs:
+            shards = format_count(len(inputs), "shard")
+            self._notify(Note(f"{work} in {shards}, at most {self._runner.workers} at a time"))
+        for number, error in self._runner.carry_out(digests, self._files):
+            try:
+                result = self._read_result(number, inputs[number - first], error)
+            except DistError as exc:
+                yield number - first, exc.with_traceback(None)
+                continue
+            self.stats = add_stats([self.stats, result.stats])
+            self._pool.runs += result.tasks
+            yield number - first, result
+
+    def _write_input(self, number: int, one: InputOfShard[ResultOfShard]) -> Digest:
+        """Write the input of a shard, and return the digest of the file."""
+        raw = one.to_json()
+        self._files.write(f"shard-{number}.json", raw)
+        return Digest.of(raw)
+
+    def _read_result(self, number: int, one: InputOfShard[R], error: DistError | None) -> R:
+        """Return the result of a shard.
+
+        Raises:
+            DistError: `error` if the result is missing; the result is damaged; or an error of the store.
+        """
+        name = f"result-{number}.json"
+        raw = self._files.read(name)
+        if raw is None:
+            raise error or Unavailable("the shard ended without a result", subject=f"{self._files.url}/{name}")
+        return one.parse_result(raw, at=f"{self._files.url}/{name}")
+
+    def remove_files(self) -> None:
+        """Remove the files of the run.
+
+        Raises:
+            Denied, Unavailable: the file system.
+        """
+        self._files.remove()
+
+
+def add_stats(stats: Iterable[TransferStats]) -> TransferStats:
+    """Return the sums of counts."""
+    found = [asdict(one) for one in stats]
+    return TransferStats(**{name: sum(one[name] for one in found) for name in TransferStats.__dataclass_fields__})
