@@ -1,0 +1,118 @@
+"""Divided runs whose shards run in threads, each with its own resources, through files."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect_dist.mirror import yamlfile
+from prefect_dist.mirror.check import check_mirror
+from prefect_dist.mirror.config import parse_mirror
+from prefect_dist.mirror.direct import SilentObserver, WholeMirror, WholeRun
+from prefect_dist.mirror.entry import Entry
+from prefect_dist.mirror.report import RunReport
+from prefect_dist.mirror.run import MirrorJob, run_mirror
+from prefect_dist.mirror.run_spec import RunContext
+from prefect_dist.mirror.shard_job import ShardJob
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import DistError, Unavailable
+from prefect_dist.storage.runs import RunFiles
+from prefect_dist.transfer.events import ignore_event
+from prefect_dist.transfer.session import SessionSpec, open_session
+from prefect_dist.transfer.threads import ThreadPool
+from tests.flows.mirrors import DirectMirrors
+
+
+@dataclass
+class ThreadShards:
+    """Carries out shards in threads.
+
+    `lost` are the shards whose process dies before it writes a result. `inputs` and `results` change the content of files.
+    `submitted` are the shards that Prefect knows. `entries` are the entries of the configuration that the workers read.
+    """
+
+    spec: SessionSpec
+    workers: int
+    lost: frozenset[int]
+    inputs: Mapping[int, Callable[[bytes], bytes]]
+    results: Mapping[int, bytes]
+    submitted: dict[int, Digest]
+    run: str = "run-1"
+    entries: tuple[Entry, ...] = ()
+
+    def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
+        """Return the shards of an earlier attempt."""
+        return {number: self.submitted[number] for number in numbers if number in self.submitted}
+
+    def carry_out(self, shards: Mapping[int, Digest], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
+        """Yield each shard as it ends."""
+        assert {f"shard-{number}.json" for number in shards} <= set(files.names())
+        self.submitted |= shards
+        for number, change in self.inputs.items():
+            files.write(f"shard-{number}.json", change(files.read(f"shard-{number}.json") or b""))
+        with ThreadPoolExecutor(self.workers) as executor:
+            running = {executor.submit(self._run, number): number for number in shards if number not in self.lost}
+            for done in as_completed(running):
+                if (error := done.exception()) is not None:
+                    assert isinstance(error, DistError)
+                    yield running[done], error
+                    continue
+                if (replaced := self.results.get(running[done])) is not None:
+                    files.write(f"result-{running[done]}.json", replaced)
+                yield running[done], None
+        for number in sorted(self.lost.intersection(shards)):
+            yield number, Unavailable(f"shard {number} crashed three times")
+
+    def _run(self, number: int) -> RunReport:
+        with open_session(self.spec) as session, ThreadPool(session, window=4, retries=0) as pool:
+            context = RunContext(pool=pool, scopes=WholeRun(), notify=ignore_event, observer=SilentObserver())
+            job = ShardJob(
+                run_name=self.run, number=number, digest=self.submitted[number], hosts=frozenset(), entries=self.entries
+            )
+            return job.run(context)
+
+
+class DividedMirrors(DirectMirrors):
+    """Runs mirrors in shards. All runs are attempts of one flow run, and `submitted` are its shards."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.submitted = dict[int, Digest]()
+
+    def run(
+        self,
+        *sync: dict[str, Any],
+        lost: Sequence[int] = (),
+        results: Mapping[int, bytes] | None = None,
+        inputs: Mapping[int, Callable[[bytes], bytes]] | None = None,
+        place: str | None = None,
+        workers: int = 2,
+        **settings: Any,
+    ) -> RunReport:
+        """Return the report of a divided run. `place` is another content store."""
+        self.config.write_text(json.dumps({"sync": sync, **settings}))
+        wanted = parse_mirror(yamlfile.read(str(self.config)))
+        job = MirrorJob(flow="mirror", configuration=wanted.name, entries=wanted.entries, lock=wanted.lock, is_dry=False)
+        spec = SessionSpec(store=place or str(self.store), is_shared=True)
+        with open_session(spec) as session, ThreadPool(session, window=4, retries=0) as pool:
+            shards = ThreadShards(spec, workers, frozenset(lost), inputs or {}, results or {}, self.submitted)
+            return run_mirror(job, pool, WholeMirror(), ignore_event, SilentObserver(), shards=shards)
+
+    def check_divided(
+        self,
+        *,
+        repair: bool = False,
+        lost: Sequence[int] = (),
+        results: Mapping[int, bytes] | None = None,
+        workers: int = 2,
+        read: Sequence[Entry] | None = None,
+    ) -> RunReport:
+        """Return the report of a divided check. `read` are the entries that the workers read in their configuration."""
+        wanted = parse_mirror(yamlfile.read(str(self.config)))
+        entries = tuple(wanted.entries if read is None else read)
+        spec = SessionSpec(store=str(self.store), is_shared=True)
+        with open_session(spec) as session, ThreadPool(session, window=4, retries=0) as pool:
+            shards = ThreadShards(spec, workers, frozenset(lost), {}, results or {}, self.submitted, entries=entries)
+            return check_mirror(wanted, pool, WholeMirror(), ignore_event, SilentObserver(), is_repairing=repair, shards=shards)
