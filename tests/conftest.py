@@ -1,10 +1,11 @@
 """Fixtures of all tests: a registry, an S3 server and a Prefect server for the whole session, and an empty home directory."""
 
 import fcntl
+import gc
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,24 @@ from tests.peers.seaweedfs import S3Server, seaweedfs
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+_NAME_LENGTH = 100
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marks."""
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect the tests without the garbage collector, and exclude the modules and the tests from its later collections."""
+    gc.disable()  # half of the CPU time otherwise, in each process of pytest-xdist
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
@@ -35,6 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         # Thousands of short tests at the end keep all processes busy until the last slow test ends.
         items.sort(key=_rank)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Return a short name for a long parameter. Names of megabytes cost seconds in each process of pytest-xdist."""
+    if isinstance(val, str | bytes) and len(val) > _NAME_LENGTH:
+        return f"{argname} of length {len(val)}"
+    return None
 
 
 def _rank(item: pytest.Item) -> int:

@@ -26,9 +26,11 @@ _STREAMS = 3
 def main() -> None:
     """Serve requests until this process is terminated. In each fork, run the command of the request and exit."""
     path, *packages = sys.argv[1:]
+    gc.disable()  # a fifth of the time of the imports otherwise
     for package in packages:
         _import_modules(package)
     gc.freeze()  # a collection in a fork would copy all pages
+    gc.enable()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system removes children that end
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(f"{path}.new")

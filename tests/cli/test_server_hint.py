@@ -1,5 +1,6 @@
 """A hint for Prefect servers whose settings make them slow with many task runs."""
 
+import shutil
 from pathlib import Path
 
 from tests import images
@@ -20,8 +21,11 @@ def hinted(server: PrefectServer, directory: Path, *, many: bool) -> bool:
     return any(line.startswith(HINT) for line in result.err.splitlines())
 
 
-def test_a_large_run_on_a_server_without_batches_prints_a_hint(tmp_path: Path) -> None:
-    with prefect_server(tmp_path / "prefect", PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE="1") as server:
+def test_a_large_run_on_a_server_without_batches_prints_a_hint(migrated: Path, tmp_path: Path) -> None:
+    home = tmp_path / "prefect"
+    home.mkdir()
+    shutil.copy(migrated, home / "prefect.db")
+    with prefect_server(home, PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE="1") as server:
         assert hinted(server, tmp_path / "many", many=True)
         assert not hinted(server, tmp_path / "few", many=False)
 
