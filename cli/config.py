@@ -56,8 +56,8 @@ def _config_json(wanted: "Mirror", store: str, warnings: Sequence[str]) -> dict[
 
 def _show(wanted: "Mirror", store: str) -> None:
     schedules = ", ".join(map(_schedule, wanted.schedules)) or "none"
-    heads = ("NAME", "STORE", "LOCK FILE", "CONCURRENCY", "SCHEDULES")
-    row = (wanted.name, store, wanted.lock or "-", str(wanted.concurrency), schedules)
+    heads = ("NAME", "STORE", "LOCK FILE", "CONCURRENCY", "GRAIN", "SCHEDULES")
+    row = (wanted.name, store, wanted.lock or "-", str(wanted.concurrency), wanted.grain, schedules)
     output.print_columns(heads, [row])
     if hosts := _hosts(wanted):
         output.print_lines([""])

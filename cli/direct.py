@@ -1,19 +1,18 @@
 """Runs of the option `--direct`: in threads of the command, without Prefect."""
 
-from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from prefect_dist.cli.inputs import BadInput
+from prefect_dist.cli.run_table import RUNS
 from prefect_dist.cli.signals import note_stop
 from prefect_dist.mirror.direct import run_directly
 from prefect_dist.mirror.report import FlowName, RunReport
-from prefect_dist.mirror.resources import BLOCK, NetworkParameters, RunResources
+from prefect_dist.mirror.resources import NetworkParameters, RunResources
 from prefect_dist.mirror.run_spec import RunSpec
+from prefect_dist.ocispec.schemes import BLOCK
 from prefect_dist.transfer.events import Notify
 
-# The modules of `mirror` with the functions that make runs. Other flows have a module of their own name.
-_MODULES: Mapping[FlowName, str] = {"mirror": "configured", "seed": "configured", "push": "copying", "copy": "copying"}
 _REMEDY = "only a Prefect run can read blocks; leave out --direct, or"
 
 
@@ -47,9 +46,7 @@ def make_run(flow: FlowName, parameters: Mapping[str, Any]) -> RunSpec:
         network=NetworkParameters(**given.pop("network", {})),
         blocks=NoBlocks(),
     )
-    module = import_module(f"prefect_dist.mirror.{_MODULES.get(flow, flow)}")
-    make: Callable[..., RunSpec] = getattr(module, f"make_{flow}_run")
-    return make(resources, **given)
+    return RUNS[flow].load_maker()(resources, **given)
 
 
 def run_direct(spec: RunSpec, notify: Notify) -> RunReport:

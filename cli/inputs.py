@@ -9,6 +9,7 @@ from prefect_dist.cli.options import Context, Dialect, NetworkOptions
 from prefect_dist.ocispec import Digest, Platform, Reference, reference, units
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes, Unsupported
 from prefect_dist.ocispec.reference import expand, has_object, is_registry
+from prefect_dist.ocispec.schemes import BLOCK
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.config import Mirror, Parser
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from prefect_dist.storage import ContentStore
 
 T = TypeVar("T")
-_BLOCK = "block:"
 
 
 class BadInput(Mistakes):
@@ -173,7 +173,7 @@ def check_new_directory(text: str) -> str:
 
 def open_store(context: Context) -> "ContentStore":
     """Return the content store of the command. The store need not exist."""
-    if context.store.startswith(_BLOCK):
+    if context.store.startswith(BLOCK):
         raise BadInput(f"store {context.store}: only Prefect runs can read blocks; give a path or URL")
     from prefect_dist import storage
 
@@ -182,7 +182,7 @@ def open_store(context: Context) -> "ContentStore":
 
 def open_run_store(context: Context) -> "ContentStore | None":
     """Return the content store of a run, or None if a Prefect block defines the store. Only the run can read blocks."""
-    return None if context.store.startswith(_BLOCK) else open_store(context)
+    return None if context.store.startswith(BLOCK) else open_store(context)
 
 
 def choose_mirror_store(context: Context, wanted: "Mirror") -> str:
@@ -221,7 +221,7 @@ def make_locator_absolute(text: str) -> str:
 
 def make_absolute(location: str) -> str:
     """Return a location that is valid in every directory, since a run may be repeated elsewhere."""
-    is_absolute = "://" in location or location.startswith(_BLOCK)
+    is_absolute = "://" in location or location.startswith(BLOCK)
     return location if is_absolute else str(Path(location).expanduser().absolute())
 
 

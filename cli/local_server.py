@@ -30,9 +30,10 @@ Notify = Callable[[str], None]
 
 
 class LocalServer:
-    """A starting or running server, which the command uses until `close`."""
+    """A starting or running server, which the command uses until `close`. `is_new` is True if this command starts it."""
 
     def __init__(self, home: Path, state: State, lock: contextlib.ExitStack, connection: Connection | None = None) -> None:
+        self.is_new = connection is None
         self.url, self.secret = f"{state.url}/api", state.secret
         self._home, self._state, self._lock, self._connection = home, state, lock, connection
 

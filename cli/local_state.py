@@ -13,10 +13,11 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from prefect_dist.ocispec.errors import Busy, Unavailable
 
@@ -34,9 +35,11 @@ class State:
     idle limit. `is_ready` is False until the server has answered for the first time.
     """
 
-    pid: int
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    pid: Annotated[int, Field(gt=0)]
     process_start: str
-    port: int
+    port: Annotated[int, Field(gt=0, lt=1 << 16)]
     secret: str = field(repr=False)
     build: dict[str, str]
     started_at: str
@@ -51,6 +54,9 @@ class State:
     def is_process_running(self) -> bool:
         """Return True if the process of the server runs. A later process with the same id does not count."""
         return read_start_time(self.pid) == self.process_start
+
+
+_STATES = TypeAdapter(State)
 
 
 def state_path(home: Path) -> Path:
@@ -77,8 +83,7 @@ def prepare_home(home: Path) -> None:
 
 def is_private(home: Path) -> bool:
     """Return True if only this user can replace files in the directory."""
-    found = home.stat()
-    return found.st_uid == os.geteuid() and not found.st_mode & stat.S_IWOTH
+    return _is_own(home.stat(), stat.S_IWOTH)
 
 
 def read_state(home: Path) -> State | None:
@@ -89,9 +94,11 @@ def read_state(home: Path) -> State | None:
         return None
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & _OTHERS:
+        if not stat.S_ISREG(found.st_mode) or not _is_own(found, _OTHERS):
             return None
-        return _parse(file.read(_MAX_STATE_BYTES))
+        with contextlib.suppress(ValidationError):
+            return _STATES.validate_json(file.read(_MAX_STATE_BYTES))
+    return None
 
 
 def write_state(home: Path, state: State) -> None:
@@ -196,20 +203,9 @@ def _ask_ps(pid: int) -> str | None:
     return done.stdout.strip() or None
 
 
-def _parse(data: bytes) -> State | None:
-    try:
-        values: Any = json.loads(data)
-    except ValueError:
-        return None
-    try:
-        state = State(**values)
-    except TypeError:
-        return None
-    kinds: tuple[type | tuple[type, ...], ...] = (int, str, int, str, dict, str, (int, float, NoneType), bool)
-    given = (getattr(state, each.name) for each in fields(State))
-    is_valid = all(isinstance(value, kind) for value, kind in zip(given, kinds, strict=True))
-    is_valid = is_valid and state.pid > 0 and 0 < state.port < 1 << 16
-    return state if is_valid else None
+def _is_own(found: os.stat_result, forbidden: int) -> bool:
+    """Return True if a file or directory belongs to this user, and has none of the `forbidden` permissions."""
+    return found.st_uid == os.geteuid() and not found.st_mode & forbidden
 
 
 def _explain(path: Path, exc: OSError) -> Unavailable:

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from threading import Thread
 from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect_dist.cli.options import Context
 from prefect_dist.cli.prefect_api import PrefectApi, Unrecorded, prefect_api
+from prefect_dist.cli.run_table import RUNS
 from prefect_dist.cli.signals import abandon_threads, note_stop
 from prefect_dist.mirror.progress import collected_reports, notify_also
 from prefect_dist.mirror.report import FlowName, RunReport
@@ -46,7 +46,7 @@ def run_flow(
         Stopped: the run stopped before it had a report.
         Exception: another error of a run without a report.
     """
-    load = partial(_import_flow, flow)
+    load = RUNS[flow].load_flow
     notify(Note("starting Prefect"))
     with (
         prefect_api(
@@ -77,11 +77,6 @@ def _use_workers(count: int, api: PrefectApi, notify: Notify) -> Iterator[dict[s
 
         with run_worker(count, notify=lambda text: notify(Note(text))) as deployment:
             yield {"workers": count, "worker_deployment": deployment}
-
-
-def _import_flow(name: FlowName) -> Callable[..., Any]:
-    flow: Callable[..., Any] = getattr(import_module(f"prefect_dist.flows.{name}"), name)
-    return flow
 
 
 def _run(api: PrefectApi, flow: Callable[[], Any], notify: Notify) -> tuple[RunReport, UUID, str | None]:

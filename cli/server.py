@@ -49,6 +49,8 @@ def server(
     if action == "start" and foreground:
         _run_in_foreground(home, context.connect_timeout_s)
     with local_server.use_server(home, answer_s=context.connect_timeout_s, notify=print_error, min_idle_s=_IDLE_S) as used:
+        if used.is_new:
+            print_error("starting a local Prefect server")
         used.wait_until_ready()
         return _open(used, run, context) if action == "open" else _show_status(home, context)
 

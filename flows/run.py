@@ -19,7 +19,8 @@ from prefect_dist.mirror.metrics import push_metrics
 from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.render.plans import plan_summary, plan_table
 from prefect_dist.mirror.report import RunReport
-from prefect_dist.mirror.run_spec import RunContext, RunScopes, RunSpec
+from prefect_dist.mirror.run_spec import RunContext, RunSpec
+from prefect_dist.mirror.scopes import RunScopes
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.storage.runs import RunFiles

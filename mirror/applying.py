@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol, Self
 
 from prefect_dist.mirror.mirror_policy import MirrorObserver, MirrorPolicy, Unconfirmed
 from prefect_dist.mirror.plan import OrphanTag, PlannedImage
 from prefect_dist.mirror.results import MirrorResults
+from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer import units
@@ -18,23 +18,7 @@ from prefect_dist.transfer.pool import Failed, Pool, Unit
 from prefect_dist.transfer.removal import Removed, UnwantedTag
 from prefect_dist.transfer.stats import TransferStats
 from prefect_dist.transfer.walk import Walk
-from prefect_dist.transfer.walk_state import Admit, ImageState
-
-
-class MirrorScopes(Protocol):
-    """The flow runs of the units of a run. Leaving the block ends the flow runs."""
-
-    def divide(self, images: Sequence[tuple[ImageState, PlannedImage]], admit: Admit) -> None:
-        """Have `admit` add images to the walk, at once or in parts."""
-
-    def end_image(self, image: ImageState, *, is_vetoed: bool = False) -> None:
-        """Count a finished image."""
-
-    def __enter__(self) -> Self:
-        """Return the scopes."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object, /) -> None:
-        """End the flow runs."""
+from prefect_dist.transfer.walk_state import ImageState
 
 
 class Applying:

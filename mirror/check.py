@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefect_dist.mirror.applying import MirrorScopes
 from prefect_dist.mirror.checking import Checking, CheckResults
 from prefect_dist.mirror.config import Mirror
 from prefect_dist.mirror.divided_checking import DividedChecking
@@ -15,6 +14,7 @@ from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport, count_outcomes
 from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
+from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.mirror.skopeo import Dialect, choose_parser
 from prefect_dist.mirror.store_index import update_index
 from prefect_dist.ocispec.errors import InvalidInput

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from prefect_dist.mirror.applying import Applying, MirrorScopes
+from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.auditing import Auditing, Audits
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Records
 from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.report import AuditRow
+from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import Denied, DistError
 from prefect_dist.transfer.audit import Finding

@@ -22,12 +22,12 @@ from prefect_dist.mirror.templates import resolve_secret
 from prefect_dist.mirror.validation import Checked, MistakeLog, list_idle_keys, located, validate_parts
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes
+from prefect_dist.ocispec.schemes import BLOCK
 from prefect_dist.remotes import Credentials, Hosts
 from prefect_dist.remotes.advice import TlsAdvice
 from prefect_dist.storage.options import has_userinfo, is_secret, refuse_userinfo
 from prefect_dist.transfer.pool import Grain
 
-_BLOCK = "block:"
 _SEED = "seed"
 SEED_OPTIONS = _SEED
 """The path of a configuration from `make_seed_mirror`."""
@@ -157,7 +157,7 @@ def without_file(mirror: Mirror) -> Mirror:
 
 def stem_of(document: Document) -> str:
     """Return the name of a document's file or block without suffix."""
-    return Path(document.path.removeprefix(_BLOCK)).stem
+    return Path(document.path.removeprefix(BLOCK)).stem
 
 
 _IN_USE: ContextVar[Mirror | None] = ContextVar("configuration", default=None)
@@ -201,7 +201,7 @@ def _store(section: StoreSection | None, document: Document) -> tuple[str | None
     url = resolve_secret(section.url, at=at)
     with located(at):
         refuse_userinfo(url)
-    place = url if url.startswith(_BLOCK) else document.resolve_path(url, ("store",))
+    place = url if url.startswith(BLOCK) else document.resolve_path(url, ("store",))
     return place, _store_options(section.options, document, ("store", "options"))
 
 

@@ -21,13 +21,18 @@ _log = logging.getLogger(__name__)
 
 
 def run_directly(spec: RunSpec, notify: Notify) -> RunReport:
-    """Carry out a run. `notify` receives the events of the run. The log has a line per event if its level is INFO or lower.
+    """Carry out a run. `notify` receives the events of the run.
+
+    The log has a line per event and per warning if its level is INFO or lower. Warnings are not logged at the level WARNING,
+    because the commands print the same warnings before the run.
 
     Raises:
         DistError: the run could not begin, such as without a store.
     """
     if _log.isEnabledFor(logging.INFO):
         notify = combine_listeners(LogWriter(_log), notify)
+    for warning in spec.warnings:
+        _log.info("%s", warning)
     with (
         open_session(spec.session, notify=notify) as session,
         ThreadPool(session, window=spec.window, retries=spec.retries) as pool,

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from prefect_dist.mirror.applying import MirrorScopes
 from prefect_dist.mirror.check_files import CheckInput
 from prefect_dist.mirror.checking import Checking, CheckResults, make_unresolved_row
 from prefect_dist.mirror.division import Division, ShardRunner
@@ -10,6 +9,7 @@ from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Records
 from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.report import AuditRow
+from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.mirror.shards import divide_targets
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.units import format_count

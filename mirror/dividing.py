@@ -6,11 +6,12 @@ store, which all processes share.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from prefect_dist.mirror.applying import Applying, MirrorScopes
+from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.division import Division, ShardRunner, add_stats
 from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.plan import PlannedImage
 from prefect_dist.mirror.results import MirrorResults
+from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.mirror.shard_files import ShardInput
 from prefect_dist.mirror.shards import divide_images
 from prefect_dist.ocispec.errors import DistError

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, Self
+from typing import ClassVar, Literal
 
 from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport
 from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
+from prefect_dist.mirror.scopes import FetchScopes
 from prefect_dist.mirror.store_index import update_index
 from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.platform import Platforms
@@ -19,23 +20,7 @@ from prefect_dist.transfer.pool import Pool, Unit
 from prefect_dist.transfer.related import EVERYTHING, NOTHING
 from prefect_dist.transfer.session import SessionSpec
 from prefect_dist.transfer.walk import Walk
-from prefect_dist.transfer.walk_state import Admit, ContentNode, ImageState
-
-
-class FetchScopes(Protocol):
-    """The flow runs of the units of a fetch. Leaving the block ends the flow runs."""
-
-    def divide(self, images: Sequence[ImageState], admit: Admit, /) -> None:
-        """Set the scopes of images, and have `admit` add the images to the walk, at once or in parts."""
-
-    def end_image(self, image: ImageState) -> None:
-        """Count a finished image."""
-
-    def __enter__(self) -> Self:
-        """Return the scopes."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object, /) -> None:
-        """End the flow runs."""
+from prefect_dist.transfer.walk_state import ContentNode, ImageState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from prefect_dist.mirror.fetch import FetchScopes, count_images, walk_images
+from prefect_dist.mirror.fetch import count_images, walk_images
 from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport, UnpackRow
 from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
+from prefect_dist.mirror.scopes import FetchScopes
 from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.reference import expand
 from prefect_dist.storage.unpack import Unpacked

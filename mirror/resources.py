@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.schemes import BLOCK
 from prefect_dist.remotes import Credentials, Hosts, RegistrySettings
 from prefect_dist.remotes.advice import TlsAdvice
 from prefect_dist.storage.options import merge_options, refuse_secrets
@@ -15,8 +16,6 @@ from prefect_dist.transfer.session import SessionSpec
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.config import Mirror
-
-BLOCK = "block:"
 
 
 class BlockReader(Protocol):

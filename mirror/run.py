@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from prefect_dist.mirror.applying import Applying, MirrorScopes
+from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.bookkeeping import record_intent, record_results
 from prefect_dist.mirror.dividing import DividedApplying
 from prefect_dist.mirror.division import ShardRunner
@@ -18,6 +18,7 @@ from prefect_dist.mirror.planning import Planning, PlanRequest
 from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport, TargetRow
 from prefect_dist.mirror.results import MirrorResults, build_mirror_report
 from prefect_dist.mirror.run_spec import RunContext
+from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.mirror.store_index import update_index
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound

@@ -8,26 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from prefect_dist.mirror.report import RunReport
+from prefect_dist.mirror.scopes import RunScopes
 from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.pool import Grain, Pool
 from prefect_dist.transfer.session import SessionSpec
 
 if TYPE_CHECKING:
-    from prefect_dist.mirror.applying import MirrorScopes
     from prefect_dist.mirror.division import ShardRunner
-    from prefect_dist.mirror.fetch import FetchScopes
     from prefect_dist.mirror.mirror_policy import MirrorObserver
-
-
-class RunScopes(Protocol):
-    """Opens the scopes of the units of a run: child flow runs, or nothing."""
-
-    def open_fetch(self) -> "FetchScopes":
-        """Return the scopes of a walk that fetches images."""
-
-    def open_mirror(self, name: str, /) -> "MirrorScopes":
-        """Return the scopes of a walk that mirrors images. `name` is the name of the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from prefect_dist.mirror.applying import Applying, MirrorScopes
+from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.check import build_check_report
 from prefect_dist.mirror.check_files import CheckInput, CheckResult
 from prefect_dist.mirror.checking import Checking
@@ -17,6 +17,7 @@ from prefect_dist.mirror.report import ReportBuilder, RunReport
 from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.results import build_mirror_report
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
+from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.mirror.shard_files import ShardInput, ShardResult
 from prefect_dist.mirror.shard_format import read_kind
 from prefect_dist.mirror.skopeo import Dialect, choose_parser

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from prefect_dist.mirror.fetch import FetchScopes, walk_image_states
+from prefect_dist.mirror.fetch import walk_image_states
 from prefect_dist.mirror.report import BlobRow, NameRow, ReportBuilder, RunError, RunReport, count_outcomes, row_errors
 from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
+from prefect_dist.mirror.scopes import FetchScopes
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import Corrupt, DistError, NotFound
 from prefect_dist.storage import ContentStore, Info, Name, open_store, presence

@@ -19,6 +19,9 @@ BUILT_IN = (LAYOUT, OCI_ARCHIVE, DOCKER_ARCHIVE, STORE)
 PATHS = (LAYOUT, OCI_ARCHIVE, DOCKER_ARCHIVE)
 """The schemes whose places are paths or URLs."""
 
+BLOCK = "block:"
+"""The start of a location in a Prefect block, such as `block:NAME` for a store or a configuration."""
+
 _NAME = re.compile(r"[a-z][a-z0-9+-]*")
 _log = logging.getLogger(__name__)
 

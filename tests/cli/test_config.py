@@ -36,8 +36,8 @@ def test_config_prints_tables_and_warnings(tmp_path: Path) -> None:
     assert shown.code == 0, shown.err
     cells = [re.split(r" {2,}", line) for line in shown.lines]
     assert cells == [
-        ["NAME", "STORE", "LOCK FILE", "CONCURRENCY", "SCHEDULES"],
-        ["nightly", "s3://bucket/cache", str(tmp_path / "mirror.lock.json"), "4", "0 3 * * *"],
+        ["NAME", "STORE", "LOCK FILE", "CONCURRENCY", "GRAIN", "SCHEDULES"],
+        ["nightly", "s3://bucket/cache", str(tmp_path / "mirror.lock.json"), "4", "descriptor", "0 3 * * *"],
         [""],
         ["REGISTRY", "SETTINGS"],
         ["registry.example", "https; certificate not verified; headers X-Key; 2 requests per second; credentials"],
