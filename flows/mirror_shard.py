@@ -16,6 +16,7 @@ from prefect_dist.flows.parameters import (
     label,
     make_resources,
 )
+from prefect_dist.flows.parent_run import stop_with_parent
 from prefect_dist.flows.run import run as carry_out
 from prefect_dist.mirror.hosts_file import CONCURRENCY
 from prefect_dist.mirror.report import RunReport
@@ -60,5 +61,5 @@ def mirror_shard(
         dialect=dialect,
         to=to,
     )
-    with show_life(spec.session, run=run, shard=shard):
+    with stop_with_parent(run), show_life(spec.session, run=run, shard=shard):
         return carry_out(spec, grain=grain)

@@ -11,16 +11,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
+from uuid import UUID
 
 import httpx
 import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
 
+from prefect_dist.flows.api import client
+from prefect_dist.flows.parent_run import stop_with_parent
 from prefect_dist.flows.shard_runs import DEPLOYMENT, ShardRuns
 from prefect_dist.ocispec import Digest
 from prefect_dist.storage.backend import open_backend
 from prefect_dist.storage.runs import RunFiles
+from prefect_dist.transfer.cancellation import CancelToken, use_token
 from prefect_dist.transfer.events import ignore_event
 from tests import images
 from tests.fakes.faults import Call, Fault, Stall
@@ -164,6 +169,30 @@ def test_shards_wait_for_the_slots_of_a_limit_that_the_parent_has_released(
         server.delete(f"/v2/concurrency_limits/{limit}")
     assert {one["state_type"] for one in list_shards(server, run)} == {"COMPLETED"}
     assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
+
+
+@flow
+def end_at_once() -> None:
+    """Do nothing."""
+
+
+@flow
+def watch_parent(parent: str) -> list[str | None]:
+    """Return the reason why a run ends, before and after its parent is cancelled."""
+    token = CancelToken()
+    with use_token(token), stop_with_parent(parent, pause_s=0.1):
+        time.sleep(0.5)  # several looks at the running parent
+        before = token.reason
+        client().set_flow_run_state(UUID(parent), Cancelling(), force=True)
+        poll_until(lambda: token.reason is not None, timeout_s=30)
+    return [before, token.reason]
+
+
+def test_a_shard_stops_with_its_parent_although_prefect_lost_its_own_cancellation(prefect: PrefectServer) -> None:
+    """Prefect ignores the cancellation of a run whose process is just starting. Here, Prefect does not cancel the shard."""
+    with temporary_settings({PREFECT_API_URL: prefect.url}):
+        parent = end_at_once(return_state=True).state_details.flow_run_id
+        assert watch_parent(str(parent)) == [None, "the parent run was cancelled"]
 
 
 def test_a_prefect_server_without_the_deployment_is_named(prefect: PrefectServer, tmp_path: Path) -> None:
