@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from prefect_dist.mirror.lock import Locked, Records
+from prefect_dist.mirror.lock import NO_REFERRERS, Locked, Records
 from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.ocispec import Digest, Reference
@@ -56,8 +56,9 @@ def record_results(plan: Plan, results: MirrorResults, replaced: Records, locked
 
 def _wanted_again(plan: Plan, records: Records) -> Records:
     """Return all records, with `unwanted` cleared for each tag of the plan, including failed tags."""
-    wanted = {action.target for action in plan.actions if action.target in records}
-    return {**records, **{target: replace(records[target], unwanted=None) for target in wanted}}
+    wanted = (action.target for action in plan.actions if action.target in records)
+    again = {target: replace(records[target], unwanted=None) for target in wanted if records[target].unwanted is not None}
+    return {**records, **again} if again else records
 
 
 def _follow_moved_tags(records: dict[Reference, Locked], referrers: Mapping[Reference, Referrers]) -> None:
@@ -95,11 +96,13 @@ def _with_wanted_referrers(records: Records, plan: Plan) -> Records:
         if tag is not None
     }
     again = {target: replace(record, unwanted=None) for target, record in records.items() if str(target) in wanted}
-    return {**records, **again}
+    return {**records, **again} if again else records
 
 
-def _merge(known: Referrers, new: Referrers) -> dict[Digest, str | None]:
+def _merge(known: Referrers, new: Referrers) -> Referrers:
     """Return the known and the new referrers. A tag has only the new digest."""
+    if not known and not new:
+        return NO_REFERRERS
     tags = set(new.values()) - {None}
     return {**{digest: tag for digest, tag in known.items() if tag not in tags}, **new}
 

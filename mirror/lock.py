@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Self
 
 import orjson
@@ -19,6 +20,10 @@ from prefect_dist.storage.statefile import StateFile
 
 _VERSION = 1
 _REMEDY = "allow the user of the run to write the file and its directory, or set `lock` to another file"
+
+
+NO_REFERRERS: Mapping[Digest, str | None] = MappingProxyType({})
+"""The referrers of most records: one instance, because a lock file has thousands of records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +49,7 @@ class Locked:
     platforms: tuple[Platform, ...] | None = None
     rewritten: bool = False
     single: Platform | None = None
-    referrers: Mapping[Digest, str | None] = field(default_factory=dict)
+    referrers: Mapping[Digest, str | None] = field(default_factory=lambda: NO_REFERRERS)
     unwanted: datetime | None = None
     replaces: Digest | None = None
     related: tuple[str, ...] | None = None
@@ -146,12 +151,14 @@ def _records(raw: bytes, *, at: str) -> dict[Reference, Locked]:
     if document.get("version") != _VERSION:
         raise InvalidInput(f"{at}.version: expected {_VERSION}, got {document.get('version')!r}")
     images = fields.require(document, "images", dict, at=at)
-    return {Reference.parse(name): Locked.from_json(_object(one, at=name), at=name) for name, one in images.items()}
+    # Each part of the document is dropped as soon as its record exists: a large file would be in memory twice.
+    return {Reference.parse(name): Locked.from_json(_object(images.pop(name), at=name), at=name) for name in list(images)}
 
 
 def _document(records: Records) -> bytes:
-    images = {str(target): record.to_json() for target, record in sorted(records.items(), key=lambda item: str(item[0]))}
-    return orjson.dumps({"version": _VERSION, "images": images}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    images = {str(target): records[target] for target in sorted(records, key=str)}
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATACLASS
+    return orjson.dumps({"version": _VERSION, "images": images}, default=Locked.to_json, option=options)
 
 
 def _digest(document: fields.Json, key: str, *, at: str) -> Digest | None:
@@ -170,8 +177,10 @@ def _platform(document: fields.Json, *, at: str) -> Platform | None:
     return None if text is None else Platform.parse(text)
 
 
-def _referrers(document: fields.Json, *, at: str) -> dict[Digest, str | None]:
-    found = fields.optional(document, "referrers", dict, at=at) or {}
+def _referrers(document: fields.Json, *, at: str) -> Mapping[Digest, str | None]:
+    found = fields.optional(document, "referrers", dict, at=at)
+    if not found:
+        return NO_REFERRERS
     return {Digest.parse(digest): fields.optional(found, digest, str, at=f"{at}.referrers") for digest in found}
 
 

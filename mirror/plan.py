@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 from prefect_dist.mirror.entry import Entry
-from prefect_dist.mirror.lock import Locked
+from prefect_dist.mirror.lock import NO_REFERRERS, Locked
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.remotes import Quota
@@ -54,7 +54,7 @@ class TargetAction:
     change: Change
     old: Descriptor | None = None
     new: Descriptor | None = None
-    target_referrers: Mapping[Digest, str | None] = field(default_factory=dict)
+    target_referrers: Mapping[Digest, str | None] = field(default_factory=lambda: NO_REFERRERS)
     note: str | None = None
     error: DistError | None = None
     backup: Reference | None = None

@@ -11,7 +11,7 @@ from prefect_dist.mirror.plan import PlannedImage, SyncItem, TargetAction
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.ocispec.units import format_count
-from prefect_dist.transfer.survey import ImageInfo, ImageQuery, QueryResult
+from prefect_dist.transfer.survey import NO_REFERRER, ImageInfo, ImageQuery, QueryResult
 
 
 def is_trusted(item: SyncItem, locked: Records) -> bool:
@@ -38,8 +38,9 @@ def make_query(item: SyncItem, locked: Records) -> ImageQuery:
         rewritten=entry.rewrite_index,
         single=entry.single,
         related=item.related,
-        verified=frozenset(digest for record in records.values() if record is not None for digest in record.referrers),
-        unrecorded=frozenset(target for target, record in records.items() if record is None),
+        verified=frozenset(digest for record in records.values() if record is not None for digest in record.referrers)
+        or NO_REFERRER,
+        unrecorded=tuple(target for target, record in records.items() if record is None),
         dated=is_dated,
         whole=item.is_judged_again,
         force=any(_needs_more_platforms(item, record) for record in records.values()),

@@ -6,7 +6,7 @@ may claim.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -94,7 +94,7 @@ class Planning:
         """Hand over surveyed images, and the plan after the last images."""
         self._open_surveys -= 1
         surveyed = find_missing_content(self._session.store, surveyed)
-        self._surveys.append(surveyed)
+        self._surveys.append(replace(surveyed, origins={}))  # without results that only the walk needs
         is_last = claiming.is_complete and not self._open_surveys
         # The walk uploads the content of images as soon as it takes them. The plan shows the state before.
         plan = self._make_plan() if is_last else None

@@ -1,6 +1,7 @@
 """Descriptors: the media type, digest and size of content (image-spec 1.1, descriptor.md)."""
 
 import base64
+import sys
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -42,7 +43,7 @@ class Descriptor:
             raise InvalidInput(f"{at}.size: expected 0 to {_MAX_SIZE}, got {size}")
         platform = fields.optional(document, "platform", dict, at=at)
         return cls(
-            media_type=fields.require(document, "mediaType", str, at=at),
+            media_type=sys.intern(fields.require(document, "mediaType", str, at=at)),  # a run has thousands of descriptors
             digest=Digest.parse(fields.require(document, "digest", str, at=at), prefix=f"{at}."),
             size=size,
             urls=fields.strings(document, "urls", at=at),

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import sys
 from dataclasses import dataclass
 from typing import Self
 
@@ -32,7 +33,7 @@ class Digest:
         match = _GRAMMAR.fullmatch(text)
         if match is None:
             raise InvalidInput(f"{prefix}digest {quote_text(text)}: expected algorithm:hex")
-        algorithm, encoded = match["algorithm"], match["encoded"]
+        algorithm, encoded = sys.intern(match["algorithm"]), match["encoded"]  # a run has thousands of digests
         if algorithm not in _HEX_LENGTHS:
             raise Unsupported(
                 f"{prefix}digest {quote_text(text)}: algorithm {algorithm[:_SHORT]} is not supported, use sha256 or sha512"

@@ -10,6 +10,7 @@ the remote interprets the rest of the locator.
 
 import posixpath
 import re
+import sys
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -82,7 +83,7 @@ class Reference:
         _check_path(path, host, text)
         named = tail if mark == ":" else mark + tail
         _check_object(named, text, tagged=mark == ":")
-        return cls(f"{host}/{path}", named)
+        return cls(sys.intern(f"{host}/{path}"), named)  # a run has thousands of tags of one repository
 
     @classmethod
     def _parse_schemed(cls, text: str, scheme: str) -> Self:

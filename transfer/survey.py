@@ -21,6 +21,10 @@ from prefect_dist.transfer.fetching import fetch_content, report_corruption
 from prefect_dist.transfer.related import NOTHING, Related, find_all_related, list_at_source, list_at_target
 from prefect_dist.transfer.session import Session
 
+# A new empty set takes 216 bytes, and a run has thousands of images.
+NO_REFERRER: frozenset[Digest] = frozenset()
+_NO_TARGET: frozenset[Reference] = frozenset()
+
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class ImageQuery:
@@ -47,7 +51,7 @@ class ImageQuery:
     single: Platform | None = None
     related: Related = NOTHING
     verified: frozenset[Digest] = frozenset()
-    unrecorded: frozenset[Reference] = frozenset()
+    unrecorded: tuple[Reference, ...] = ()
     dated: bool = False
     whole: bool = False
     force: bool = False
@@ -72,8 +76,8 @@ class ImageInfo:
     target_root: Descriptor
     content: tuple[Descriptor, ...] = ()
     sent: tuple[Descriptor, ...] = ()
-    incomplete: frozenset[Reference] = frozenset()
-    referrers: frozenset[Digest] = frozenset()
+    incomplete: frozenset[Reference] = _NO_TARGET
+    referrers: frozenset[Digest] = NO_REFERRER
     target_referrers: Mapping[Reference, Mapping[Digest, str | None]] = field(default_factory=dict)
     created: datetime | None = None
 
@@ -99,13 +103,15 @@ class QueryResult:
 class Reader:
     """Reads manifests and configs: from the store, otherwise from one source. With `keep`, the store keeps them.
 
-    `place` is an image in the repository of `source`.
+    `place` is an image in the repository of `source`. Images have equal descriptors of common layers: `shared` has one instance
+    of each, which saves memory.
     """
 
     session: Session
     source: Source
     place: Reference
     keep: bool
+    shared: dict[Descriptor, Descriptor] = field(default_factory=dict, compare=False)
 
     def children(self, platforms: Platforms) -> Children:
         """Return a handler for the children of manifests: of an index, the manifests for `platforms`."""
@@ -133,7 +139,7 @@ class Reader:
 
 
 class _Results(dict[ImageQuery, QueryResult]):
-    """The results of a run without errors."""
+    """The results of queries without errors, for a repetition of the other queries of the same unit."""
 
 
 class _CorruptSources(set[Reference]):
@@ -145,25 +151,27 @@ def survey_images(session: Session, queries: Sequence[ImageQuery], *, keep: bool
 
     A run resolves a query again only after an error. With `keep`, the store keeps the manifests.
     """
-    known = session.memo(_Results)
+    known, shared = session.memo(_Results), dict[Descriptor, Descriptor]()
     new = [query for query in queries if query not in known]
 
     def survey(query: ImageQuery, context: Context) -> QueryResult:
-        return context.run(_survey_image, session, query, keep=keep)
+        return context.run(_survey_image, session, query, shared, keep=keep)
 
     with ThreadPoolExecutor(workers) as executor:
         # Each thread gets the context of the unit: Prefect adds the current flow run to an event.
         found = dict(zip(new, executor.map(survey, new, [copy_context() for _ in new]), strict=True))
-    known |= {query: one for query, one in found.items() if not one.errors}
+    if any(one.errors for one in found.values()):
+        known |= {query: one for query, one in found.items() if not one.errors}
     return [found.get(query) or known[query] for query in queries]
 
 
-def _survey_image(session: Session, query: ImageQuery, *, keep: bool) -> QueryResult:
+def _survey_image(session: Session, query: ImageQuery, shared: dict[Descriptor, Descriptor], *, keep: bool) -> QueryResult:
     """Resolve an image at the source and at the targets by one HEAD each.
 
     Manifests are read only if the image has to be mirrored to a target, or if the query needs more.
     """
-    catch, reader = session.cancel.catch_error, Reader(session, session.open_source(query.source), query.source, keep)
+    catch, source = session.cancel.catch_error, session.open_source(query.source)
+    reader = Reader(session, source, query.source, keep, shared)
     try:
         there = tuple(catch(partial(_find_tag, session, target)) for target in query.targets)
         settled = _settled_root(query, there)
@@ -251,12 +259,14 @@ def _image_info(query: ImageQuery, found: Descriptor, standing: Sequence[object]
     target_root = selected.root
     with_root = [target for target, there in zip(query.targets, standing, strict=True) if _has_root(there, target_root)]
     is_absent = any(there is None or isinstance(there, Descriptor) for there in standing if not _has_root(there, target_root))
-    incomplete = frozenset(target for target in with_root if _lacks_manifests(query, target, root, reader.session))
+    incomplete = (
+        frozenset(target for target in with_root if _lacks_manifests(query, target, root, reader.session)) or _NO_TARGET
+    )
     due = query.force or is_absent or bool(incomplete)
     if not (due or query.related or query.dated or query.whole):
         return ImageInfo(root=root, target_root=target_root)
     children = reader.children(query.platforms)
-    content = tuple(walk_tree(children, root))
+    content = tuple(reader.shared.setdefault(one, one) for one in walk_tree(children, root))
     sent = _written(selected, reader) if selected.indexes else content
     # A registry has the content of its manifests. With `force`, the target may have an index with fewer platforms.
     for target in () if query.force else with_root:
@@ -270,7 +280,7 @@ def _image_info(query: ImageQuery, found: Descriptor, standing: Sequence[object]
         content=content,
         sent=sent,
         incomplete=incomplete,
-        referrers=frozenset(referrers),
+        referrers=frozenset(referrers) or NO_REFERRER,
         target_referrers={target: _related_there(query, content, trees, target, reader.session) for target in unknown},
         created=_creation_date(content, reader) if query.dated else None,
     )

@@ -105,7 +105,8 @@ class Walk:
 
     def query(self, queries: Iterable[RegistryQuery]) -> None:
         """Add queries, before `run` or from a function that `run` calls."""
-        self._worklist.add(queries)
+        for query in queries:
+            self._worklist.again(query)  # each query is new, and `add` would keep its images in memory until the end
 
     def run(self, images: Sequence[ImageState] = ()) -> tuple[ImageReport, ...]:
         """Walk over the given images and the images that were added. Return the reports of the given images, in their order."""

@@ -46,8 +46,25 @@ def test_a_survey_sends_one_request_to_the_source_and_to_each_target(
     (found,) = survey_images(session, [query], keep=True, workers=2)
     assert image_info(found).content == ()
     assert (list_requests(source), list_requests(target)) == (["HEAD /v2/app/manifests/all"], ["HEAD /v2/copy/manifests/all"])
-    assert survey_images(session, [query], keep=True, workers=2) == [found]
-    assert len(source.requests) == 1
+
+
+def test_a_repeated_survey_requests_only_images_with_errors_again(
+    session: Session, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    images.load(target, "copy", INDEX, "all")
+    queries = [
+        ImageQuery(source=reference_at(source, name), targets=(reference_at(target, "copy:all"),))
+        for name in ("app:all", "app:absent")
+    ]
+    first = survey_images(session, queries, keep=True, workers=2)
+    before = list_requests(source)
+    assert [bool(one.errors) for one in first] == [False, True]
+
+    assert survey_images(session, queries, keep=True, workers=2)[0] is first[0]
+
+    repeated = list_requests(source)[len(before) :]
+    assert repeated
+    assert not [one for one in repeated if one.endswith("/all")]
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -170,7 +187,7 @@ def test_referrers_of_referrers_are_found_at_the_source_and_at_an_unrecorded_tar
     images.load(target, "copy", bill)
     images.load(target, "copy", signatures[0])
     place = reference_at(target, "copy:one")
-    unrecorded = frozenset() if is_recorded else frozenset({place})
+    unrecorded = () if is_recorded else (place,)
     query = ImageQuery(source=reference_at(source, "app:one"), targets=(place,), related=EVERYTHING, unrecorded=unrecorded)
 
     (found,) = survey_images(session, [query], keep=True, workers=1)
@@ -254,9 +271,7 @@ def load_signed_tags(source: FakeRegistry, target: FakeRegistry, *, tags: int) -
             images.load(registry, repository, INDEX, f"v{number}")
     places = [reference_at(target, f"copy:v{number}") for number in range(tags)]
     return [
-        ImageQuery(
-            source=reference_at(source, f"app:v{n}"), targets=(place,), related=EVERYTHING, unrecorded=frozenset({place})
-        )
+        ImageQuery(source=reference_at(source, f"app:v{n}"), targets=(place,), related=EVERYTHING, unrecorded=(place,))
         for n, place in enumerate(places)
     ]
 
