@@ -36,7 +36,7 @@ from tests import images
 from tests.fakes.registry import FakeRegistry
 
 if TYPE_CHECKING:
-    from prefect_dist.mirror.dividing import ShardRunner
+    from prefect_dist.mirror.division import ShardRunner
 
 _TAGS, _PER_REPOSITORY, _WORKERS, _CONCURRENCY = 10_000, 10, 10, 16
 
