@@ -1,4 +1,4 @@
-"""The records of a mirror run in the lock file: intentions before the run changes a target, then results.
+"""The records of a mirror run in the lock file: intentions before the run changes a target, then results and pending changes.
 
 Several runs may share the file. Records of another run stay, also if written after the current run read the file.
 """
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from prefect_dist.mirror.lock import NO_REFERRERS, Locked, Records
+from prefect_dist.mirror.lock import NO_REFERRERS, Locked, Pending, Records
 from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.ocispec import Digest, Reference
@@ -52,6 +52,22 @@ def record_results(plan: Plan, results: MirrorResults, replaced: Records, locked
             records[orphan.target] = replace(orphan.record, unwanted=orphan.since)
     _follow_moved_tags(records, results.referrers)
     return _with_wanted_referrers(_wanted_again(plan, records), plan)
+
+
+def note_changes(plan: Plan, now: datetime, pending: Pending) -> Pending:
+    """Return the pending changes with the due changes of a plan, which a run found at `now`. Earlier times stay."""
+    return {**{action.target: now for action in plan.actions if action.is_due}, **pending}
+
+
+def settle_changes(plan: Plan, results: MirrorResults, pending: Pending) -> Pending:
+    """Return the changes that are still pending after a run.
+
+    A change is no longer pending if the target has the image, if a gate vetoed the image, or if no entry selects the image any
+    more. If the images of an entry are unknown, or the run was stopped, changes outside the plan stay pending.
+    """
+    outcomes = {action.target: results.outcome(action) for action in plan.actions if action.target in pending}
+    unknown = "failed" if plan.problems or results.is_stopped else "unchanged"
+    return {target: since for target, since in pending.items() if outcomes.get(target, unknown) == "failed"}
 
 
 def _wanted_again(plan: Plan, records: Records) -> Records:

@@ -1,7 +1,7 @@
 """A run that audits the targets of a mirror, and repairs targets on request."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prefect_dist.mirror.checking import Checking, CheckResults
 from prefect_dist.mirror.config import Mirror
@@ -11,6 +11,7 @@ from prefect_dist.mirror.loading import load_config
 from prefect_dist.mirror.lock import Lock
 from prefect_dist.mirror.lock_config import accept_lock
 from prefect_dist.mirror.mirror_policy import MirrorObserver
+from prefect_dist.mirror.registry_state import summarize_check
 from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport, count_outcomes
 from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
@@ -113,9 +114,10 @@ def check_mirror(
     is_changed = is_repairing and any(row.outcome != "unresolved" for row in found.rows)
     errors = update_index(pool.session, notify) if is_changed else []
     unchecked = len(locked) - len(wanted)
-    return build_check_report(
+    report = build_check_report(
         builder, found, stats=checking.stats, unchecked=unchecked, errors=errors, configuration=mirror.name
     )
+    return replace(report, registries=summarize_check(report, entries))
 
 
 def build_check_report(

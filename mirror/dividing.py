@@ -49,8 +49,9 @@ class DividedApplying(Applying):
     def run(self) -> MirrorResults:
         """Finish the plan, then mirror the added images in shards."""
         self.walk.run()
-        if self._session.cancel.reason is not None:
-            return MirrorResults(is_stopped=True)
+        if (stopped := self._session.cancel.error) is not None:
+            failures = dict.fromkeys(ShardInput(images=tuple(self._images)).targets, (stopped,))
+            return MirrorResults(failures=failures, is_stopped=True)
         divided = divide_images(self._images, workers=self._division.workers)
         shards = [ShardInput(images=images) for images in divided]
         found = list[MirrorResults]()

@@ -93,15 +93,20 @@ class Locked:
 
 
 Records = Mapping[Reference, Locked]
+Pending = Mapping[Reference, datetime]
+"""The targets that do not serve a known change, each with the time when a run first found the change."""
 
 
 class Lock:
-    """The lock file of a mirror, which several runs may share. Without a `url` there is no file and no record."""
+    """The lock file of a mirror, which several runs may share. Without a `url` there is no file and no record.
 
-    def __init__(self, url: str | None) -> None:
-        self._file = StateFile(url) if url is not None else None
+    The file has pending changes under the name of the flow and the configuration (`run`). Other runs have no pending changes.
+    """
 
-    def read(self) -> dict[Reference, Locked]:
+    def __init__(self, url: str | None, *, run: str | None = None) -> None:
+        self._file, self._run = StateFile(url) if url is not None else None, run
+
+    def read(self) -> Records:
         """Return the records by target. A missing file has no records.
 
         Raises:
@@ -112,10 +117,12 @@ class Lock:
             return {}
         with _name_lock_file():
             raw = self._file.read()
-        return self._parse(raw, self._file.url)
+        return self._parse(raw, self._file.url).images
 
-    def update(self, amend: Callable[[Records], Records]) -> None:
-        """Replace the records by the result of `amend`. A concurrent change of the file repeats the call.
+    def update(self, amend: Callable[[Records], Records], settle: Callable[[Pending], Pending] | None = None) -> None:
+        """Replace the records by the result of `amend`, and the pending changes of the run by the result of `settle`.
+
+        A concurrent change of the file repeats the calls.
 
         Raises:
             InvalidInput: the file is damaged.
@@ -124,13 +131,22 @@ class Lock:
         if self._file is not None:
             at = self._file.url
             with _name_lock_file():
-                self._file.change(lambda raw: _document(amend(self._parse(raw, at))))
+                self._file.change(lambda raw: _document(self._amend(self._parse(raw, at), amend, settle)))
 
-    def _parse(self, raw: bytes | None, at: str) -> dict[Reference, Locked]:
+    def _amend(
+        self, found: "_Content", amend: Callable[[Records], Records], settle: Callable[[Pending], Pending] | None
+    ) -> "_Content":
+        pending = found.pending
+        if settle is not None and self._run is not None:
+            own = settle(pending.get(self._run, {}))
+            pending = {run: one for run, one in {**pending, self._run: own}.items() if one}
+        return _Content(amend(found.images), pending)
+
+    def _parse(self, raw: bytes | None, at: str) -> "_Content":
         if raw is None:
-            return {}
+            return _Content()
         try:
-            return _records(raw, at=at)
+            return _parse_content(raw, at=at)
         except (InvalidInput, Unsupported) as exc:
             raise InvalidInput(f"lock file {at}: damaged ({exc}); restore the file, or remove it to start a new one") from exc
 
@@ -146,19 +162,37 @@ def _name_lock_file() -> Iterator[None]:
         raise Denied(f"{exc.message}; {_REMEDY}", subject=f"lock file {exc.subject}") from exc
 
 
-def _records(raw: bytes, *, at: str) -> dict[Reference, Locked]:
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """The records of the file by target, and the pending changes of each run."""
+
+    images: Records = field(default_factory=dict)
+    pending: Mapping[str, Pending] = field(default_factory=dict)
+
+
+def _parse_content(raw: bytes, *, at: str) -> _Content:
     document = fields.parse_object(raw, at=at)
     if document.get("version") != _VERSION:
         raise InvalidInput(f"{at}.version: expected {_VERSION}, got {document.get('version')!r}")
     images = fields.require(document, "images", dict, at=at)
-    # Each part of the document is dropped as soon as its record exists: a large file would be in memory twice.
-    return {Reference.parse(name): Locked.from_json(_object(images.pop(name), at=name), at=name) for name in list(images)}
+    pending = fields.optional(document, "pending", dict, at=at) or {}
+    return _Content(
+        # Each part of the document is dropped as soon as its record exists: a large file would be in memory twice.
+        {Reference.parse(name): Locked.from_json(_object(images.pop(name), at=name), at=name) for name in list(images)},
+        {run: _parse_pending(_object(one, at=f"{at}.pending"), at=f"{at}.pending") for run, one in pending.items()},
+    )
 
 
-def _document(records: Records) -> bytes:
-    images = {str(target): records[target] for target in sorted(records, key=str)}
+def _parse_pending(document: fields.Json, *, at: str) -> Pending:
+    return {Reference.parse(target): fields.require_time(document, target, at=at) for target in document}
+
+
+def _document(content: _Content) -> bytes:
+    images = {str(target): content.images[target] for target in sorted(content.images, key=str)}
+    pending = {run: {str(one): found[one] for one in sorted(found, key=str)} for run, found in sorted(content.pending.items())}
+    document = {"version": _VERSION, "images": images, **({"pending": pending} if pending else {})}
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATACLASS
-    return orjson.dumps({"version": _VERSION, "images": images}, default=Locked.to_json, option=options)
+    return orjson.dumps(document, default=Locked.to_json, option=options)
 
 
 def _digest(document: fields.Json, key: str, *, at: str) -> Digest | None:

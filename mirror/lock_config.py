@@ -11,14 +11,14 @@ from prefect_dist.mirror.yamlfile import Document
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
 
-_KEYS = {"version", "images"}
+_KEYS, _FURTHER_KEYS = {"version", "images"}, {"pending"}
 
 
 def accept_lock(parse: Parser) -> Parser:
     """Return a parser that reads a configuration by `parse`, and also reads a lock file."""
 
     def parse_either(document: Document) -> Mirror:
-        is_lock = document.is_file and isinstance(document.data, Mapping) and document.data.keys() == _KEYS
+        is_lock = document.is_file and isinstance(document.data, Mapping) and document.data.keys() - _FURTHER_KEYS == _KEYS
         return from_lock(document.path) if is_lock else parse(document)
 
     return parse_either

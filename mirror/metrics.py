@@ -6,10 +6,11 @@ A failed push of metrics is a warning: the images are published.
 import logging
 import os
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from prefect_dist.mirror.report import RunReport
+from prefect_dist.mirror.report import RegistryState, RunReport
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -36,6 +37,9 @@ def push_metrics(report: RunReport, *, log: Log) -> None:
     try:
         key = {"flow": report.flow, "mirror": report.configuration}
         pushadd_to_gateway(url, job=_JOB, registry=_gauges(report), grouping_key=key, timeout=_TIMEOUT_S)
+        for state in report.registries:  # a group of metrics each, so that a failed registry keeps its last success
+            place = {**key, "registry": state.host}
+            pushadd_to_gateway(url, job=_JOB, registry=_registry_gauges(state), grouping_key=place, timeout=_TIMEOUT_S)
     except (OSError, ValueError) as exc:  # ValueError: no URL of http
         log.warning("metrics could not be pushed to %s, which %s names: %s", url, _URL, exc)
 
@@ -48,8 +52,6 @@ def _has_userinfo(url: str) -> bool:
 
 
 def _gauges(report: RunReport) -> "CollectorRegistry":
-    from prometheus_client import CollectorRegistry, Gauge  # noqa: PLC0415 - most runs push no metrics
-
     counts, now = report.counts, time.time()
     failed = sum(counts.get(key, 0) for key in ("failed", "damaged", "unresolved"))
     vetoed = counts.get("vetoed", 0)
@@ -66,6 +68,24 @@ def _gauges(report: RunReport) -> "CollectorRegistry":
     }
     if is_success:
         values["last_success_timestamp_seconds"] = "When the last run ended in which nothing failed.", now
+    return _make_gauges(values)
+
+
+def _registry_gauges(state: RegistryState) -> "CollectorRegistry":
+    values: dict[str, tuple[str, float]] = {
+        "registry_pending_targets": ("Targets at the registry without the wanted image.", state.pending),
+        "registry_failed_targets": ("Targets at the registry that failed in the last run.", state.failed),
+    }
+    if state.lag_s is not None:
+        values["registry_lag_seconds"] = "Age of the oldest known change that the registry does not serve.", state.lag_s
+    if state.is_success:
+        values["registry_last_success_timestamp_seconds"] = "When the last run without failures here ended.", time.time()
+    return _make_gauges(values)
+
+
+def _make_gauges(values: Mapping[str, tuple[str, float]]) -> "CollectorRegistry":
+    from prometheus_client import CollectorRegistry, Gauge  # noqa: PLC0415 - most runs push no metrics
+
     registry = CollectorRegistry()
     for name, (text, value) in values.items():
         Gauge(f"dist_{name}", text, registry=registry).set(value)

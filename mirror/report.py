@@ -139,6 +139,25 @@ Row = ImageReport | TargetRow | OrphanRow | AuditRow | BlobRow | LeftoverRow | N
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryState:
+    """The state of a target registry at the end of a run.
+
+    Attributes:
+        failed: the number of failed targets, and of entries for the registry whose images are unknown.
+        pending: the number of targets without the selected image: failed or vetoed.
+        is_success: true if nothing failed at the registry, and the run was not cut short.
+        lag_s: the age of the oldest known change that the registry does not serve, in seconds; 0 without such a change, None if
+            the run does not know.
+    """
+
+    host: str
+    failed: int
+    pending: int
+    is_success: bool
+    lag_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
     """The result of a run.
 
@@ -153,6 +172,7 @@ class RunReport:
         notes: further lines for people, such as vetoes and entries that select no image.
         stopped: the reason of a stop by a signal, a time-out, a person or Prefect. None if an error ended the run.
         quotas: the last reported quota of each registry, by host.
+        registries: the state of each target registry of a configuration.
         plan: the plan of a mirror, seed, copy or push. `repr` omits the plan: it has all descriptors.
     """
 
@@ -168,6 +188,7 @@ class RunReport:
     stopped: Stopped | None = None
     quotas: Mapping[str, Quota] = field(default_factory=dict)
     configuration: str | None = None
+    registries: tuple[RegistryState, ...] = ()
     plan: "Plan | None" = field(default=None, repr=False)
     is_dry: bool = False
 

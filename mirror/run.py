@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
 
 from prefect_dist.mirror.applying import Applying
-from prefect_dist.mirror.bookkeeping import record_intent, record_results
+from prefect_dist.mirror.bookkeeping import note_changes, record_intent, record_results, settle_changes
 from prefect_dist.mirror.dividing import DividedApplying
 from prefect_dist.mirror.division import ShardRunner
 from prefect_dist.mirror.entry import Entry
-from prefect_dist.mirror.lock import Lock, Locked, Records
+from prefect_dist.mirror.lock import Lock, Locked, Pending, Records
 from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.orphans import collect_known_tags, exclude_pushed
 from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
 from prefect_dist.mirror.planning import Planning, PlanRequest
+from prefect_dist.mirror.registry_state import summarize_mirror
 from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport, TargetRow
 from prefect_dist.mirror.results import MirrorResults, build_mirror_report
 from prefect_dist.mirror.run_spec import RunContext
@@ -110,7 +112,7 @@ def run_mirror(
     entries = tuple(job.entries)
     if job.is_single and job.has_stored_source:
         entries = tuple(_check_stored(session, entry) for entry in entries)
-    lock = Lock(job.lock)
+    lock = Lock(job.lock, run=None if job.configuration is None else job.name)
     locked = lock.read()
     if job.lock is not None:
         session.memo(NewRepositories).exclude(locked)
@@ -122,15 +124,16 @@ def run_mirror(
     request = PlanRequest(entries=entries, others=job.others, locked=locked, is_dry=job.is_dry, workers=pool.window)
     Planning(request, session, notify, applying.walk, receiver).begin()
     results = applying.run()
-    plan, errors = receiver.plan, list[RunError]()
+    plan, errors, pending = receiver.plan, list[RunError](), None
     if not job.is_dry:
         notify(Recording())
         plan = exclude_pushed(plan, results.referrers)
         known = collect_known_tags(plan, locked, results.referrers)
         results = replace(results, removed=applying.remove(plan.orphans, known))
-        errors += _record(lock, plan, results, receiver.replaced, notify)
+        unwritten, pending = _record(lock, plan, results, receiver.replaced, notify)
+        errors += unwritten
         errors += update_index(session, notify)
-    return build_mirror_report(
+    report = build_mirror_report(
         builder,
         plan,
         None if job.is_dry else results,
@@ -138,6 +141,7 @@ def run_mirror(
         errors=errors,
         configuration=job.configuration,
     )
+    return replace(report, registries=summarize_mirror(report, plan, entries, pending))
 
 
 def _check_stored(session: Session, entry: Entry) -> Entry:
@@ -180,6 +184,7 @@ class _PlanReceiver:
 
     def __init__(self, job: MirrorJob, lock: Lock, locked: Records, applying: Applying) -> None:
         self._job, self._lock, self._locked, self._applying = job, lock, locked, applying
+        self._now = datetime.now(UTC)
         self.plan = Plan(images=())
         self.replaced = dict[Reference, Locked]()
 
@@ -189,7 +194,8 @@ class _PlanReceiver:
             return
         if any(action.is_due or self._is_wanted_again(action) for image in images for action in image.actions):
             try:
-                self._lock.update(partial(self._record_intent, Plan(images=tuple(images))))
+                plan = Plan(images=tuple(images))
+                self._lock.update(partial(self._record_intent, plan), partial(note_changes, plan, self._now))
             except DistError as exc:
                 self._applying.fail(exc.with_traceback(None))
         if needed := [image for image in images if image.is_needed]:
@@ -217,14 +223,26 @@ class _PlanReceiver:
         self._applying.observer.on_plan(plan, is_dry=self._job.is_dry)
 
 
-def _record(lock: Lock, plan: Plan, results: MirrorResults, before: Records, notify: Notify) -> list[RunError]:
-    """Write the results into the lock file. Return the error of a failed write."""
+def _record(
+    lock: Lock, plan: Plan, results: MirrorResults, before: Records, notify: Notify
+) -> tuple[list[RunError], Pending | None]:
+    """Write the results into the lock file.
+
+    Return the error of a failed write, and the pending changes; None without a file or a configuration, or after an error.
+    """
+    settled: Pending | None = None
+
+    def settle(pending: Pending) -> Pending:
+        nonlocal settled
+        settled = settle_changes(plan, results, pending)
+        return settled
+
     try:
-        lock.update(partial(record_results, plan, results, before))
+        lock.update(partial(record_results, plan, results, before), settle)
     except DistError as exc:
         notify(StepFailed(exc))
-        return [RunError(object="results in the lock file", error=exc.with_traceback(None))]
-    return []
+        return [RunError(object="results in the lock file", error=exc.with_traceback(None))], None
+    return [], settled
 
 
 def _write_failed_images(report: RunReport, url: str) -> RunReport:

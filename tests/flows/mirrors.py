@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -177,16 +178,18 @@ class DirectMirrors(Mirrors):
         with self._pool(wanted, retries, offline=offline) as pool:
             return run_mirror(job, pool, WholeMirror(), add_callers_listener(ignore_event), self._observer)
 
-    @contextmanager
-    def _pool(self, wanted: Mirror, retries: int, *, offline: bool = False) -> Iterator[ThreadPool]:
-        registries = RegistrySettings(hosts=wanted.hosts)
-        spec = SessionSpec(
+    def make_session_spec(self, wanted: Mirror) -> SessionSpec:
+        """Return the specification of a session with the settings of a configuration."""
+        return SessionSpec(
             store=str(self.store),
-            registries=registries,
+            registries=RegistrySettings(hosts=wanted.hosts),
             credentials=wanted.credentials,
             ways=() if wanted.way is None else (wanted.way,),
-            offline=offline,
         )
+
+    @contextmanager
+    def _pool(self, wanted: Mirror, retries: int, *, offline: bool = False) -> Iterator[ThreadPool]:
+        spec = replace(self.make_session_spec(wanted), offline=offline)
         with (
             open_session(spec, notify=add_callers_listener(ignore_event)) as session,
             ThreadPool(session, window=wanted.concurrency, retries=retries) as pool,

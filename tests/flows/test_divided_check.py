@@ -46,7 +46,8 @@ def damage(target: FakeRegistry) -> None:
     target.lose("app1", LAYER)
     target.untag("app2", "v1")
     target.lose("app0", BILL.root.digest)
-    target.inject(Fault(method="HEAD", path="/v2/app4/manifests/v1", nth=None, action=Answer(403, (), b"")))
+    for method in ("HEAD", "GET"):
+        target.inject(Fault(method=method, path="/v2/app4/manifests/v1", nth=None, action=Answer(403, (), b"")))
 
 
 def comparable(report: RunReport) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from prefect_dist.transfer.cancellation import CancelToken, use_token
 from tests import images
-from tests.fakes.faults import Answer, Fault
+from tests.fakes.faults import Answer, Call, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import DirectMirrors, count_uploads, find_missing
 from tests.flows.reports import error_lines, outcomes
 from tests.flows.thread_shards import DividedMirrors
+from tests.peers.processes import poll_until
 
 APPS = {f"app{number}": images.image(900 + number, layers=2) for number in range(6)}
 BILL = images.artifact(950, subject=APPS["app0"])
@@ -202,3 +204,24 @@ def test_a_restarted_run_ignores_the_file_of_a_shard_that_no_attempt_submitted(
     assert report.status == "complete", error_lines(report)
     assert not [one.path for one in target.requests if "/else/" in one.path]
     assert not any(directory.glob("*"))
+
+
+def test_a_run_that_is_cancelled_during_planning_records_no_image_as_mirrored(
+    mirrors: DividedMirrors, entry: dict[str, Any], target: FakeRegistry
+) -> None:
+    cancel = CancelToken()
+    with FakeRegistry() as late:  # the images of the first source are planned before the second source is listed
+        images.load(late, "late", APPS["app0"], "v1")
+
+        def cancel_after_survey() -> None:
+            assert poll_until(mirrors.lock.exists, timeout_s=30)
+            cancel.request("the user")
+
+        late.inject(Fault(path="/v2/_catalog", action=Call(cancel_after_survey)))
+        with use_token(cancel):
+            report = mirrors.run(entry, {"source": late.host, "type": "registry", "target": f"{target.host}/late"})
+
+    assert report.status == "stopped"
+    assert {outcomes(report)[f"{target.host}/{name}:v1"] for name in APPS} == {"failed"}
+    assert not any(record["mirrored"] for record in mirrors.read_lock().values())
+    assert not [one.path for one in target.requests if one.method == "PUT"]

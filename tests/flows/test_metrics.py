@@ -55,12 +55,16 @@ def test_each_run_of_a_mirror_replaces_the_metrics_of_the_last_run(
     assert first.keys() == set(re.findall(r"^\| `(dist_\w+)` \|", DOCUMENT.read_text(), re.MULTILINE))
     assert first["dist_last_run_timestamp_seconds"] == first["dist_last_success_timestamp_seconds"] > 1e9
     assert first["dist_last_run_duration_seconds"] > 0
+    assert first["dist_registry_last_success_timestamp_seconds"] >= first["dist_last_success_timestamp_seconds"]
+    assert first["dist_registry_lag_seconds"] == 0
     figures = {name.removeprefix("dist_"): value for name, value in first.items() if "seconds" not in name}
     assert figures == {
         "last_run_success": 1,
         "pending_targets": 0,
         "failed_targets": 0,
         "vetoed_targets": 0,
+        "registry_pending_targets": 0,
+        "registry_failed_targets": 0,
         "last_run_received_bytes": TOTAL,
         "last_run_sent_bytes": TOTAL,
     }
@@ -73,6 +77,38 @@ def test_each_run_of_a_mirror_replaces_the_metrics_of_the_last_run(
     assert then["dist_last_success_timestamp_seconds"] == first["dist_last_success_timestamp_seconds"]
     assert then["dist_last_run_timestamp_seconds"] > first["dist_last_run_timestamp_seconds"]
     assert (then["dist_last_run_success"], then["dist_pending_targets"], then["dist_failed_targets"]) == (0, 2, 2)
+
+
+def test_each_registry_keeps_its_last_success_and_has_a_lag_until_it_serves_the_change(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, entry: dict[str, Any], gateway: Pushgateway
+) -> None:
+    with FakeRegistry() as other:
+        wanted = (entry, image(source, other, "app:v1"))
+
+        def scrape() -> tuple[dict[str, float], dict[str, float]]:
+            mirrors.run(*wanted, name="two")
+            bad, good = (
+                {
+                    name.removeprefix("dist_registry_"): value
+                    for name, value in gateway.scraped(flow="mirror", mirror="two", registry=place.host).items()
+                }
+                for place in (target, other)
+            )
+            return bad, good
+
+        before, _ = scrape()
+        images.load(source, "app", images.image(3503, layers=1), "v1")
+        target.inject(Fault(method="PUT", path="/v2/app/manifests/v1", action=Refuse(403)))
+        bad, good = scrape()
+        assert (bad["failed_targets"], bad["pending_targets"]) == (1, 1)
+        assert bad["lag_seconds"] > 0
+        assert bad["last_success_timestamp_seconds"] == before["last_success_timestamp_seconds"]
+        assert (good["failed_targets"], good["pending_targets"], good["lag_seconds"]) == (0, 0, 0)
+        assert good["last_success_timestamp_seconds"] > before["last_success_timestamp_seconds"]
+
+        later, _ = scrape()
+        assert (later["failed_targets"], later["pending_targets"], later["lag_seconds"]) == (0, 0, 0)
+        assert later["last_success_timestamp_seconds"] > good["last_success_timestamp_seconds"]
 
 
 def test_seed_and_check_push_metrics_under_their_flow_and_mirror(

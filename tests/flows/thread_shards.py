@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ class DividedMirrors(DirectMirrors):
         """Return the report of a divided check. `read` are the entries that the workers read in their configuration."""
         wanted = parse_mirror(yamlfile.read(str(self.config)))
         entries = tuple(wanted.entries if read is None else read)
-        spec = SessionSpec(store=str(self.store), is_shared=True)
+        spec = replace(self.make_session_spec(wanted), is_shared=True)
         with open_session(spec) as session, ThreadPool(session, window=4, retries=0) as pool:
             shards = ThreadShards(spec, workers, frozenset(lost), {}, results or {}, self.submitted, entries=entries)
             return check_mirror(wanted, pool, WholeMirror(), ignore_event, SilentObserver(), is_repairing=repair, shards=shards)
