@@ -38,7 +38,7 @@ def server(
     if api:
         print_error(f"PREFECT_API_URL is set: commands use the Prefect server {api}, not the local server")
     if action == "status":
-        return _show_status(home, context)
+        return _show_status(home, context, api=api)
     if action == "stop":
         is_stopped = local_server.stop_server(home, answer_s=context.connect_timeout_s, force=force)
         if context.output == "json":
@@ -52,7 +52,7 @@ def server(
         if used.is_new:
             print_error("starting a local Prefect server")
         used.wait_until_ready()
-        return _open(used, run, context) if action == "open" else _show_status(home, context)
+        return _open(used, run, context) if action == "open" else _show_status(home, context, api=api)
 
 
 def _check_arguments(action: Action, run: str | None, *, foreground: bool, force: bool) -> None:
@@ -77,12 +77,12 @@ def _read_settings() -> tuple[Path, str | None]:
     return PREFECT_HOME.value(), PREFECT_API_URL.value()
 
 
-def _show_status(home: Path, context: Shared) -> int:
+def _show_status(home: Path, context: Shared, *, api: str | None) -> int:
     status = local_server.read_status(home, answer_s=context.connect_timeout_s)
     if context.output == "json":
         output.print_json({"running": status is not None, **(status or dict.fromkeys(local_server.STATUS_KEYS))})
     elif status is None:
-        output.print_lines(["no local Prefect server is running; the next run command starts one"])
+        output.print_lines(["no local Prefect server is running" + ("" if api else "; the next run command starts one")])
     else:
         output.print_lines(_describe(status))
     return 0
@@ -127,6 +127,7 @@ def _run_in_foreground(home: Path, answer_s: float) -> None:
         port = listening.getsockname()[1]
         state = local_process.make_state(os.getpid(), port, secret, None)
         local_state.write_state(home, state)
+    print_error(f"local Prefect server on {state.url}; to end it, press Ctrl-C, send SIGTERM, or run 'dist server stop'")
     command = local_process.make_command(listening, float("inf"))
     environment = local_process.make_environment(home, secret, port)  # before the change of directory: `home` may be relative
     os.umask(0o077)

@@ -179,6 +179,17 @@ def test_a_direct_run_prints_no_address_and_with_debug_its_log(registry: FakeReg
     assert f"INFO prefect_dist.mirror.direct: {name} resolves to " in again.err
 
 
+def test_a_direct_run_prints_a_warning_once_and_logs_it_with_debug(registry: FakeRegistry, tmp_path: Path) -> None:
+    config = write_config(tmp_path, registry, f"{registry.host}/copy", referrerFilters=[{"artifactType": "a/b"}])
+    warning = f"{config}:1: sync[0].referrerFilters: has no effect: referrers is not true"
+
+    plain = direct("mirror", "--dry-run", config)
+    debug = direct("--debug", "mirror", "--dry-run", config)
+
+    assert [line for line in plain.err.splitlines() if "referrerFilters" in line] == [f"dist: warning: {warning}"]
+    assert f"INFO prefect_dist.mirror.direct: {warning}" in debug.err.splitlines()
+
+
 @pytest.mark.parametrize("kind", ["store", "credentials", "configured store", "configured credentials"])
 def test_a_direct_run_refuses_prefect_blocks(kind: str, registry: FakeRegistry, tmp_path: Path) -> None:
     config = tmp_path / "mirror.yaml"

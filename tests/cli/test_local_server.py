@@ -275,8 +275,9 @@ def test_a_server_of_another_version_ends_after_its_last_run_and_is_replaced(pla
         assert command_.stderr is not None
         line = command_.stderr.readline().decode()  # the new command waits
         assert old.is_process_running()
-    out, _ = command_.communicate(timeout=100)
+    out, rest = command_.communicate(timeout=100)
 
+    assert rest.decode() == "dist: starting a local Prefect server\n"
     assert line == "dist: waiting for the end of 1 command on a local server with Prefect 3.0.0 and other settings\n"
     assert command_.returncode == 0
     assert not old.is_process_running()
@@ -382,6 +383,17 @@ def test_a_directory_that_cannot_be_created_is_reported_in_one_line(tmp_path: Pa
         start(home)
 
 
+def test_the_status_announces_no_local_server_if_another_server_is_configured(tmp_path: Path) -> None:
+    api = "http://127.0.0.1:9/api"
+
+    local = dist("server", "status", PREFECT_HOME=str(tmp_path), PREFECT_API_URL=None)
+    other = dist("server", "status", PREFECT_HOME=str(tmp_path), PREFECT_API_URL=api)
+
+    assert local.lines == ["no local Prefect server is running; the next run command starts one"]
+    assert other.lines == ["no local Prefect server is running"]
+    assert other.line == f"dist: PREFECT_API_URL is set: commands use the Prefect server {api}, not the local server"
+
+
 def test_a_wrong_idle_time_is_refused(tmp_path: Path) -> None:
     result = dist("server", "start", PREFECT_HOME=str(tmp_path), DIST_SERVER_IDLE="soon", PREFECT_API_URL=None)
 
@@ -398,7 +410,10 @@ def test_start_in_the_foreground_serves_until_sigterm(place: Path) -> None:
     process.terminate()
     _, err = process.communicate(timeout=60)
 
-    assert (process.returncode, err) == (0, b"")
+    assert process.returncode == 0
+    assert err.decode().splitlines() == [
+        f"dist: local Prefect server on {state.url}; to end it, press Ctrl-C, send SIGTERM, or run 'dist server stop'"
+    ]
     assert not local_state.state_path(place).exists()
 
 
