@@ -17,6 +17,8 @@ _ISSUED = re.compile(rb"<AccessKeyId>([^<]+)")
 _NOT_PASSED_ON = {"connection", "content-length", "expect", "keep-alive", "transfer-encoding"}
 _DENIED = b"<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>"
 
+_BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+
 
 class AwsRequest(NamedTuple):
     """A request: the key that signed it, and the form of a request to STS, empty for a request to S3."""
@@ -29,14 +31,16 @@ class AwsRequest(NamedTuple):
 class AwsRelay:
     """Serves until its block ends.
 
-    New credentials expire after `lifetime_s`, if set. With `refused`, STS issues no credentials.
+    New credentials expire after `lifetime_s`, if set. With `refused`, STS issues no credentials. With `is_busy`, S3 refuses
+    all writes.
     """
 
     def __init__(self, upstream: str, *, lifetime_s: int | None = None) -> None:
         self.requests: list[AwsRequest] = []
         self.issued: list[str] = []
         self.lifetime_s = lifetime_s
-        self.refused = False
+        self.refused = self.is_busy = False
+        self.refusals = 0
         self._upstream = urlsplit(upstream).netloc
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -71,6 +75,9 @@ class AwsRelay:
         self.requests.append(AwsRequest(signer[1] if signer else "", f"{method} {path}", form))
         if form and self.refused:
             return 403, [("Content-Length", str(len(_DENIED)))], _DENIED
+        if self.is_busy and not form and method in ("PUT", "POST", "DELETE"):
+            self.refusals += 1
+            return 503, [("Content-Type", "application/xml"), ("Content-Length", str(len(_BUSY)))], _BUSY
         with contextlib.closing(http.client.HTTPConnection(self._upstream, timeout=_IDLE_S)) as onward:
             onward.request(method, path, body=body, headers=headers)
             answer = onward.getresponse()
