@@ -58,7 +58,12 @@ def _translate(exc: OSError, what: str, service: str | None) -> DistError:
     if exc.errno in _REFUSED or isinstance(exc, PermissionError):
         denied = Denied if service is None else ServiceDenied
         return denied(f"{cause}{_check('the credentials and their permissions', what, service)}", subject=what)
-    return _unavailable(what, cause, service)
+    is_busy = exc.errno == errno.EBUSY and service is not None  # such as 503 SlowDown of S3
+    return _busy(what, cause) if is_busy else _unavailable(what, cause, service)
+
+
+def _busy(what: str, cause: str) -> Unavailable:
+    return Unavailable(f"the service is busy ({cause.rstrip('.')}); run again later", subject=what)
 
 
 def _unavailable(what: str, cause: str, service: str | None) -> Unavailable:

@@ -88,16 +88,18 @@ class DividedMirrors(DirectMirrors):
         results: Mapping[int, bytes] | None = None,
         inputs: Mapping[int, Callable[[bytes], bytes]] | None = None,
         place: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        name: str = "run-1",
         workers: int = 2,
         **settings: Any,
     ) -> RunReport:
-        """Return the report of a divided run. `place` is another content store."""
+        """Return the report of the divided run `name`. `place` and `options` are those of another content store."""
         self.config.write_text(json.dumps({"sync": sync, **settings}))
         wanted = parse_mirror(yamlfile.read(str(self.config)))
         job = MirrorJob(flow="mirror", configuration=wanted.name, entries=wanted.entries, lock=wanted.lock, is_dry=False)
-        spec = SessionSpec(store=place or str(self.store), is_shared=True)
+        spec = SessionSpec(store=place or str(self.store), store_options=options or {}, is_shared=True)
         with open_session(spec) as session, ThreadPool(session, window=4, retries=0) as pool:
-            shards = ThreadShards(spec, workers, frozenset(lost), inputs or {}, results or {}, self.submitted)
+            shards = ThreadShards(spec, workers, frozenset(lost), inputs or {}, results or {}, self.submitted, name)
             return run_mirror(job, pool, WholeMirror(), ignore_event, SilentObserver(), shards=shards)
 
     def check_divided(
