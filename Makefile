@@ -38,7 +38,7 @@ test-fast: install ## Run the tests that need only Python: no server and no othe
 		tests/test_architecture.py
 
 test: install peers check ## Check, then run all tests.
-	$(BIN)/python -m pytest -n 4 --dist loadgroup --durations 50
+	$(BIN)/python -m pytest -n 5 --dist loadgroup --durations 50
 
 demo: install peers ## Fetch a real image from a real registry on this machine, and show the result.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.demo

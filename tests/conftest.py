@@ -109,6 +109,12 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
+def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of mypy for code of users. Without the cache, each run checks Prefect again: 10 s of CPU time."""
+    return tmp_path_factory.mktemp("mypy")
+
+
+@pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty database of Prefect. One process of pytest-xdist runs the migrations for all: they take seconds of CPU time."""
     base = tmp_path_factory.getbasetemp()

@@ -87,7 +87,8 @@ def test_an_unknown_name_raises_an_attribute_error() -> None:
         _ = prefect_dist.fetsch
 
 
-def test_mypy_knows_the_type_of_the_report_that_each_flow_returns(tmp_path: Path) -> None:
+@pytest.mark.xdist_group("mypy")
+def test_mypy_knows_the_type_of_the_report_that_each_flow_returns(mypy_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text("""
 from prefect_dist import RunFailed, check, copy, fetch, gc, mirror, pull, push, seed, verify
 from prefect_dist import RunReport, RunSummary, __version__
@@ -107,9 +108,8 @@ try:
 except RunFailed as failed:
     report: RunReport | RunSummary = failed.report
 """)
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "user.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    argv = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(mypy_cache), "user.py"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
     errors = [line for line in done.stdout.splitlines() if "error:" in line]
     assert errors == [
         'user.py:16: error: No overload variant of "__call__" of "Flow" matches argument type "list[str]"  [call-overload]'

@@ -43,7 +43,9 @@ def test_the_commands_of_the_tutorial_scheduled_mirror_work_and_its_pictures_can
 
 
 @pytest.mark.timeout(300)
-def test_the_commands_of_the_tutorial_first_mirror_publish_the_selected_tags(tmp_path: Path) -> None:
+def test_the_commands_of_the_tutorial_first_mirror_publish_the_selected_tags(migrated: Path, tmp_path: Path) -> None:
+    (tmp_path / ".prefect").mkdir()
+    shutil.copy(migrated, tmp_path / ".prefect" / "prefect.db")
     versions = ("3.20.9", "3.21.5", "3.21.6", "3.22.0", "3.22.1", "edge")
     with cncf_registry(tmp_path / "source") as source, cncf_registry(tmp_path / "target") as target:
         for seed, tag in enumerate(versions):

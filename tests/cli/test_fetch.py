@@ -5,10 +5,12 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from tests.cli.dist import command, dist, dist_direct
 from tests.fakes.faults import Answer, Fault, Stall
 from tests.fakes.registry import FakeRegistry
 from tests.peers import skopeo
-from tests.peers.prefect import PrefectServer, prefect_server
+from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
 from tests.peers.registry import CncfRegistry, cncf_registry
 
@@ -174,12 +176,16 @@ def test_the_local_server_records_the_whole_run(migrated: Path, tmp_path: Path) 
 
     assert (result.code, result.err) == (0, "")
     assert not servers_on(home)
-    with prefect_server(home) as server:
-        run = result.json["flow_run_id"]
-        tasks = server.task_runs(run)
-        assert [task["state_type"] for task in tasks] == ["COMPLETED"] * (len(index.descriptors) + 1)
-        assert server.get(f"/flow_runs/{run}")["state"]["type"] == "COMPLETED"
-        assert len(server.edges(run)) == len(index.descriptors)
+    run = (result.json["flow_run_id"],)
+    with closing(sqlite3.connect(home / "prefect.db")) as database:
+        tasks = database.execute("SELECT id, state_type, task_inputs FROM task_run WHERE flow_run_id = ?", run).fetchall()
+        runs = database.execute("SELECT state_type FROM flow_run WHERE id = ?", run).fetchall()
+    assert [state for _, state, _ in tasks] == ["COMPLETED"] * (len(index.descriptors) + 1)
+    assert runs == [("COMPLETED",)]
+    inputs = [(task, one) for task, _, text in tasks for group in json.loads(text).values() for one in group]
+    edges = {(one["id"], task) for task, one in inputs if one["input_type"] == "task_run"}
+    assert len(edges) == len(index.descriptors)
+    assert {parent for parent, _ in edges} <= {task for task, _, _ in tasks}
 
 
 def servers_on(home: Path) -> list[str]:

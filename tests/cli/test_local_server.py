@@ -428,8 +428,11 @@ def block_types(home: Path) -> set[str]:
         return {slug for (slug,) in database.execute("SELECT slug FROM block_type")}
 
 
-def test_a_command_runs_in_a_project_with_packages_of_the_same_names(project: Path, tmp_path: Path) -> None:
+def test_a_command_runs_in_a_project_with_packages_of_the_same_names(project: Path, migrated: Path, tmp_path: Path) -> None:
     """The server that the command starts also registers our block types."""
+    (tmp_path / "prefect").mkdir()
+    copy(migrated, tmp_path / "prefect" / "prefect.db")
+    assert not block_types(tmp_path / "prefect")
     environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
     environment |= {"PREFECT_HOME": str(tmp_path / "prefect")}
     store = tmp_path / "store"

@@ -3,14 +3,15 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 from prefect_dist.cli import prefect_api
 from tests import images
 from tests.cli.dist import command
 from tests.fakes.registry import FakeRegistry
-from tests.peers.prefect import prefect_server
 
 IMAGE = images.image(980, layers=1)
 # Tasks per part, with a smaller limit than the limit of Prefect runs. The server records tasks in batches of 200.
@@ -18,6 +19,11 @@ PART = 300
 TAGS = PART + 1
 SETTING = f"from prefect_dist.flows import mirror_parts; mirror_parts.MOST_TASKS = {PART}"
 PLAN = 1 + TAGS // 100 + 1  # one task for the tags, and one survey per hundred images
+
+
+def list_tasks(database: sqlite3.Connection, run: str) -> list[tuple[str, str]]:
+    """Return the name and the state of each task run of a flow run."""
+    return database.execute("SELECT name, state_type FROM task_run WHERE flow_run_id = ?", (run,)).fetchall()
 
 
 def test_the_local_server_records_all_parts_of_a_run(migrated: Path, tmp_path: Path) -> None:
@@ -37,11 +43,15 @@ def test_the_local_server_records_all_parts_of_a_run(migrated: Path, tmp_path: P
         result = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
 
     assert (result.returncode, result.stderr) == (0, "")
-    with prefect_server(home) as server:
-        run = json.loads(result.stdout)["flow_run_id"]
-        parts = server.post("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}})
-        assert [part["state_type"] for part in parts] == ["COMPLETED"] * 2
-        assert len(server.task_runs(run)) == PLAN + len(parts)
-        tasks = [task for part in parts for task in server.task_runs(part["id"])]
-    assert [task["state_type"] for task in tasks] == ["COMPLETED"] * len(tasks)
-    assert sum(task["name"].startswith("publish") for task in tasks) == TAGS
+    run = json.loads(result.stdout)["flow_run_id"]
+    with closing(sqlite3.connect(home / "prefect.db")) as database:  # the server has ended with the command
+        plan = list_tasks(database, run)
+        below = (
+            "SELECT id, state_type FROM flow_run WHERE parent_task_run_id IN (SELECT id FROM task_run WHERE flow_run_id = ?)"
+        )
+        parts = database.execute(below, (run,)).fetchall()
+        tasks = [task for part, _ in parts for task in list_tasks(database, part)]
+    assert [state for _, state in parts] == ["COMPLETED"] * 2
+    assert len(plan) == PLAN + len(parts)
+    assert [state for _, state in tasks] == ["COMPLETED"] * len(tasks)
+    assert sum(name.startswith("publish") for name, _ in tasks) == TAGS

@@ -152,9 +152,10 @@ except RunFailed as failed:
     assert server.url == os.environ["PREFECT_API_URL"]
 
 
-def test_the_examples_pass_mypy_strict(project: Project) -> None:
+@pytest.mark.xdist_group("mypy")
+def test_the_examples_pass_mypy_strict(project: Project, mypy_cache: Path) -> None:
     modules = sorted(path.name for path in (project.directory / "flows").glob("*.py"))
-    argv = [sys.executable, "-m", "mypy", "--strict", *modules]
+    argv = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(mypy_cache), *modules]
     done = subprocess.run(argv, cwd=project.directory / "flows", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
