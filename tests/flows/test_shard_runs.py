@@ -104,6 +104,32 @@ def test_workers_carry_out_the_shards_of_a_run_and_each_blob_is_transferred_once
     )
 
 
+def test_workers_check_and_repair_the_targets_of_a_mirror(
+    server: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
+) -> None:
+    text = configuration(source, target, tmp_path)
+    run = server.start("mirror", {"config": text})
+    assert server.wait_for_end(run)["type"] == "COMPLETED", server.logs(run)
+    layer = list(APPS["app1"].blobs)[-1]
+    target.lose("app1", layer)
+    target.untag("app2", "v1")
+    before = len(target.requests)
+
+    run = server.start("check", {"config": text, "workers": 2, "repair": True})
+
+    state = server.wait_for_end(run)
+    assert state["type"] == "COMPLETED", server.logs(run)
+    assert "2 ok" in state["message"]
+    assert "2 repaired" in state["message"]
+    assert {(one["name"], one["state_type"]) for one in list_shards(server, run)} == {
+        ("shard 0", "COMPLETED"),
+        ("shard 1", "COMPLETED"),
+    }
+    assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
+    assert set(count_uploads(target.requests[before:])) == {layer}
+    assert not list((tmp_path / "store" / "runs").glob("*/*.json"))
+
+
 def test_a_shard_whose_process_is_killed_runs_again_and_resumes(
     server: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
 ) -> None:
