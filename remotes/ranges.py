@@ -20,8 +20,9 @@ from prefect_dist.remotes.body import NoRanges, Send
 
 # Small enough to be held in memory, large enough that requests cost little: at 8 MB/s a part takes half a second.
 PART_BYTES = 4 * 1024 * 1024
-# A transfer is divided after this time, if the rest would take at least the second time.
-_MIN_WATCHED_S = 1.0
+# A transfer is divided after it has waited this time for the server, if it would wait at least the second time for the rest.
+# The time of hashing and writing does not count: on a busy machine, further connections would only cost CPU time and memory.
+_MIN_WAITED_S = 1.0
 _MIN_REMAINING_S = 2.0
 # Parts in flight or in memory: from one server, and in a run. The parts of a run take at most 64 MiB.
 _MAX_PARTS_PER_SERVER = 8
@@ -64,17 +65,19 @@ class Ranges:
 
         All transfers from the same `server` share the limit of parts for the server.
         """
-        started, position = self._clock(), offset
+        position, waited_s, asked = offset, 0.0, self._clock()
         transfer = _Transfer(send=send, descriptor=descriptor, subject=subject, server=server)
         with closing(_PartsAhead(self._pool, transfer, self._patience_s)) as ahead:
             for piece in (first := body.read(send, descriptor, offset=offset, subject=subject)):
+                waited_s += self._clock() - asked
                 yield piece
                 position += len(piece)
-                if self._is_worth_it(self._clock() - started, position - offset, descriptor.size - position):
+                if self._is_worth_it(waited_s, position - offset, descriptor.size - position):
                     ahead.begin(position + PART_BYTES)
                 if ahead.has_reached(position):
                     first.close()
                     break
+                asked = self._clock()
             yield from ahead.rest(position)
 
     def close(self) -> None:
@@ -82,8 +85,8 @@ class Ranges:
         self._pool.close()
 
     @staticmethod
-    def _is_worth_it(seconds: float, got: int, left: int) -> bool:
-        return seconds >= _MIN_WATCHED_S and left > 2 * PART_BYTES and left * seconds >= got * _MIN_REMAINING_S
+    def _is_worth_it(waited_s: float, got: int, left: int) -> bool:
+        return waited_s >= _MIN_WAITED_S and left > 2 * PART_BYTES and left * waited_s >= got * _MIN_REMAINING_S
 
 
 class _PartPool:

@@ -61,6 +61,20 @@ def parts(registry: FakeRegistry) -> list[tuple[int, int]]:
     return sorted((int(match[1]), int(match[2])) for match in matches if match)
 
 
+def test_the_time_of_a_slow_reader_does_not_divide_a_blob(registry: FakeRegistry) -> None:
+    now, pieces = [0.0], list[bytes]()
+    with opened(registry) as found:
+        found._ranges.close()
+        found._ranges = Ranges(clock=lambda: now[0])
+        for piece in fetcher(found, registry).fetch(WANTED, offset=0):
+            pieces.append(piece)
+            now[0] += 60
+
+    assert b"".join(pieces) == BIG
+    assert len(pieces) > 1
+    assert parts(registry) == []
+
+
 def test_a_slow_transfer_is_divided(registries: Registries, registry: FakeRegistry) -> None:
     assert read(fetcher(registries, registry), WANTED) == BIG
     found = parts(registry)
