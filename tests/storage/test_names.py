@@ -192,7 +192,7 @@ def test_concurrent_writers_of_different_names_lose_no_name(place: Place) -> Non
         return place.open().names.put(f"name-{number}", descriptor(number), source="x")
 
     with ThreadPoolExecutor(8) as threads:
-        records = list(threads.map(record, range(100)))
+        records = list(threads.map(record, range(place.count_writes(100))))
     assert list(place.open().names) == sorted(records, key=lambda record: record.name)
 
 
@@ -203,7 +203,7 @@ def test_concurrent_writers_of_one_name_leave_one_valid_record(place: Place) -> 
         return names.get("name")
 
     with ThreadPoolExecutor(8) as threads:
-        seen = list(threads.map(record_and_read, range(100)))
+        seen = list(threads.map(record_and_read, range(place.count_writes(100))))
     (last,) = place.open().names
     for record in (*seen, last):
         assert record.descriptor == descriptor(int(record.source))
@@ -334,6 +334,7 @@ def test_the_index_is_complete_after_concurrent_updates(place: Place) -> None:
         store.names.put(f"name-{number}", descriptor(number), source="x")
         store.update_index()
 
+    count = place.count_writes(40)
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(record, range(40)))
-    assert index_of(place) == {f"name-{number}": str(descriptor(number).digest) for number in range(40)}
+        list(threads.map(record, range(count)))
+    assert index_of(place) == {f"name-{number}": str(descriptor(number).digest) for number in range(count)}
