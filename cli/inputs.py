@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from prefect_dist.cli.options import Context, Dialect, NetworkOptions
 from prefect_dist.ocispec import Digest, Platform, Reference, reference, units
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes, Unsupported
-from prefect_dist.ocispec.reference import expand, has_object, is_registry
+from prefect_dist.ocispec.reference import expand, find_scheme, has_object, is_registry, remove_comment
 from prefect_dist.ocispec.schemes import BLOCK
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def parse_images(lines: Iterable[str]) -> list[str]:
     """Return the images on standard input, an image per line. A comment begins with `#`."""
     found = []
     for number, line in enumerate(lines, start=1):
-        if text := line.partition("#")[0].strip():
+        if text := remove_comment(line):
             try:
                 found.append(str(parse_reference(text)))
             except BadInput as exc:
@@ -217,6 +217,11 @@ def parse_store_options(texts: Sequence[str]) -> dict[str, Any]:
 def make_locator_absolute(text: str) -> str:
     """Return the text of a reference with an absolute path, since another process may carry out the run elsewhere."""
     return reference.make_absolute(text, str(Path.cwd()))
+
+
+def is_locator(path: str) -> bool:
+    """Return True for the text of a locator with a scheme, unless a file has this name."""
+    return find_scheme(path) is not None and not Path(path).exists()
 
 
 def make_absolute(location: str) -> str:

@@ -41,7 +41,7 @@ _ImageList = Annotated[
     Parameter(
         name="FILE",
         allow_leading_hyphen=True,
-        help="A list of images, one per line (- reads standard input), or a configuration (.yaml).",
+        help="A list of images or locators, one per line (- reads standard input), or a configuration (.yaml).",
     ),
 ]
 _SeedTargets = Annotated[
@@ -197,6 +197,10 @@ def _list_seed(path: str, to: Sequence[str], platforms: Sequence[str], *, rewrit
     chosen = [str(platform) for platform in inputs.parse_platforms(platforms) or ()]
     if rewrite_index and not chosen:
         raise BadInput("--rewrite-index requires --platform")
+    if inputs.is_locator(path):
+        raise BadInput(
+            f"{path}: expected a list of images, got an image; use dist copy, or pass the image on standard input (-)"
+        )
     file = None if path == "-" else inputs.make_absolute(path)
     images = inputs.parse_images(sys.stdin) if path == "-" else []
     return {

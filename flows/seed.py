@@ -1,4 +1,4 @@
-"""The flow `seed`: pushes many images to many registries, from their source registries or only from the content store."""
+"""The flow `seed`: publishes many images at many targets, from their own places or only from the content store."""
 # ruff: noqa: B006 - Prefect shows defaults in the form and copies them
 
 from pathlib import Path
@@ -45,7 +45,7 @@ def _run_name() -> str:
 @flow_of("seed", run_name=_run_name)
 def seed(
     *,
-    images: Annotated[list[str], label("Images", "Such as docker.io/library/redis:7")] = [],
+    images: Annotated[list[str], label("Images", "Such as docker.io/library/redis:7, oci:/srv/app:v1 or store:NAME")] = [],
     to: Annotated[
         list[str], label("Targets", "Registries, with or without a path, such as registry.example/mirror, or oci:DIR")
     ] = [],

@@ -1,6 +1,7 @@
 """Makes the entries of a mirror from the sections of its configuration."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from prefect_dist.mirror.selection import NOTHING, Latest, Patterns, Selection, 
 from prefect_dist.mirror.semver import Range
 from prefect_dist.mirror.templates import Template
 from prefect_dist.mirror.validation import MistakeLog, is_host, located
-from prefect_dist.mirror.yamlfile import Document, Place
+from prefect_dist.mirror.yamlfile import Document, Place, resolve_locator
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
 from prefect_dist.ocispec.platform import Platform
-from prefect_dist.ocispec.reference import expand, has_object
+from prefect_dist.ocispec.reference import expand, has_object, remove_comment
 from prefect_dist.ocispec.referrers import ReferrerFilter
 from prefect_dist.transfer.gate import Gate
 
@@ -69,18 +70,20 @@ class EntryFactory:
         targets, rest = options.targets(named, "registry", {"Type": "image"}), attempt(options.rest)
         tags = Selection(immutable=options.immutable)
         for text, at in attempt(lambda: self._list_images(section, place)) or ():
-            source = attempt(lambda text=text, at=at: _parse_source(text, "image", at))  # type: ignore[misc]
+            source = attempt(partial(_parse_source, text, "image", at))
             backup = options.backup({"Source": text, "Type": "image"})
             if source is not None and rest is not None:
                 yield Entry(at=at, source=source, type="image", targets=targets, tags=tags, backup=backup, **rest)
 
     def _list_images(self, section: SeedSection, place: Place) -> list[tuple[str, str]]:
         """Return the images of `seed`, each with its place."""
-        images = [(text, self._document.where((*place, "images", number))) for number, text in enumerate(section.images)]
+        listed = [(text, (*place, "images", number)) for number, text in enumerate(section.images)]
+        images = [(self._document.resolve_locator(text, at), self._document.where(at)) for text, at in listed]
         if section.file is not None:
             at = (*place, "list")
             path = Path(self._document.resolve_path(section.file, at))
-            images += read_references(path, at=self._document.where(at))
+            found = read_references(path, at=self._document.where(at))
+            images += [(resolve_locator(text, path), line) for text, line in found]
             if not images:
                 raise InvalidInput("expected one image reference per line, got an empty list", subject=path)
         if not images:
@@ -191,7 +194,7 @@ def _format_interval(seconds: float) -> str:
 
 
 def read_references(path: Path, *, at: str) -> list[tuple[str, str]]:
-    """Return the references in a file, one per line, each with its place. `#` starts a comment.
+    """Return the references in a file, one per line, each with its place. `#` after a space or at the start begins a comment.
 
     Raises:
         InvalidInput: the file is not readable; the message begins with `at`.
@@ -201,7 +204,7 @@ def read_references(path: Path, *, at: str) -> list[tuple[str, str]]:
     except (OSError, ValueError) as exc:  # ValueError: the content is not UTF-8, or the path has a null byte
         name = path if str(path).isprintable() else quote_text(str(path))
         raise InvalidInput(f"{name}: {getattr(exc, 'strerror', None) or 'expected a text file in UTF-8'}", subject=at) from exc
-    texts = [(line.partition("#")[0].strip(), f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    texts = [(remove_comment(line), f"{path}:{number}") for number, line in enumerate(lines, start=1)]
     return [(text, place) for text, place in texts if text]
 
 

@@ -9,13 +9,16 @@ from prefect_dist.mirror.selection import compile_pattern
 from prefect_dist.mirror.templates import Template
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
-from prefect_dist.ocispec.reference import expand, find_scheme
-from prefect_dist.ocispec.schemes import BUILT_IN
+from prefect_dist.ocispec.reference import expand, find_scheme, is_registry, is_repository
+from prefect_dist.ocispec.schemes import BUILT_IN, DOCKER_ARCHIVE, OCI_ARCHIVE, STORE
 
 # The fields of a reference in regclient's templates that apply to registries.
 FIELDS = ("Registry", "Repository", "Tag", "Digest", "Reference", "CommonName")
 # group ::= "$" number | "${" name "}"
 _GROUP = re.compile(r"\$(?:([0-9]+)|\{(\w+)\})")
+
+_ARCHIVES = (OCI_ARCHIVE, DOCKER_ARCHIVE)
+_ARCHIVE_SUFFIX = re.compile(r"(?:\.tar)?(?:\.(?:tar|tgz|tbz2?|txz|gz|bz2|xz))?\Z")
 
 What = Literal["image", "repository", "registry", "backup"]
 """Kind of a name without `.Ref`: an image, a repository, a registry with an optional path, or a backup."""
@@ -108,12 +111,12 @@ class Naming:
             is_tag = re.search("[:/]", text) is None
             text = f"{subject.locator}:{text}" if is_tag else text
         elif self.what == "registry" and not self.template.refers_to("Ref"):
-            if subject.scheme:
-                raise InvalidInput(f"{subject} has no repository to add to a registry; write a repository")
             text = text.rstrip("/")
             if text.removesuffix(":") == find_scheme(text):
                 raise InvalidInput(f"expected a location after {text}")
-            text = f"{text}/{subject.repository}{subject.suffix}"
+            text = f"{text}/{find_repository(subject)}{subject.suffix}"
+            if not subject.object:
+                raise InvalidInput(f"expected a source with a tag, as in {subject}:latest")
         elif not is_whole and (self.what != "image" or self.template.refers_to("Ref")):
             text = f"{text}{subject.suffix}"
         named = Reference.parse(expand(text))
@@ -132,6 +135,41 @@ class Naming:
         digest = f"@{reference.digest}" if reference.digest else ""
         renamed = next((new for rule in self.renames if (new := rule.apply(path)) is not None), None)
         return reference if renamed is None else Reference.parse(f"{reference.host}/{renamed}{digest}")
+
+
+def find_repository(image: Reference) -> str:
+    """Return the repository that an image gets below a target registry.
+
+    An image of a registry keeps its repository. A name in the content store and the name of an image in an archive give the
+    path of the name without the host. Otherwise the last component of the place is the repository, of an archive without
+    its suffixes such as `.tar.gz`.
+
+    Raises:
+        InvalidInput: the last component is no valid repository.
+    """
+    if not image.scheme:
+        return image.repository
+    path, _, name = image.place.partition(":") if image.scheme in _ARCHIVES else (image.place, "", "")
+    if image.scheme == STORE and not _has_host(image.place):
+        named = None if find_scheme(image.place) is None else Reference.parse(f"{image.place}{image.suffix}")
+        found = image.place if named is None else find_repository(named)
+    elif image.scheme == STORE or name:
+        found = Reference.parse(expand(f"{name or image.place}:latest")).repository
+    else:
+        last = path.rstrip("/").rpartition("/")[2]
+        found = last.rpartition(":")[2] if image.scheme not in _ARCHIVES else _ARCHIVE_SUFFIX.sub("", last)
+    if not is_repository(found):
+        raise InvalidInput(
+            f"{quote_text(found)}, the end of the source, is no valid repository name; use dist copy, or an entry of sync "
+            "with a full target"
+        )
+    return found
+
+
+def _has_host(name: str) -> bool:
+    """Return True if a name in the content store begins with the host of a registry."""
+    first, slash, _ = name.partition("/")
+    return bool(slash) and is_registry(name) and (first == "localhost" or any(mark in first for mark in ".:["))
 
 
 _EXAMPLE = Reference.parse("registry.example/repository:tag")

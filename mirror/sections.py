@@ -228,8 +228,8 @@ class SyncEntry(Options):
 class SeedSection(Options):
     """Images that `dist seed` mirrors to registries, each under its own repository and tag."""
 
-    images: list[Text] = key("References of images", default=[])
-    file: Text | None = Field(default=None, alias="list", description="File with one reference per line; # starts a comment")
+    images: list[Text] = key("Images, such as redis:7, oci:DIR:TAG or store:NAME", default=[])
+    file: Text | None = Field(default=None, alias="list", description="File with one image per line; # starts a comment")
     to: OneOrMore = Field(
         min_length=1, description="Target registries, each optionally with a path that precedes the repositories"
     )

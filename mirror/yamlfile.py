@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from prefect_dist.ocispec.errors import InvalidInput
-from prefect_dist.ocispec.reference import find_scheme
+from prefect_dist.ocispec.reference import find_scheme, make_absolute
 from prefect_dist.ocispec.schemes import PATHS
 from prefect_dist.storage.statefile import StateFile
 
@@ -110,7 +110,11 @@ class Document:
         """
         scheme = find_scheme(text)
         path = "" if scheme is None else text[len(scheme) + 1 :]
-        return f"{scheme}:{self.resolve_path(path, place)}" if scheme in PATHS and path else text
+        if scheme not in PATHS or not path:
+            return text
+        if "://" in self.path or not self.is_file:
+            return f"{scheme}:{self.resolve_path(path, place)}"
+        return resolve_locator(text, Path(self.path))
 
     def refuse_secret(self, text: str, place: Sequence[str | int]) -> None:
         """Reject a literal secret in a document that is no file, because Prefect stores such a document in plain text.
@@ -123,6 +127,12 @@ class Document:
             raise InvalidInput(
                 f"{form}; Prefect stores it in plain text, so replace the secret, too", subject=self.where(place)
             )
+
+
+def resolve_locator(text: str, file: Path) -> str:
+    """Return the text of a reference in `file` with an absolute path. A relative path starts at the directory of the file."""
+    directory, is_above = file.absolute().parent, text.partition(":")[2].startswith("../")
+    return make_absolute(text, str(directory.resolve() if is_above else directory))
 
 
 def in_order(messages: Iterable[str], path: str) -> list[str]:

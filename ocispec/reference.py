@@ -36,6 +36,9 @@ _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SCHEMED = re.compile(r"([a-z][a-z0-9+-]*):(?!//)(?![0-9]{1,5}/)")
 _TAIL = re.compile(rf"(?::({_TAG.pattern})?)?(?:@([a-z0-9]+(?:[+._-][a-z0-9]+)*:[A-Za-z0-9=_-]+))?\Z")
 _MAX_PLACE = 4096
+# The parts of a path that name no directory of their own: `//` and `/./`.
+_IDLE_PATH = re.compile(r"/(?:\.?/)+")
+_URL_END = re.compile(r"(?<![:/])/+\Z")
 _PORT = re.compile(r"[0-9]{1,5}")
 _MAX_LOCATOR = 255
 _MAX_PORT = 65535
@@ -55,6 +58,8 @@ class Reference:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the reference in `text`. `str()` of the result is `text` without its query and without `docker://`.
+
+        The place of a layout or an archive is normalized, so that `oci:/a/./b/` and `oci:file:///a/b` are the place `oci:/a/b`.
 
         The part after `@` may be shortened, as in `redis@sha256:abcdef`. The parser accepts a short digest; `pinned_digest`
         refuses it.
@@ -101,6 +106,8 @@ class Reference:
         urls = place.split("://")[1:]  # fsspec accepts chains of URLs, such as simplecache::s3://bucket
         if fault := next((fault for url in urls if (fault := _find_fault(url))), None):
             raise InvalidInput(f"reference {shown}: {fault}")
+        if scheme in PATHS:
+            found = f"{scheme}:{_normalize_place(found[len(scheme) + 1 :])}"
         parsed = cls(found, f"{tag or ''}{f'@{digest}' if digest else ''}")
         return cls(text) if scheme == STORE and str(parsed) != text else parsed  # a name is any text
 
@@ -215,13 +222,22 @@ def make_absolute(text: str, directory: str) -> str:
     """Return the text of a reference with an absolute path, if it names a local file or directory by a relative path.
 
     `directory` is the start of a relative path. A path that begins with `~` starts at the home of the user. Other texts,
-    such as those of registries, stay unchanged.
+    such as those of registries, stay unchanged. Each `../` at the start of a path removes the last component of `directory`,
+    so such a directory must have no symbolic links.
     """
     scheme = find_scheme(text)
     place = "" if scheme is None else text[len(scheme) + 1 :]
     if scheme not in PATHS or not place or _PROTOCOL.match(place):
         return text
-    return f"{scheme}:{posixpath.join(directory, posixpath.expanduser(place.removeprefix('./')))}"
+    path = posixpath.expanduser(place.removeprefix("./"))
+    while path.startswith("../") and directory.strip("/"):
+        directory, path = posixpath.dirname(directory.rstrip("/")), path.removeprefix("../")
+    return f"{scheme}:{posixpath.join(directory, path)}"
+
+
+def remove_comment(line: str) -> str:
+    """Return the reference in a line of a list, or an empty text. `#` at the start or after a space begins a comment."""
+    return re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
 
 
 def has_object(text: str) -> bool:
@@ -240,6 +256,18 @@ def is_tag(text: str) -> bool:
 def is_repository(text: str) -> bool:
     """Return True for a valid repository name without a host."""
     return len(text) <= _MAX_LOCATOR and _PATH.fullmatch(text) is not None
+
+
+def _normalize_place(place: str) -> str:
+    """Return the place of a layout or archive in its only spelling.
+
+    `//`, `/./` and the end `/` are removed from an absolute path. `..` stays, because the directory may be a symbolic link.
+    The keys of an object store may have `//`, so a URL loses only the end `/`. A relative path stays unchanged.
+    """
+    place = place.removeprefix("file://") if place.startswith("file:///") else place
+    if place.startswith("/"):
+        return _IDLE_PATH.sub("/", f"{place}/").rstrip("/") or "/"
+    return _URL_END.sub("", place) if _PROTOCOL.match(place) else place
 
 
 def _cut(rest: str) -> tuple[str, str, str]:

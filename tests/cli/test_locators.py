@@ -127,20 +127,87 @@ def test_push(places: Places, run: Callable[..., str], target: str) -> None:
     assert places.find_missing(place) == []
 
 
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("target", TARGETS)
-def test_seed_from_a_list(places: Places, run: Callable[..., str], target: str) -> None:
+def test_seed_from_a_list(places: Places, run: Callable[..., str], source: str, target: str) -> None:
     images.load(places.source, "base", ONE, "v2")
+    image, repository = places.make_source(source), "source" if source == "oci" else "app"
     file = places.directory / "images.txt"
-    file.write_text(f"{places.app}\n{places.source.host}/base:v2\n")
+    file.write_text(f"{image}\n{places.source.host}/base:v2\n")
     to = f"{places.target.host}/seeded" if target == "registry" else f"{target}:{places.directory / 'seeded'}"
-    assert "2 added" in run("seed", "--to", to, str(file))
+    planned = json.loads(run("--output", "json", "seed", "--dry-run", "--to", to, str(file)))
+    assert [(row["source"], row["target"], row["outcome"]) for row in planned["targets"]] == [
+        (image, f"{to}/{repository}:v1", "planned"),
+        (f"{places.source.host}/base:v2", f"{to}/base:v2", "planned"),
+    ]
+    assert "2 added" in run("seed", "--referrers", "--to", to, str(file))
     if target == "registry":
-        assert (
-            find_missing(places.target, "seeded/app", INDEX, "v1") + find_missing(places.target, "seeded/base", ONE, "v2") == []
-        )
+        missing = find_missing(places.target, f"seeded/{repository}", INDEX, "v1")
+        assert missing + find_missing(places.target, "seeded/base", ONE, "v2") == []
     else:
-        assert skopeo.raw(f"{to}/app:v1") == INDEX.manifests[-1].raw
+        assert skopeo.raw(f"{to}/{repository}:v1") == INDEX.manifests[-1].raw
         assert skopeo.raw(f"{to}/base:v2") == ONE.manifests[-1].raw
+    assert "0 added, 0 changed, 2 unchanged" in run("seed", "--referrers", "--to", to, str(file))
+
+
+def test_relative_paths_of_a_seed_start_at_the_list_the_configuration_or_the_command(
+    places: Places, run: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_layout(tmp_path / "lists" / "app", {"v1": ONE})
+    write_layout(tmp_path / "lists" / "a#b" / "hash", {"v1": ONE})
+    (tmp_path / "lists" / "images.txt").write_text("oci:app:v1 # the application\noci:a#b/hash:v1\n# the end\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "2 added" in run("seed", "../lists/images.txt", "--to", places.target.host)
+    section = {"images": ["oci:lists/app:v1"], "list": "lists/images.txt", "to": f"{places.target.host}/again"}
+    (tmp_path / "site.yaml").write_text(json.dumps({"seed": section}))
+    assert "2 added" in run("seed", "../site.yaml")
+    piped = dist_direct(*places.store, "seed", "-", "--to", f"{places.target.host}/piped", stdin=b"oci:../lists/app:v1\n")
+    assert (piped.code, f"oci:{tmp_path}/lists/app:v1" in piped.lines[1]) == (0, True), piped.out
+    for repository in ("app", "hash", "again/app", "again/hash", "piped/app"):
+        assert find_missing(places.target, repository, ONE, "v1") == []
+
+
+def test_failed_locators_are_a_list_for_the_next_seed(places: Places, tmp_path: Path) -> None:
+    failed, to = tmp_path / "failed.txt", places.target.host
+    (tmp_path / "images.txt").write_text("oci:absent:v1\n")
+    first = dist_direct(*places.store, "seed", tmp_path / "images.txt", "--to", to, "--failed", failed)
+    assert (first.code, failed.read_text()) == (1, f"oci:{tmp_path}/absent:v1\n"), first.err
+    write_layout(tmp_path / "absent", {"v1": ONE})
+    again = dist_direct(*places.store, "seed", failed, "--to", to, "--failed", failed)
+    assert (again.code, failed.read_text()) == (0, ""), again.err
+    assert find_missing(places.target, "absent", ONE, "v1") == []
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("oci:layout", "expected a source with a tag, as in oci:{here}/layout:latest"),
+        ("oci:My Layout:v1", "'My Layout', the end of the source, is no valid repository name; use dist copy"),
+        ("nothere://x/y", "images.txt:1: reference 'x/y': unknown scheme nothere://"),
+    ],
+)
+def test_a_seed_names_the_image_without_a_name_at_the_target(places: Places, tmp_path: Path, image: str, message: str) -> None:
+    (tmp_path / "images.txt").write_text(f"{image}\n")
+    result = dist_direct(*places.store, "seed", tmp_path / "images.txt", "--to", places.target.host)
+    assert (result.code != 0, message.format(here=tmp_path) in result.line) == (True, True), result.err
+
+
+def test_a_seed_of_an_image_in_place_of_a_list_has_a_remedy(places: Places) -> None:
+    result = dist_direct(*places.store, "seed", "oci:layout:v1", "--to", places.target.host)
+    assert (result.code, result.line) == (
+        2,
+        "dist: oci:layout:v1: expected a list of images, got an image; use dist copy, or pass the image on standard input (-)",
+    )
+
+
+def test_a_prefect_run_seeds_a_layout_and_a_name(places: Places, run: Callable[..., str], prefect: PrefectServer) -> None:
+    assert prefect.url
+    file = places.directory / "images.txt"
+    file.write_text(f"{places.make_source('oci')}\n{places.make_source('store')}\n")
+    assert "2 added" in run("seed", "--to", f"{places.target.host}/seeded", str(file), direct=False)
+    for repository in ("seeded/source", "seeded/app"):
+        assert find_missing(places.target, repository, INDEX, "v1") == []
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -1,5 +1,6 @@
 """Commands with archives and the content store as sources and targets. Other tools read the written archives."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -209,6 +210,20 @@ def test_seed_many_images_into_one_archive(site: Site) -> None:
     assert "2 added" in site.run("seed", "--to", place, file)
     assert read_image(f"{place}/app:v1") == content_of(INDEX)
     assert read_image(f"{place}/base:v2") == content_of(ONE)
+
+
+@pytest.mark.parametrize("scheme", ARCHIVES)
+def test_seed_from_archives(site: Site, scheme: str) -> None:
+    name, file = site.export(scheme), site.directory / "images.txt"
+    (site.directory / "plain.tar.gz").write_bytes(gzip.compress((site.directory / "source.tar").read_bytes()))
+    file.write_text(f"{name}:registry.example/app:v1\n{scheme}:plain.tar.gz:v1\n")
+    assert "2 added" in site.run("seed", "--to", f"{site.target.host}/hub", file)
+    found = skopeo.raw(f"docker://{site.target.host}/hub/app:v1")
+    assert found == skopeo.raw(f"docker://{site.target.host}/hub/plain:v1")
+    if scheme == "oci-archive":
+        assert found == ONE.manifests[-1].raw
+    assert "2 added" in site.run("seed", "--to", f"{scheme}:{site.directory}/out.tar:hub.example", file)
+    assert len(read_image(f"{scheme}:{site.directory}/out.tar:hub.example/plain:v1")) == len(content_of(ONE))
 
 
 def test_mirror_to_an_archive_check_repair_and_prune(site: Site) -> None:

@@ -44,6 +44,29 @@ def test_a_naming_gives_the_name_at_a_target(text: str, what: What, source: Refe
 
 
 @pytest.mark.parametrize(
+    ("source", "repository"),
+    [
+        ("oci:/srv/hub/redis:7", "redis"),
+        ("oci:/srv/hub/redis/:7", "redis"),
+        ("oci:s3://bucket/hub/redis:7", "redis"),
+        ("oci-archive:/srv/redis.tar.gz:7", "redis"),
+        ("docker-archive:/srv/redis.tgz:7", "redis"),
+        ("docker-archive:/srv/hub.tar:redis:7", "library/redis"),
+        ("oci-archive:/srv/hub.tar:registry.example/team/app:7", "team/app"),
+        ("store:docker.io/library/redis:7", "library/redis"),
+        ("store:localhost/app:7", "app"),
+        ("store:team/app:7", "team/app"),
+        ("store:oci:/srv/hub/redis:7", "redis"),
+        ("docker.io/library/redis:7", "library/redis"),
+    ],
+)
+def test_an_image_of_any_remote_has_a_repository_below_a_target_registry(source: str, repository: str) -> None:
+    image = Reference.parse(source)
+    assert str(named("reg.example/hub", "registry").make_name(image)) == f"reg.example/hub/{repository}:7"
+    assert str(named("oci:/srv/all", "registry").make_name(image)) == f"oci:/srv/all/{repository}:7"
+
+
+@pytest.mark.parametrize(
     ("text", "backup"),
     [
         ("backup-{{.Ref.Tag}}", "reg.example/app:backup-1"),

@@ -424,7 +424,7 @@ def test_any_text_expands_to_a_tagged_reference_or_invalid_input(text: str) -> N
     [
         ("oci:lay:v1", "oci:/base/lay:v1"),
         ("oci:./lay", "oci:/base/lay"),
-        ("oci:../lay", "oci:/base/../lay"),
+        ("oci:../lay", "oci:/lay"),
         ("oci-archive:a b.tar:app:v1", "oci-archive:/base/a b.tar:app:v1"),
         ("docker-archive:a.tar", "docker-archive:/base/a.tar"),
         ("oci:~/lay:v1", "oci:/home/me/lay:v1"),
@@ -440,3 +440,30 @@ def test_any_text_expands_to_a_tagged_reference_or_invalid_input(text: str) -> N
 def test_only_relative_paths_become_absolute(text: str, absolute: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert make_absolute(text, "/base") == absolute
+
+
+@pytest.mark.parametrize(
+    ("text", "locator"),
+    [
+        ("oci:/a/b:v1", "oci:/a/b"),
+        ("oci:/a/./b:v1", "oci:/a/b"),
+        ("oci:/a/b/:v1", "oci:/a/b"),
+        ("oci:/a//b/.:v1", "oci:/a/b"),
+        ("oci://a/b:v1", None),
+        ("oci:file:///a/b:v1", "oci:/a/b"),
+        ("oci-archive:file:///a/./b.tar:v1", "oci-archive:/a/b.tar"),
+        ("oci:s3://bucket/b/:v1", "oci:s3://bucket/b"),
+        ("oci:s3://bucket/a//b:v1", "oci:s3://bucket/a//b"),
+        ("oci:/:v1", "oci:/"),
+        ("oci:/a/../b:v1", "oci:/a/../b"),
+        ("oci:./5000/app:v1", "oci:./5000/app"),
+        ("store:/a/./b:v1", "store:/a/./b"),
+    ],
+)
+def test_a_place_has_one_spelling(text: str, locator: str | None) -> None:
+    if locator is None:
+        with pytest.raises(InvalidInput):
+            Reference.parse(text)
+        return
+    assert Reference.parse(text) == Reference(locator, "v1")
+    assert Reference.parse(f"{locator}:v1") == Reference(locator, "v1")
