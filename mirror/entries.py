@@ -19,8 +19,9 @@ from prefect_dist.mirror.yamlfile import Document, Place, resolve_locator
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
 from prefect_dist.ocispec.platform import Platform
-from prefect_dist.ocispec.reference import expand, has_object, remove_comment
+from prefect_dist.ocispec.reference import expand, find_scheme, has_object, remove_comment
 from prefect_dist.ocispec.referrers import ReferrerFilter
+from prefect_dist.ocispec.schemes import DOCKER_ARCHIVE, OCI_ARCHIVE, STORE
 from prefect_dist.transfer.gate import Gate
 
 
@@ -216,12 +217,21 @@ def _gate(section: GateSection) -> Gate:
 
 def _parse_source(text: str, type_: str, at: str) -> str:
     """Return the host, the locator or the reference in a text."""
+    scheme = find_scheme(text)
     if type_ == "registry":
         if is_host(text):
             return text
-        raise InvalidInput(f"expected host[:port] of a registry, got {text!r}", subject=at)
+        remedy = "" if scheme is None else f"; {scheme}: lists no repositories, so write an entry of type repository for each"
+        raise InvalidInput(f"expected host[:port] of a registry, got {text!r}{remedy}", subject=at)
     with located(at):
         reference = Reference.parse(expand(text))
+        reference.pinned_digest()
+    if scheme == STORE and type_ == "repository":
+        raise InvalidInput(
+            f"{text!r} is one image, because the store lists no tags; write an entry of type image for each name", subject=at
+        )
+    if scheme in (OCI_ARCHIVE, DOCKER_ARCHIVE) and "://" in reference.place:
+        raise InvalidInput(f"expected a file on the local disk, got {text!r}; fetch the file first", subject=at)
     if type_ == "image":
         return str(reference)
     if has_object(text):

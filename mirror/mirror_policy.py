@@ -198,6 +198,7 @@ class MirrorPolicy:
             rewritten=entry.rewrite_index,
             referrers=tuple(image.referrers),
             backup=backup,
+            is_stored=entry.is_sparse,
         )
         judged = None if judgement is None else judgement.outcome
         unit = Unit(

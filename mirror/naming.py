@@ -10,7 +10,7 @@ from prefect_dist.mirror.templates import Template
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
 from prefect_dist.ocispec.reference import expand, find_scheme, is_registry, is_repository
-from prefect_dist.ocispec.schemes import BUILT_IN, DOCKER_ARCHIVE, OCI_ARCHIVE, STORE
+from prefect_dist.ocispec.schemes import BUILT_IN, DOCKER_ARCHIVE, LAYOUT, OCI_ARCHIVE, STORE
 
 # The fields of a reference in regclient's templates that apply to registries.
 FIELDS = ("Registry", "Repository", "Tag", "Digest", "Reference", "CommonName")
@@ -120,8 +120,7 @@ class Naming:
         elif not is_whole and (self.what != "image" or self.template.refers_to("Ref")):
             text = f"{text}{subject.suffix}"
         named = Reference.parse(expand(text))
-        if named.scheme in BUILT_IN and named.digest is not None and named.tag is None:
-            raise InvalidInput(f"expected a tag, as in {named.locator}:latest; a digest alone would leave the image unlisted")
+        _require_target(named)
         if not named.scheme or named.object:
             return named
         if subject.tag is None:
@@ -170,6 +169,22 @@ def _has_host(name: str) -> bool:
     """Return True if a name in the content store begins with the host of a registry."""
     first, slash, _ = name.partition("/")
     return bool(slash) and is_registry(name) and (first == "localhost" or any(mark in first for mark in ".:["))
+
+
+def _require_target(named: Reference) -> None:
+    """Check that an image can be published under a name, without access to the place.
+
+    Raises:
+        InvalidInput: every publication under the name would fail.
+    """
+    if named.scheme in BUILT_IN and named.digest is not None and named.tag is None:
+        raise InvalidInput(f"expected a tag, as in {named.locator}:latest; a digest alone would leave the image unlisted")
+    if named.scheme == STORE and named.digest is not None:
+        raise InvalidInput(f"expected a name with a tag and without a digest, as in {named.locator}:{named.tag}")
+    if named.scheme == LAYOUT and named.place.startswith(("https://", "http://")):
+        raise InvalidInput("a layout on a web server is read-only; write to a path or to an object store")
+    if named.scheme in _ARCHIVES and "://" in named.place:
+        raise InvalidInput("an archive is a file on the local disk, not a URL; write to a path, or to a layout (oci:)")
 
 
 _EXAMPLE = Reference.parse("registry.example/repository:tag")

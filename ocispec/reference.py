@@ -17,6 +17,7 @@ from typing import Self
 from prefect_dist.ocispec.digest import Digest
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported, quote_text
 from prefect_dist.ocispec.schemes import PATHS, STORE, is_scheme, list_schemes
+from prefect_dist.ocispec.transports import find_advice
 
 # reference ::= locator [ ":" tag ] [ "@" digest ] [ "?" query ]; a query or fragment is dropped, as in containerd
 # locator   ::= host [ ":" port ] "/" path
@@ -69,6 +70,9 @@ class Reference:
         """
         if (scheme := find_scheme(text)) is not None:
             return cls._parse_schemed(text, scheme)
+        if (advice := find_advice(text)) is not None:
+            shown = re.split(r"[?#]", _without_user(text))[0] if "://" in text else _without_user(text)
+            raise InvalidInput(f"reference {quote_text(shown[:_MAX_LOCATOR])}: {advice}")
         text = text.removeprefix(_DOCKER)
         if not _PRINTABLE.fullmatch(text):
             raise InvalidInput(f"reference {_without_user(text)!r}: expected printable ASCII without spaces")
@@ -189,13 +193,14 @@ def expand(text: str) -> str:
     """Expand a short name as Docker does: `redis` becomes `docker.io/library/redis:latest`.
 
     The first component is a host if it contains a dot or a port or is `localhost`. Single names on Docker Hub get `library/`. A
-    name without tag and digest gets `latest`. A query is dropped. A text with a scheme other than `docker://` stays unchanged.
+    name without tag and digest gets `latest`. A query is dropped. A path, and a text with a scheme other than `docker://`, stay
+    unchanged.
     The result is not validated: pass it to `Reference.parse`.
     """
     if find_scheme(text) is not None:
         return text
     text = text.removeprefix(_DOCKER)
-    if _PROTOCOL.match(text):
+    if _PROTOCOL.match(text) or find_advice(text) is not None:
         return text
     bare = re.split(r"[?#]", text, maxsplit=1)[0]
     first, slash, rest = bare.partition("/")

@@ -1,7 +1,6 @@
 """Writes images to archives: `oci-archive:FILE`, and `docker-archive:FILE` for `docker load`."""
 
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from prefect_dist.ocispec.children import attested_digest
@@ -100,21 +99,18 @@ class ArchiveTarget(Target):
         if not self._untagged.add_referrer(subject, Referrer(referrer)):
             self._writer.change(ArchiveChange(place=self._place, listed=((subject, referrer),)))
 
-    def delete_tag(self, tag: str) -> int | None:
-        """Delete only a tag. Return 202, or 404 for a missing tag. The archive keeps the content that other tags lead to."""
-        if self._writer.read_index(self._place).find(tag) is None:
-            return HTTPStatus.NOT_FOUND
-        self._writer.change(ArchiveChange(place=self._place, removed=frozenset((tag,))))
-        return HTTPStatus.ACCEPTED
+    def delete_tag(self, tag: str) -> bool:
+        """Delete only a tag, and return True. The archive keeps the content that other tags lead to."""
+        if self._writer.read_index(self._place).find(tag) is not None:
+            self._writer.change(ArchiveChange(place=self._place, removed=frozenset((tag,))))
+        return True
 
-    def delete(self, digest: Digest) -> int:
-        """Delete every tag of a manifest. Return 202, or 404 if no tag leads to the manifest."""
+    def delete(self, digest: Digest) -> None:
+        """Delete every tag of a manifest."""
         entries = self._writer.read_index(self._place).entries
         tags = frozenset(one.name for one in entries if one.descriptor.digest == digest and one.name is not None)
-        if not tags:
-            return HTTPStatus.NOT_FOUND
-        self._writer.change(ArchiveChange(place=self._place, removed=tags))
-        return HTTPStatus.ACCEPTED
+        if tags:
+            self._writer.change(ArchiveChange(place=self._place, removed=tags))
 
     def _set_tag(self, root: Descriptor, tag: str) -> None:
         content = self._writer.open_content()

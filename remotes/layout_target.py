@@ -4,7 +4,7 @@ Referrers are listed under fallback tags, as in registries without a referrers A
 through the index under the fallback tag.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prefect_dist.ocispec import Descriptor, Digest, manifest, mediatypes
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
@@ -16,8 +16,6 @@ from prefect_dist.remotes.layout_source import read_verified
 from prefect_dist.remotes.layout_writer import LayoutWriter
 from prefect_dist.remotes.remote import Observer, Read, Target
 
-# The statuses of deletions, as a registry would answer.
-_ACCEPTED, _NOT_FOUND = 202, 404
 _Selection = Callable[[str | None, Digest], bool]
 
 
@@ -40,6 +38,14 @@ class LayoutTarget(Target):
         index = self._read_index()
         found = None if index is None else index.find(tag)
         return found is not None and found.digest == descriptor.digest
+
+    def check_image(self, content: Sequence[Descriptor]) -> None:  # noqa: ARG002 - a layout accepts every image
+        """Check that the location has a layout, or that a layout may begin there.
+
+        Raises:
+            InvalidInput, Unsupported, Denied: see `LayoutWriter.check_place`.
+        """
+        self._writer.check_place()
 
     def upload(self, blob: Descriptor, read: Read, *, observer: Observer) -> None:
         """Write a blob. The blob becomes visible only after its size and digest were checked."""
@@ -82,31 +88,27 @@ class LayoutTarget(Target):
 
         self._writer.change_index(add)
 
-    def delete_tag(self, tag: str) -> int | None:
-        """Delete only a tag. The content stays. Return 202, or 404 for a missing tag."""
+    def delete_tag(self, tag: str) -> bool:
+        """Delete only a tag, and return True. The content stays."""
         if not is_tag(tag):
             raise InvalidInput(f"bad tag {tag!r}", subject=self._files.at)
-        return self._remove(lambda name, _digest: name == tag)
+        self._remove(lambda name, _digest: name == tag)
+        return True
 
-    def delete(self, digest: Digest) -> int:
-        """Delete every tag of a manifest. The content stays. Return 202, or 404 if no tag leads to the manifest."""
-        return self._remove(lambda _name, found: found == digest)
+    def delete(self, digest: Digest) -> None:
+        """Delete every tag of a manifest. The content stays."""
+        self._remove(lambda _name, found: found == digest)
 
-    def _remove(self, is_removed: _Selection) -> int:
-        status = _NOT_FOUND
-
+    def _remove(self, is_removed: _Selection) -> None:
         def remove(old: bytes | None) -> bytes:
-            nonlocal status
             if old is None:
                 raise NotFound("no index.json", subject=self._files.at)
             entries = LayoutIndex.parse(old, at=self._files.at).entries
             is_found = any(is_removed(one.name, one.descriptor.digest) for one in entries)
-            status = _ACCEPTED if is_found else _NOT_FOUND
             return remove_entries(old, is_removed, at=self._files.at) if is_found else old
 
         if self._read_index() is not None:  # otherwise a deletion would create a layout
             self._writer.change_index(remove)
-        return status
 
     def _read_index(self) -> LayoutIndex | None:
         try:

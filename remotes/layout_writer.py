@@ -5,6 +5,7 @@ is completed takes the place of `ingest/`. `index.json` is changed under a lock 
 conditional writes. The lock file stays: its removal would let two processes hold different locks.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,7 +40,7 @@ class LayoutWriter:
     def __init__(self, files: StoredFiles) -> None:
         """Nothing is created before the first write."""
         self.files = files
-        self._is_prepared = False
+        self._is_checked = self._is_prepared = False
         self._preparing = threading.Lock()
 
     def has(self, descriptor: Descriptor) -> bool:
@@ -81,6 +82,19 @@ class LayoutWriter:
             except Corrupt:
                 writer.truncate()  # any byte may be wrong, so the next attempt starts at 0
                 raise
+
+    def check_place(self) -> None:
+        """Check that writing to the location can begin. Nothing is created.
+
+        Raises:
+            InvalidInput: the location has a content store or other files.
+            Unsupported: the layout has another version.
+            Denied: a directory is not writable, or a link on a path of the layout leads out of the layout.
+        """
+        with self._preparing:
+            if not self._is_checked:
+                self._check_place()
+                self._is_checked = True
 
     def change_index(self, make_content: Callable[[bytes | None], bytes]) -> None:
         """Replace `index.json` by the result of `make_content`, which gets the old content, or None without an index.
@@ -127,28 +141,43 @@ class LayoutWriter:
         Raises:
             InvalidInput: the location has a content store or other files.
             Unsupported: the layout has another version.
-            Denied: a link on a path of the layout leads out of the layout.
+            Denied: a directory is not writable, or a link on a path of the layout leads out of the layout.
         """
         with self._preparing:
             if self._is_prepared:
                 return
-            layout, backend = self.files.layout, self.files.backend
-            with backend.translate_errors(self.files.at):
-                index, has_marker = self._read(INDEX), self._read(MARKER_NAME) is not None
-                self._refuse_store(index)
-                if index is None and not has_marker:
-                    self._refuse_nesting()
-                    self._refuse_other_files()
-                for path in (layout.ingests, f"{layout.blobs}/sha256", f"{layout.blobs}/sha512"):
-                    self.files.refuse_outside(path)
-                self._refuse_special_ingests()
-            require_version(self.files)
-            if index is None:
+            has_index, has_marker = self._check_place()
+            if not has_index:
                 self._change_index(lambda old: EMPTY_INDEX if old is None else old)
             if not has_marker:
-                with backend.translate_errors(f"{self.files.at}: {MARKER_NAME}"):
-                    backend.put(layout.marker, MARKER)
-            self._is_prepared = True
+                with self.files.backend.translate_errors(f"{self.files.at}: {MARKER_NAME}"):
+                    self.files.backend.put(self.files.layout.marker, MARKER)
+            self._is_checked = self._is_prepared = True
+
+    def _check_place(self) -> tuple[bool, bool]:
+        """Check that the location has a layout, or that a layout may begin there. Return whether index and marker exist."""
+        layout = self.files.layout
+        with self.files.backend.translate_errors(self.files.at):
+            index, has_marker = self._read(INDEX), self._read(MARKER_NAME) is not None
+            self._refuse_store(index)
+            if index is None and not has_marker:
+                self._refuse_nesting()
+                self._refuse_other_files()
+            for path in (layout.ingests, f"{layout.blobs}/sha256", f"{layout.blobs}/sha512"):
+                self.files.refuse_outside(path)
+            self._refuse_special_ingests()
+            if self.files.is_local:
+                self._require_access()
+        require_version(self.files)
+        return index is not None, has_marker
+
+    def _require_access(self) -> None:
+        """Check that the nearest existing directory of the location permits new files."""
+        root = Path(self.files.layout.root or "/")
+        nearest = next(path for path in (root, *root.parents) if path.exists())
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+            problem = "is not writable; change its permissions" if nearest.is_dir() else "is no directory"
+            raise Denied(f"{nearest} {problem}, or choose another directory", subject=self.files.at)
 
     def _read(self, name: str) -> bytes | None:
         try:

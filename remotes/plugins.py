@@ -293,13 +293,13 @@ class GuardedTarget(Target):
         """List `referrer` under the fallback tag of the referrers of `subject`."""
         self._plugin.call("list_referrer", lambda: self._target.list_referrer(subject, referrer), (object,))
 
-    def delete_tag(self, tag: str) -> int | None:
-        """Delete only a tag. Return the HTTP status of the deletion, or None if tags cannot be deleted."""
-        return self._plugin.call("delete_tag", lambda: self._target.delete_tag(tag), (int, type(None)))
+    def delete_tag(self, tag: str) -> bool:
+        """Delete only a tag. Return False if the place cannot delete single tags."""
+        return self._plugin.call("delete_tag", lambda: self._target.delete_tag(tag), bool)
 
-    def delete(self, digest: Digest) -> int:
-        """Delete a manifest and every tag that resolves to it. Return the HTTP status."""
-        return self._plugin.call("delete", lambda: self._target.delete(digest), int)
+    def delete(self, digest: Digest) -> None:
+        """Delete a manifest and every tag that resolves to it."""
+        self._plugin.call("delete", lambda: self._target.delete(digest), (object,))
 
 
 def _describe(exc: BaseException) -> str:

@@ -239,11 +239,11 @@ class Pusher(Target):
                     self.put(index, described, tag=tag)
         raise Busy(f"other clients overwrote the entry for {missing[0]} {_MAX_WRITES} times; try again", subject=at)
 
-    def delete_tag(self, tag: str) -> int | None:
-        """Delete only a tag. Return the status of the response, None if the registry cannot delete tags.
+    def delete_tag(self, tag: str) -> bool:
+        """Delete only a tag. Return False if the registry cannot delete tags.
 
-        The CNCF registry 2.8 cannot delete tags. The status is 404 for a missing tag. A registry with a 404 for an existing tag
-        counts as unable to delete tags.
+        The CNCF registry 2.8 cannot delete tags. A registry that answers 404 for an existing tag counts as unable to delete
+        tags.
 
         Raises:
             InvalidInput: an invalid tag.
@@ -257,8 +257,8 @@ class Pusher(Target):
         except RegistryRefused as exc:
             if exc.exchange.status not in _DELETION_UNSUPPORTED:
                 raise
-            return None
-        return None if status == _NOT_FOUND and self._has_tag(tag, subject) else status
+            return False
+        return not (status == _NOT_FOUND and self._has_tag(tag, subject))
 
     def _has_tag(self, tag: str, subject: str) -> bool:
         headers = {"Accept": ANY_MANIFEST}
@@ -267,8 +267,8 @@ class Pusher(Target):
         )
         return answer.status_code == _OK
 
-    def delete(self, digest: Digest) -> int:
-        """Delete a manifest and every tag that resolves to it. Return the status of the response, 404 for a missing manifest.
+    def delete(self, digest: Digest) -> None:
+        """Delete a manifest and every tag that resolves to it. A missing manifest is deleted already.
 
         Manifests and blobs that the manifest names are kept. An index that names the manifest is kept and becomes incomplete.
 
@@ -277,7 +277,7 @@ class Pusher(Target):
             DistError: an error of the registry.
         """
         try:
-            return self._delete(str(digest), f"{self._repository.locator}@{digest}")
+            self._delete(str(digest), f"{self._repository.locator}@{digest}")
         except RegistryRefused as exc:
             if exc.exchange.status not in _DELETION_UNSUPPORTED:
                 raise

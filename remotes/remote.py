@@ -174,16 +174,16 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def delete_tag(self, tag: str) -> int | None:
-        """Delete only a tag. Return the HTTP status of the deletion, 404 for a missing tag, None if tags cannot be deleted.
+    def delete_tag(self, tag: str) -> bool:
+        """Delete only a tag. Return False if the place cannot delete single tags. A missing tag is deleted already.
 
         Raises:
             DistError: an error of the place.
         """
 
     @abstractmethod
-    def delete(self, digest: Digest) -> int:
-        """Delete a manifest and every tag that resolves to it. Return the HTTP status, 404 for a missing manifest.
+    def delete(self, digest: Digest) -> None:
+        """Delete a manifest and every tag that resolves to it. A missing manifest is deleted already.
 
         Raises:
             Unsupported: this place deletes no manifests.

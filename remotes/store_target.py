@@ -1,7 +1,6 @@
 """Records images in the content store under names: `store:NAME`."""
 
 from collections.abc import Sequence
-from http import HTTPStatus
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, manifest
 from prefect_dist.ocispec.children import attested_digest, children_reader
@@ -66,15 +65,14 @@ class StoreTarget(Target):
         """Note a referrer for the name of its image, which is recorded later in the run."""
         self._untagged.add_referrer(subject, Referrer(referrer))
 
-    def delete_tag(self, tag: str) -> int | None:
-        """Remove a name. The content stays until gc. Return 202, or 404 for a missing name."""
+    def delete_tag(self, tag: str) -> bool:
+        """Remove a name, and return True. The content stays until gc."""
         name = self._name(tag)
-        if name not in self._store.names:
-            return HTTPStatus.NOT_FOUND
-        self._store.names.delete(name)
-        return HTTPStatus.ACCEPTED
+        if name in self._store.names:
+            self._store.names.delete(name)
+        return True
 
-    def delete(self, digest: Digest) -> int:
+    def delete(self, digest: Digest) -> None:
         """Raise an error: the store removes names, and gc removes content.
 
         Raises:

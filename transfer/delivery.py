@@ -31,12 +31,11 @@ from prefect_dist.transfer.session import Session
 
 # The number of candidates per content: at least one differs from the repository that needs the content.
 _CANDIDATES = 2
-# The error code of a registry that lacks content of an index (distribution-spec 1.1, "Error Codes").
-_INCOMPLETE = "MANIFEST_BLOB_UNKNOWN"
-_NO_SPARSE = (
-    "this registry accepts no sparse index; publish all platforms or the image of one platform, or set rewriteIndex "
-    "(--rewrite-index) to publish a new index of the selected platforms"
-)
+# The error codes of a registry that lacks content of an index (distribution-spec 1.1, "Error Codes").
+_INCOMPLETE = ("MANIFEST_BLOB_UNKNOWN", "MANIFEST_UNKNOWN")
+_NO_SPARSE = "this registry accepts no sparse index, but demands the missing manifests"
+_SELECTED_REMEDY = "publish all platforms, or a new index of the selected platforms (rewriteIndex, --rewrite-index)"
+_STORED_REMEDY = "push the image of one platform (--platform), or fetch all platforms and push the whole index"
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -49,6 +48,7 @@ class Publication:
         rewritten: the target gets a new index of the wanted platforms.
         referrers: the referrers to publish with the image.
         backup: the tag for the previous manifest of the target tag.
+        is_stored: the platforms are those in the store, which the user did not select.
     """
 
     root: Descriptor
@@ -58,6 +58,7 @@ class Publication:
     rewritten: bool = False
     referrers: tuple[Referrer, ...] = ()
     backup: Reference | None = None
+    is_stored: bool = False
 
 
 class MountCandidates:
@@ -254,7 +255,8 @@ def publish(session: Session, wanted: Publication) -> Descriptor:
         is_incomplete = not exc.retryable and any(code.startswith(_INCOMPLETE) for code in exc.exchange.codes)
         if platforms is None or not is_incomplete:
             raise
-        raise type(exc)(f"{exc}; {_NO_SPARSE}", exc.exchange) from exc
+        remedy = _STORED_REMEDY if wanted.is_stored else _SELECTED_REMEDY
+        raise type(exc)(f"{exc}; {_NO_SPARSE}; {remedy}", exc.exchange) from exc
     return root
 
 

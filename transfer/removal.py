@@ -127,10 +127,9 @@ class _Remover:
         if obstacle is not None:
             return obstacle
         if self._can_delete_tags:
-            status = self._pusher.delete_tag(tag)
-            if status is not None:
+            if self._pusher.delete_tag(tag):
                 self._accepted.add(tag)
-                self._check_deleted(tag, status)
+                self._check_deleted(tag)
                 return Removed(status="removed")
             self._can_delete_tags = False
         return self._remove_manifest(tag)
@@ -153,21 +152,21 @@ class _Remover:
             return self._remove_manifest(tag)  # a tag moved meanwhile, and may need this manifest indirectly
         if (obstacle := self._obstacle(tag)) is not None:  # checked last: the next request deletes
             return obstacle
-        status = self._pusher.delete(one.digest)
+        self._pusher.delete(one.digest)
         self._accepted.update((tag, *sharing))
-        self._check_deleted(tag, status)
+        self._check_deleted(tag)
         for other in sharing:
-            self._check_deleted(other, status)
+            self._check_deleted(other)
             self._outcomes[other] = Removed(status="removed", why=f"removed with {one.target}, which had the same manifest")
         return Removed(status="removed")
 
-    def _check_deleted(self, tag: str, status: int) -> None:
-        """Raise an error if a tag still resolves to the digest after the registry answered the deletion with `status`."""
+    def _check_deleted(self, tag: str) -> None:
+        """Raise an error if a tag still resolves to the digest after the target accepted the deletion."""
         one = self._unwanted[tag]
         found = self._resolve(one.target)
         self._graph.set_tag(tag, found)
         if found is not None and found.digest == one.digest:
-            raise Unavailable(f"still resolves to {one.digest} after DELETE was answered with {status}", subject=one.target)
+            raise Unavailable(f"still resolves to {one.digest} after the target accepted the deletion", subject=one.target)
 
     def _obstacle(self, tag: str) -> Removed | None:
         """Return the reason why a tag must not be removed, or None."""

@@ -238,7 +238,7 @@ def test_a_prefect_run_copies_between_layouts(places: Places, run: Callable[...,
 
 def test_a_read_only_target_fails_before_content_is_fetched(places: Places) -> None:
     result = dist_direct(*places.store, "copy", places.app, "oci:https://host.invalid/layout:v1")
-    assert (result.code, "a layout on a web server is read-only" in result.err) == (1, True), result.err
+    assert (result.code, "a layout on a web server is read-only" in result.err) == (2, True), result.err
     assert places.source.find_requests("GET", "/v2/app/blobs/.*") == []
 
 

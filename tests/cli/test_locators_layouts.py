@@ -251,3 +251,31 @@ def test_a_repository_name_makes_no_layout_inside_the_content_of_another_layout(
     assert "1 added, 0 changed, 2 unchanged, 1 failed" in result.lines[-2], result.out
     assert names_in(place / "app") == {"v1": ONE.root.digest, "v2": TWO.root.digest}
     assert not (place / "app" / inside / "index.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("oci:notes:v1", "it has other files, such as 'readme'; choose another directory"),
+        ("oci:notes/readme/layout:v1", "Not a directory"),
+        ("oci:store:v1", "the location has a content store of dist"),
+        ("oci:layout/blobs/app:v1", "inside the directory blobs of another layout"),
+        ("oci:future:v1", "expected an image layout of version 1.0.0"),
+    ],
+)
+def test_a_dry_run_refuses_a_target_that_takes_no_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_layout(tmp_path / "layout", {"v1": images.image(930)})
+    write_layout(tmp_path / "future", {"v1": images.image(930)})
+    (tmp_path / "future" / "oci-layout").write_text('{"imageLayoutVersion": "2.0.0"}')
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "readme").write_text("notes of a person")
+    assert dist_direct("--store", "store", "fetch", "oci:layout:v1").code == 0
+    before = sorted(tmp_path.rglob("*"))
+
+    result = dist_direct("--store", "store", "copy", "--dry-run", "oci:layout:v1", target)
+
+    assert (result.code, message in result.err) == (1, True), result.err
+    assert sorted(tmp_path.rglob("*")) == before

@@ -71,8 +71,9 @@ def test_the_refusal_of_a_sparse_index_names_the_remedies(target: FakeRegistry, 
     assert report.status == "failed"
     (line,) = error_lines(report)
     assert "MANIFEST_BLOB_UNKNOWN" in line
-    assert (
-        "this registry accepts no sparse index; publish all platforms or the image of one platform, or set rewriteIndex" in line
+    assert line.endswith(
+        "; this registry accepts no sparse index, but demands the missing manifests; push the image of one platform "
+        "(--platform), or fetch all platforms and push the whole index"
     )
     assert target.manifest("app", "v1") is None
 

@@ -76,6 +76,18 @@ WRONG = [
     (SYNC + "    backup: '{{.Ref.Tag'\n", ":5: sync[0].backup: template '{{.Ref.Tag': '{{' has no closing '}}'"),
     (SYNC + "    backup: 'not a tag'\n", ":5: sync[0].backup: 'not a tag': reference 'registry.example/repository:not a tag': expected printable ASCII without spaces"),
     ("defaults: {backup: '{{nothing}}'}\n" + SYNC, ":1: defaults.backup: template '{{nothing}}': unknown function nothing; known functions: default, env, file, index, join, lower, printf, split, time.Now, trimSpace, upper, .Format, .UTC, .Year, .Month, .Day, .Hour, .Minute, .Second"),
+    # sources and targets of other remotes
+    ("sync:\n  - {source: redis, target: 'oci:https://r.example/x', type: repository}\n", ":2: sync[0].target: 'oci:https://r.example/x': a layout on a web server is read-only; write to a path or to an object store"),
+    ("sync:\n  - {source: redis, target: 'oci-archive:s3://bucket/x.tar', type: repository}\n", ":2: sync[0].target: 'oci-archive:s3://bucket/x.tar': an archive is a file on the local disk, not a URL; write to a path, or to a layout (oci:)"),
+    ("sync:\n  - {source: redis, target: 'store:redis:7@sha256:" + "0" * 64 + "', type: image}\n", ":2: sync[0].target: 'store:redis:7@sha256:" + "0" * 64 + "': expected a name with a tag and without a digest, as in store:redis:7"),
+    ("sync:\n  - {source: redis, target: 'dir:/srv/x', type: image}\n", ":2: sync[0].target: 'dir:/srv/x': reference 'dir:/srv/x': dir: is a directory of skopeo, with one image; copy the image with skopeo copy dir:… oci:DIR:TAG, and write oci:DIR:TAG"),
+    ("sync:\n  - {source: redis, target: 'nothere://x/y', type: image}\n", ":2: sync[0].target: 'nothere://x/y': reference 'x/y': unknown scheme nothere://; expected a registry (no scheme, or docker://) or one of oci:, oci-archive:, docker-archive:, store:"),
+    ("sync:\n  - {source: ./layout, target: r.example/x, type: repository}\n", ":2: sync[0].source: reference './layout': this is a path; write oci:./layout for an image layout, or oci-archive:./layout or docker-archive:./layout"),
+    ("sync:\n  - {source: 'oci:/srv/hub', target: r.example, type: registry}\n", ":2: sync[0].source: expected host[:port] of a registry, got 'oci:/srv/hub'; oci: lists no repositories, so write an entry of type repository for each"),
+    ("sync:\n  - {source: 'store:hub/app', target: r.example/app, type: repository}\n", ":2: sync[0].source: 'store:hub/app' is one image, because the store lists no tags; write an entry of type image for each name"),
+    ("sync:\n  - {source: 'docker-archive:https://h.example/x.tar', target: r.example/app, type: repository}\n", ":2: sync[0].source: expected a file on the local disk, got 'docker-archive:https://h.example/x.tar'; fetch the file first"),
+    ("seed: {images: ['store:'], to: r.example}\n", ":1: seed.images[0]: reference 'store:': expected a name (dist names lists the names in the store) after store:"),
+    ("seed: {images: [redis], to: 'oci:https://r.example/x'}\n", ":1: seed.to[0]: 'oci:https://r.example/x': a layout on a web server is read-only; write to a path or to an object store"),
     # seeds
     ("seed: {to: r.example}\n", ":1: seed: expected images, or a list of them"),
     ("seed: {images: [redis]}\n", ":1: seed.to: missing"),

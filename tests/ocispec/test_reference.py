@@ -101,7 +101,7 @@ ACCEPTED = [
 REFUSED = [
     # host
     ("", "printable"),
-    ("/docker.io/library/redis:obj@abcdef?fooo=asdf", "hostname required"),
+    ("/docker.io/library/redis:obj@abcdef?fooo=asdf", "this is a path; write oci:PATH for an image layout"),
     ("?", "hostname required"),
     ("redis", "expected host/path, such as docker.io/library/redis"),
     ("-h/x", "bad host"),
@@ -467,3 +467,50 @@ def test_a_place_has_one_spelling(text: str, locator: str | None) -> None:
         return
     assert Reference.parse(text) == Reference(locator, "v1")
     assert Reference.parse(f"{locator}:v1") == Reference(locator, "v1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dir:/srv/x", "dir: is a directory of skopeo, with one image; copy the image with skopeo copy dir:… oci:DIR:TAG"),
+        ("dir:x", "dir: is a directory of skopeo"),
+        ("docker-daemon:redis:7", "docker-daemon: is an image of a Docker daemon; save the image with docker save -o FILE"),
+        (
+            "containers-storage:docker.io/library/redis:7",
+            "podman save --format oci-archive -o FILE, and write oci-archive:FILE",
+        ),
+        ("containers-storage:[overlay@/var/lib/x]redis:7", "podman save --format oci-archive -o FILE"),
+        ("sif:x.sif", "sif: is a file of Singularity; copy the image with skopeo copy sif:… oci:DIR:TAG"),
+        ("ocidir:///srv/lay:v1", "write oci:/srv/lay:v1"),
+        ("ocidir://lay", "write oci:lay"),
+        ("../x", "this is a path; write oci:../x for an image layout, or oci-archive:../x or docker-archive:../x"),
+        ("./x.tar:7", "write oci:./x.tar:7"),
+        ("/x", "write oci:/x"),
+        ("~/x", "write oci:~/x"),
+        ("OCI:x", "schemes are lower-case; write oci:x"),
+        ("Oci-Archive:/x.tar", "schemes are lower-case; write oci-archive:/x.tar"),
+        ("DOCKER://ghcr.io/a/b", "schemes are lower-case; write docker://ghcr.io/a/b"),
+        ("s3://bucket/x", "this is a URL; write oci:s3://… for an image layout"),
+    ],
+)
+def test_the_form_of_another_program_has_the_locator_to_write(text: str, message: str) -> None:
+    for form in (text, expand(text)):
+        with pytest.raises(InvalidInput) as refusal:
+            Reference.parse(form)
+        assert message in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["dir:5000/x", "sif:5000/x", "OCI:5000/x", "docker.io/library/dir:x", "dir/x"])
+def test_a_registry_or_repository_may_have_the_name_of_a_transport(text: str) -> None:
+    assert Reference.parse(expand(text)).scheme == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["s3://user:hunter2@bucket/x", "s3://bucket/x?signature=hunter2", "ocidir://x?hunter2", "/x:hunter2@y", "OCI:hunter2@x"],
+)
+def test_advice_shows_no_secret(text: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        Reference.parse(expand(text))
+    assert "hunter2" not in str(refusal.value)

@@ -71,7 +71,7 @@ def catalog(registries: Registries, registry: FakeRegistry) -> list[str]:
 
 
 def untag(registries: Registries, registry: FakeRegistry) -> bool:
-    return pusher(registries, registry).delete_tag("v1") is not None
+    return pusher(registries, registry).delete_tag("v1")
 
 
 def delete(registries: Registries, registry: FakeRegistry) -> None:

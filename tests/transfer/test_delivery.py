@@ -114,7 +114,7 @@ def test_the_error_of_a_registry_that_refuses_sparse_indexes_recommends_rewrite_
     session: Session, target: FakeRegistry
 ) -> None:
     root = put_image(session, INDEX)
-    with pytest.raises(NotFound, match=r"MANIFEST_BLOB_UNKNOWN.*; this registry accepts no sparse index; .*rewriteIndex"):
+    with pytest.raises(NotFound, match=r"MANIFEST_BLOB_UNKNOWN.*; this registry accepts no sparse index, .*rewriteIndex"):
         delivery.publish(session, Publication(root=root, target=reference_at(target, "copy:v1"), platforms=SOME))
     assert target.manifest("copy", "v1") is None
 
