@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from prefect_dist.ocispec import fields, mediatypes
 from prefect_dist.ocispec.digest import Digest
-from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.errors import Corrupt, InvalidInput
 from prefect_dist.ocispec.platform import Platform
 
 _MAX_SIZE = 2**63 - 1  # the specification's int64
@@ -82,6 +82,18 @@ class Descriptor:
     def is_manifest(self) -> bool:
         """True if the content is a manifest and can have children."""
         return mediatypes.is_manifest(self.media_type)
+
+    def verify(self, raw: bytes, *, source: str) -> bytes:
+        """Return `raw`, after checking that `raw` is the whole content of the descriptor. `source` names the origin of `raw`.
+
+        Raises:
+            Corrupt: another size or digest.
+        """
+        if len(raw) != self.size:
+            raise Corrupt(f"expected {self.size} bytes, {source} has {len(raw)}", subject=self)
+        if (found := Digest.of(raw, algorithm=self.digest.algorithm)) != self.digest:
+            raise Corrupt(f"expected {self.digest}, {source} has {found}", subject=self)
+        return raw
 
     def __str__(self) -> str:
         return f"{self.kind} {self.digest}"

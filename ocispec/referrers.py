@@ -14,6 +14,7 @@ from prefect_dist.ocispec import fields, mediatypes
 from prefect_dist.ocispec.descriptor import Descriptor
 from prefect_dist.ocispec.digest import Digest
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported
+from prefect_dist.ocispec.image_layout import make_empty_index
 from prefect_dist.ocispec.manifest import media_type_of
 
 # The limit for one subject, and for one image with its children. More referrers are a mistake or an attack, and an error.
@@ -145,7 +146,7 @@ def add_entry(index: bytes | None, referrer: Descriptor, *, at: str) -> bytes | 
         InvalidInput: a bad field in the index.
         Unsupported: the index is nested too deeply to be serialised again.
     """
-    document: dict[str, Any] = {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": []}
+    document = make_empty_index()
     if index is not None:
         document |= fields.parse_object(index, at=at)
     listed = list(fields.objects(document, "manifests", at=at))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 from prefect_dist.ocispec.errors import Conflict, Corrupt, InvalidInput, NotFound
+from prefect_dist.ocispec.image_layout import INDEX, MARKER_NAME
 from prefect_dist.storage.archive import layout, tar
 from prefect_dist.storage.errors import StoreFull, translate_errors
 
@@ -24,7 +25,7 @@ _MAGIC_BYTES = 8
 _MAX_ENTRIES = 100_000
 _MAX_NAME_BYTES = 16 * 1024 * 1024
 _MAX_LINKS = 8  # on the way to one file
-_LISTS = (layout.INDEX, layout.DOCKER_LIST)
+_LISTS = (INDEX, layout.DOCKER_LIST)
 # A compressed archive may unpack to any size. The temporary file leaves at least this space free for other programs.
 _FREE_BYTES = 64 * 1024 * 1024
 
@@ -117,7 +118,7 @@ class ArchiveFile:
         entries, name_bytes = dict[str, Span | str](), 0
         for entry in tar.locate(file, source=self.at):
             self._check()
-            if entry.name not in _LISTS and entry.name != layout.MARKER and not layout.is_content(entry.name):
+            if entry.name not in _LISTS and entry.name != MARKER_NAME and not layout.is_content(entry.name):
                 continue
             located = Span(entry.offset, entry.size) if entry.target is None else entry.target
             if (known := entries.get(entry.name)) is not None:

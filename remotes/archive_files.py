@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from prefect_dist.ocispec import Descriptor, Digest, Hasher, Reference, fields, manifest, mediatypes
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
+from prefect_dist.ocispec.image_layout import INDEX
 from prefect_dist.remotes.archive_file import ArchiveFile, Span
 from prefect_dist.remotes.archive_place import ArchivePlace, make_index, rename
 from prefect_dist.remotes.layout_files import LayoutFiles
@@ -26,7 +27,7 @@ class ArchiveFiles:
     def read_document(self, path: str) -> bytes:
         """Return a small file of the archive."""
         span = self._file.find(path)
-        if span is None and path == layout.INDEX and self._file.find(layout.DOCKER_LIST) is not None:
+        if span is None and path == INDEX and self._file.find(layout.DOCKER_LIST) is not None:
             raise Unsupported("the archive has only Docker's list of images; name it docker-archive:FILE", subject=self.at)
         if span is None:
             raise NotFound(f"{path} is missing in the archive", subject=self.at)
@@ -65,7 +66,7 @@ class DockerFiles:
         self._content, self._made = _DockerContent(file), dict[Digest, bytes]()
         span = file.find(layout.DOCKER_LIST)
         if span is None:
-            raise NotFound(f"not an archive of images, found neither {layout.INDEX} nor {layout.DOCKER_LIST}", subject=self.at)
+            raise NotFound(f"not an archive of images, found neither {INDEX} nor {layout.DOCKER_LIST}", subject=self.at)
         raw = read_whole(file, layout.DOCKER_LIST, span)
         entries = list[Descriptor]()
         for at, item in fields.parse_objects(raw, at=f"{self.at}: {layout.DOCKER_LIST}"):
@@ -76,7 +77,7 @@ class DockerFiles:
 
     def read_document(self, path: str) -> bytes:
         """Return the index of the images; the archive has no other document."""
-        if path != layout.INDEX:
+        if path != INDEX:
             raise NotFound(f"{path} is missing in the archive", subject=self.at)
         return self._index
 
@@ -157,7 +158,7 @@ class SelectedFiles:
         """Return a small file; `index.json` lists the images of the place."""
         place = ArchivePlace.parse(self._reference)
         raw = self._open_files(place).read_document(path)
-        return place.select(raw, at=self.at) if path == layout.INDEX else raw
+        return place.select(raw, at=self.at) if path == INDEX else raw
 
     def size(self, digest: Digest) -> int:
         """Return the size of a blob in bytes."""

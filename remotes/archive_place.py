@@ -10,10 +10,9 @@ import os
 from dataclasses import dataclass, replace
 from typing import Self
 
-import orjson
-
-from prefect_dist.ocispec import Descriptor, Reference, fields, mediatypes
+from prefect_dist.ocispec import Descriptor, Reference, fields
 from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.image_layout import INDEX, NAMES, serialize_index
 from prefect_dist.ocispec.reference import expand
 from prefect_dist.storage.archive import layout
 
@@ -47,7 +46,7 @@ class ArchivePlace:
         """Return the tag of an entry of `index.json`; None without a tag, or for the entry of another repository."""
         if not self.repository:
             annotations = dict(entry.annotations)
-            return annotations.get(layout.NAMES[0]) or annotations.get(layout.NAMES[1]) or None
+            return annotations.get(NAMES[0]) or annotations.get(NAMES[1]) or None
         repository, tag = layout.repository_and_tag(entry)
         return tag if repository == self.repository else None
 
@@ -59,8 +58,8 @@ class ArchivePlace:
         """
         if not self.repository:
             return index
-        document = fields.parse_object(index, at=f"{at}: {layout.INDEX}")
-        listed = fields.objects(document, "manifests", at=f"{at}: {layout.INDEX}")
+        document = fields.parse_object(index, at=f"{at}: {INDEX}")
+        listed = fields.objects(document, "manifests", at=f"{at}: {INDEX}")
         entries = [Descriptor.from_json(one, at=where) for where, one in listed]
         kept = [rename(one, self.find_tag(one)) for one in entries if self.find_tag(one) is not None or not _has_name(one)]
         return make_index(kept)
@@ -68,20 +67,19 @@ class ArchivePlace:
 
 def make_index(entries: list[Descriptor]) -> bytes:
     """Return an `index.json` with these entries."""
-    manifests = [one.to_json() for one in entries]
-    return orjson.dumps({"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": manifests})
+    return serialize_index([one.to_json() for one in entries])
 
 
 def rename(entry: Descriptor, name: str | None) -> Descriptor:
     """Return an entry of an index with another name. A full name is written for skopeo and containerd, a tag for skopeo."""
-    others = tuple((key, value) for key, value in entry.annotations if key not in layout.NAMES)
-    keys = () if name is None else layout.NAMES if ":" in name else layout.NAMES[:1]
+    others = tuple((key, value) for key, value in entry.annotations if key not in NAMES)
+    keys = () if name is None else NAMES if ":" in name else NAMES[:1]
     named = tuple((key, str(name)) for key in keys)
     return replace(entry, data=None, annotations=(*others, *named))
 
 
 def _has_name(entry: Descriptor) -> bool:
-    return any(key in layout.NAMES for key, _ in entry.annotations)
+    return any(key in NAMES for key, _ in entry.annotations)
 
 
 def _expand(name: str, reference: Reference) -> str:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import NotFound, Unavailable
+from prefect_dist.ocispec.image_layout import INDEX
 from prefect_dist.ocispec.schemes import DOCKER_ARCHIVE, OCI_ARCHIVE
 from prefect_dist.remotes.archive_file import ArchiveFile
 from prefect_dist.remotes.archive_files import ArchiveFiles, DockerFiles, SelectedFiles
@@ -18,7 +19,6 @@ from prefect_dist.remotes.layout_source import LayoutSource
 from prefect_dist.remotes.remote import Ability, Remote, Source, Target
 from prefect_dist.remotes.remotes import OpenContext
 from prefect_dist.remotes.store_content import keep_content
-from prefect_dist.storage.archive import layout
 
 _MISSING = "no archive of images found; check the path, which ends at the first colon"
 
@@ -38,7 +38,8 @@ class _ArchiveRemote(Remote):
         self._opened: dict[str, LayoutFiles] = {}
         self._writers: dict[str, ArchiveWriter] = {}
         self._targets: dict[str, Target] = {}
-        self._guard = threading.Lock()
+        self._guard = threading.Lock()  # never held while an archive is opened, which may take minutes
+        self._opening = dict[str, threading.Lock]()
         self._aborted = threading.Event()
         self._leases = ExitStack()
 
@@ -81,7 +82,7 @@ class _ArchiveRemote(Remote):
         return ArchiveFiles(file)
 
     def _open_once(self, place: ArchivePlace) -> LayoutFiles:
-        with self._guard:
+        with self._opening.setdefault(place.path, threading.Lock()):
             if place.path not in self._opened:
                 self._opened[place.path] = self.open_files(ArchiveFile(place.path, at=self._at(place), check=self._check))
             return self._opened[place.path]
@@ -120,4 +121,4 @@ class DockerArchiveRemote(_ArchiveRemote):
 
     def open_files(self, file: ArchiveFile) -> LayoutFiles:
         """Return the images of an archive as the files of a layout."""
-        return DockerFiles(file) if file.find(layout.INDEX) is None else ArchiveFiles(file)
+        return DockerFiles(file) if file.find(INDEX) is None else ArchiveFiles(file)

@@ -84,8 +84,7 @@ class ArchiveTarget(Target):
         """
         if tag is not None and not is_tag(tag):
             raise InvalidInput(f"bad tag {tag!r}", subject=self._at)
-        if len(raw) != descriptor.size or Digest.of(raw, algorithm=descriptor.digest.algorithm) != descriptor.digest:
-            raise Corrupt(f"expected {descriptor.size} bytes with this digest, got {len(raw)} other bytes", subject=descriptor)
+        descriptor.verify(raw, source="the caller")
         self._keep(descriptor, lambda offset: iter((raw[offset:],)))
         self._writer.pushed[descriptor.digest] = descriptor.size
         if tag is None:

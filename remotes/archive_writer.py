@@ -12,6 +12,7 @@ from pathlib import Path
 
 from prefect_dist.ocispec import Descriptor, Digest, mediatypes
 from prefect_dist.ocispec.errors import InvalidInput, NotFound
+from prefect_dist.ocispec.image_layout import INDEX, NAMES
 from prefect_dist.ocispec.referrers import add_entry, fallback_tag
 from prefect_dist.remotes.archive_content import ArchiveContent
 from prefect_dist.remotes.archive_file import ArchiveFile, FileIdentity, identify
@@ -101,7 +102,7 @@ class ArchiveWriter:
                 return None
             if self._opened is None or self._opened[0] != found:
                 file = ArchiveFile(str(self._path), at=self.at, check=self._check)
-                files = DockerFiles(file) if file.find(layout.INDEX) is None else ArchiveFiles(file)
+                files = DockerFiles(file) if file.find(INDEX) is None else ArchiveFiles(file)
                 self._opened = file.identity, files
             return self._opened[1]
 
@@ -112,7 +113,7 @@ class ArchiveWriter:
     def read_index(self, place: ArchivePlace) -> LayoutIndex:
         """Return the images at a place in the current version of the file."""
         files = self.open_files()
-        raw = make_index([]) if files is None else place.select(files.read_document(layout.INDEX), at=self.at)
+        raw = make_index([]) if files is None else place.select(files.read_document(INDEX), at=self.at)
         return LayoutIndex.parse(raw, at=self.at)
 
     def change(self, wanted: ArchiveChange) -> None:
@@ -160,7 +161,7 @@ class ArchiveWriter:
             )
 
     def _read_entries(self, files: LayoutFiles) -> list[Descriptor]:
-        index = LayoutIndex.parse(files.read_document(layout.INDEX), at=self.at)
+        index = LayoutIndex.parse(files.read_document(INDEX), at=self.at)
         entries = list[Descriptor]()
         for one in index.entries:
             with suppress(NotFound):  # an entry without content cannot be kept
@@ -170,4 +171,4 @@ class ArchiveWriter:
 
     @staticmethod
     def _name_of(entry: Descriptor) -> str | None:
-        return layout.image_name(entry) or dict(entry.annotations).get(layout.NAMES[0])
+        return layout.image_name(entry) or dict(entry.annotations).get(NAMES[0])

@@ -12,10 +12,9 @@ from typing import Any, Protocol
 
 from prefect_dist.ocispec import Descriptor, Digest, fields, manifest
 from prefect_dist.ocispec.errors import Corrupt, Denied, InvalidInput, NotFound, Unavailable, Unsupported
+from prefect_dist.ocispec.image_layout import MARKER_NAME, VERSION
 from prefect_dist.storage.backend import open_backend
 
-INDEX, MARKER_NAME = "index.json", "oci-layout"
-VERSION = "1.0.0"
 # Small enough to be held in memory by each unit, large enough that a busy machine switches threads rarely.
 _DISK_PIECE_BYTES = 4 * 1024 * 1024
 # Each piece from an object store costs a round trip.

@@ -7,17 +7,16 @@ layout has this tag.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import orjson
 
-from prefect_dist.ocispec import Descriptor, Digest, fields, manifest, mediatypes
+from prefect_dist.ocispec import Descriptor, Digest, fields, manifest
 from prefect_dist.ocispec.errors import InvalidInput, NotFound, Unsupported, quote_text
+from prefect_dist.ocispec.image_layout import CONTAINERD_NAME, REF_NAME, make_empty_index
 from prefect_dist.ocispec.reference import is_tag
 from prefect_dist.ocispec.referrers import is_cosign_tag, is_fallback_tag
 
-REF_NAME = "org.opencontainers.image.ref.name"
-_CONTAINERD_NAME = "io.containerd.image.name"
 # A message names at most this many images.
 _MOST_NAMED = 5
 
@@ -149,7 +148,7 @@ def _replace_entries(
     raw: bytes | None, is_removed: Callable[[str | None, Descriptor], bool], new: Sequence[fields.Json], *, at: str
 ) -> bytes:
     place = f"{at}: index.json"
-    document: dict[str, Any] = {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": []}
+    document = make_empty_index()
     if raw is not None:
         document |= fields.parse_object(raw, at=place)
     kept, position = list[fields.Json](), None
@@ -172,7 +171,7 @@ def _replace_entries(
 
 def _name_of(descriptor: Descriptor) -> str | None:
     annotations = dict(descriptor.annotations)
-    return annotations.get(REF_NAME) or annotations.get(_CONTAINERD_NAME) or None
+    return annotations.get(REF_NAME) or annotations.get(CONTAINERD_NAME) or None
 
 
 def _join(texts: Sequence[str]) -> str:

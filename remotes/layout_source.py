@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
+from prefect_dist.ocispec.image_layout import INDEX
 from prefect_dist.ocispec.referrers import MAX_REFERRERS, cosign_tags, fallback_tag, is_index, make_entry
-from prefect_dist.remotes.layout_files import INDEX, LayoutFiles, require_version
+from prefect_dist.remotes.layout_files import LayoutFiles, require_version
 from prefect_dist.remotes.layout_index import LayoutIndex
 from prefect_dist.remotes.remote import Source
 
@@ -168,7 +169,4 @@ def read_verified(files: LayoutFiles, descriptor: Descriptor) -> bytes:
         raise Unsupported(
             f"expected at most {manifest.MAX_BYTES} bytes, its descriptor states {descriptor.size}", subject=descriptor
         )
-    raw = b"".join(files.read(descriptor, 0))
-    if (found := Digest.of(raw, algorithm=descriptor.digest.algorithm)) != descriptor.digest:
-        raise Corrupt(f"expected {descriptor.digest}, {files.at} has {found}", subject=descriptor)
-    return raw
+    return descriptor.verify(b"".join(files.read(descriptor, 0)), source=files.at)

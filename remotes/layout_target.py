@@ -7,10 +7,11 @@ through the index under the fallback tag.
 from collections.abc import Callable, Iterator, Sequence
 
 from prefect_dist.ocispec import Descriptor, Digest, manifest, mediatypes
-from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
+from prefect_dist.ocispec.errors import InvalidInput, NotFound, Unsupported
+from prefect_dist.ocispec.image_layout import INDEX
 from prefect_dist.ocispec.reference import is_tag
 from prefect_dist.ocispec.referrers import add_entry, fallback_tag, is_index
-from prefect_dist.remotes.layout_files import INDEX, require_version
+from prefect_dist.remotes.layout_files import require_version
 from prefect_dist.remotes.layout_index import LayoutIndex, remove_entries, set_tag
 from prefect_dist.remotes.layout_source import read_verified
 from prefect_dist.remotes.layout_writer import LayoutWriter
@@ -55,8 +56,7 @@ class LayoutTarget(Target):
         """Write a manifest, byte for byte, and set `tag` if given. The result is None: the caller lists referrers."""
         if tag is not None and not is_tag(tag):
             raise InvalidInput(f"bad tag {tag!r}", subject=self._files.at)
-        if len(raw) != descriptor.size or Digest.of(raw, algorithm=descriptor.digest.algorithm) != descriptor.digest:
-            raise Corrupt(f"expected {descriptor.size} bytes with this digest, got {len(raw)} other bytes", subject=descriptor)
+        descriptor.verify(raw, source="the caller")
         self._write(raw, descriptor)
         if tag is not None:
             self._writer.change_index(lambda old: set_tag(old, tag, descriptor, at=self._files.at))

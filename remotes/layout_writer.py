@@ -13,19 +13,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import orjson
-
-from prefect_dist.ocispec import Descriptor, fields, mediatypes
+from prefect_dist.ocispec import Descriptor, fields
 from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, Denied, DistError, InvalidInput, NotFound, quote_text
-from prefect_dist.remotes.layout_files import INDEX, MARKER_NAME, StoredFiles, require_version
+from prefect_dist.ocispec.image_layout import INDEX, MARKER, MARKER_NAME, serialize_index
+from prefect_dist.remotes.layout_files import StoredFiles, require_version
 from prefect_dist.remotes.remote import Observer, Read
 from prefect_dist.storage.file_info import is_there
-from prefect_dist.storage.index import MARKER, SEAL
+from prefect_dist.storage.index import SEAL
 from prefect_dist.storage.ingest import Writer
 from prefect_dist.storage.layout import TEMPORARY
 from prefect_dist.storage.statefile import change_file
 
-EMPTY_INDEX = orjson.dumps({"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": []})
 # A second writer of the same content polls the first one.
 _PAUSE_S = 0.1
 # The age after which unfinished content of an interrupted run is removed.
@@ -148,7 +146,7 @@ class LayoutWriter:
                 return
             has_index, has_marker = self._check_place()
             if not has_index:
-                self._change_index(lambda old: EMPTY_INDEX if old is None else old)
+                self._change_index(lambda old: serialize_index([]) if old is None else old)
             if not has_marker:
                 with self.files.backend.translate_errors(f"{self.files.at}: {MARKER_NAME}"):
                     self.files.backend.put(self.files.layout.marker, MARKER)

@@ -174,8 +174,7 @@ class Pusher(Target):
             raise InvalidInput(f"bad media type {quote_text(descriptor.media_type)}, expected type/subtype", subject=subject)
         if tag is not None and not is_tag(tag):
             raise InvalidInput(f"bad tag {tag!r}", subject=subject)
-        if len(raw) != descriptor.size or Digest.of(raw, algorithm=descriptor.digest.algorithm) != descriptor.digest:
-            raise Corrupt(f"expected {descriptor.size} bytes with this digest, got {len(raw)} other bytes", subject=subject)
+        descriptor.verify(raw, source="the caller")
         path = f"manifests/{tag or descriptor.digest}"
         try:
             answer = self._repository.send_write(

@@ -12,8 +12,9 @@ from typing import Any
 
 import orjson
 
-from prefect_dist.ocispec import Descriptor, Digest, fields, mediatypes
+from prefect_dist.ocispec import Descriptor, Digest, fields
 from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.image_layout import MARKER, REF_NAME, serialize_index
 from prefect_dist.storage.backend import Backend
 from prefect_dist.storage.file_info import is_there
 from prefect_dist.storage.layout import Layout
@@ -21,10 +22,8 @@ from prefect_dist.storage.names import Name, Names
 from prefect_dist.storage.statefile import change_file
 
 _log = logging.getLogger(__name__)
-REF_NAME = "org.opencontainers.image.ref.name"
 # An annotation of the whole index: a digest over its manifests and over the names from which they were derived.
 SEAL = "io.github.prefect-dist.names"
-MARKER = orjson.dumps({"imageLayoutVersion": "1.0.0"})
 
 
 def create(backend: Backend, layout: Layout, names: Names) -> None:
@@ -76,11 +75,7 @@ def update(backend: Backend, layout: Layout, names: Names) -> None:
 def document(names: Iterable[Name], *, under: tuple[str, ...], tagged: Iterable[tuple[str, Descriptor]] = ()) -> bytes:
     """Return an `index.json` that lists `names` under the annotations `under`, and `tagged` manifests by reference name."""
     others = [_entry_json(descriptor, {REF_NAME: name}) for name, descriptor in tagged]
-    return _document([*(_entry(name, under) for name in names), *others])
-
-
-def _document(manifests: Sequence[Mapping[str, Any]], **more: object) -> bytes:
-    return orjson.dumps({"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": manifests, **more})
+    return serialize_index([*(_entry(name, under) for name in names), *others])
 
 
 def _make_index(names: Names, listed: Mapping[str, str]) -> bytes:
@@ -88,7 +83,7 @@ def _make_index(names: Names, listed: Mapping[str, str]) -> bytes:
     for error in damaged:
         _log.warning("index.json does not list a damaged name: %s", error)
     manifests = [*(_entry(name, (REF_NAME,)) for name in known), *_referrers(known)]
-    return _document(manifests, annotations={SEAL: _seal(manifests, listed)})
+    return serialize_index(manifests, annotations={SEAL: _seal(manifests, listed)})
 
 
 def _read_index(backend: Backend, layout: Layout) -> bytes:

@@ -142,9 +142,7 @@ class _Auditor:
                     subject=descriptor,
                 )
             raw = b"".join(self._source.fetch(descriptor))
-            if (found := Digest.of(raw, algorithm=descriptor.digest.algorithm)) != descriptor.digest:
-                raise Corrupt(f"the registry sent content with the digest {found}", subject=descriptor)
-            self._documents[descriptor.digest] = raw
+            self._documents[descriptor.digest] = descriptor.verify(raw, source="the target")
         return self._documents[descriptor.digest]
 
     def _referrer(self, target: Reference, digest: Digest, tag: str | None) -> Iterator[str]:

@@ -357,7 +357,4 @@ def _written(selected: FilteredIndex, reader: Reader) -> tuple[Descriptor, ...]:
 
 def _read_verified(source: Source, descriptor: Descriptor) -> bytes:
     raw = descriptor.data if descriptor.data is not None else b"".join(source.fetch(descriptor))
-    found = Digest.of(raw, algorithm=descriptor.digest.algorithm)
-    if found != descriptor.digest:
-        raise Corrupt(f"expected {descriptor.digest}, got {found}", subject=descriptor)
-    return raw
+    return descriptor.verify(raw, source="the source")

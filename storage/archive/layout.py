@@ -9,15 +9,10 @@ from contextlib import suppress
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported
+from prefect_dist.ocispec.image_layout import CONTAINERD_NAME, REF_NAME
 from prefect_dist.ocispec.reference import expand
-from prefect_dist.storage.index import REF_NAME
 
-MARKER = "oci-layout"
-INDEX = "index.json"
 DOCKER_LIST = "manifest.json"
-CONTAINERD_NAME = "io.containerd.image.name"
-NAMES = (REF_NAME, CONTAINERD_NAME)
-"""The annotations of an index for image names. skopeo reads the first, containerd prefers the second."""
 
 # blob   ::= "blobs/" algorithm "/" hex
 # config ::= sha256-hex ".json" (docker, skopeo) | "sha256:" sha256-hex (go-containerregistry)

@@ -11,6 +11,7 @@ from typing import IO
 
 from prefect_dist.ocispec import Descriptor, fields, manifest, mediatypes
 from prefect_dist.ocispec.errors import DistError, InvalidInput
+from prefect_dist.ocispec.image_layout import INDEX, NAMES
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.storage import presence
 from prefect_dist.storage.archive import docker, layout
@@ -80,8 +81,8 @@ def import_images(store: ContentStore, file: IO[bytes], *, source: str, name: st
 
 def _list_images(store: ContentStore, received: Received) -> list[_ListedImage]:
     """Return the images of the archive, from `index.json`, or without this file from Docker's list."""
-    if (raw := received.lists.get(layout.INDEX)) is not None:
-        at = f"{received.source}: {layout.INDEX}"
+    if (raw := received.lists.get(INDEX)) is not None:
+        at = f"{received.source}: {INDEX}"
         roots = manifest.children(raw, mediatypes.OCI_INDEX, at=at)
         images = [_from_index(root, at=f"{at}.manifests[{number}]") for number, root in enumerate(roots)]
     elif (raw := received.lists.get(layout.DOCKER_LIST)) is not None:
@@ -89,7 +90,7 @@ def _list_images(store: ContentStore, received: Received) -> list[_ListedImage]:
         images = [_from_docker(store, received, item, at=at) for at, item in items]
     else:
         raise InvalidInput(
-            f"not an archive of images, found neither {layout.INDEX} nor {layout.DOCKER_LIST}",
+            f"not an archive of images, found neither {INDEX} nor {layout.DOCKER_LIST}",
             subject=received.source,
         )
     if not images:
@@ -99,7 +100,7 @@ def _list_images(store: ContentStore, received: Received) -> list[_ListedImage]:
 
 def _from_index(root: Descriptor, *, at: str) -> _ListedImage:
     name = layout.image_name(root)
-    others = tuple((key, value) for key, value in root.annotations if key not in layout.NAMES)
+    others = tuple((key, value) for key, value in root.annotations if key not in NAMES)
     bare = replace(root, annotations=others)
     return _ListedImage(at=at, names=() if name is None else (name,), root=lambda: bare, entry=root)
 

@@ -10,6 +10,7 @@ from typing import IO
 
 from prefect_dist.ocispec import Descriptor, Digest, mediatypes
 from prefect_dist.ocispec.errors import AlreadyExists, DistError, InvalidInput, NotFound
+from prefect_dist.ocispec.image_layout import INDEX
 from prefect_dist.ocispec.manifest import MAX_BYTES
 from prefect_dist.storage.archive import layout, tar
 from prefect_dist.storage.leases import Lease
@@ -69,7 +70,7 @@ def receive(store: ContentStore, file: IO[bytes], *, source: str, lease: Lease) 
     """
     received = Received(source=source, lease=lease)
     for entry in tar.read(file, source=source):
-        if entry.name in (layout.INDEX, layout.DOCKER_LIST):
+        if entry.name in (INDEX, layout.DOCKER_LIST):
             _refuse_duplicate(received.lists, entry.name, source=source)
             received.lists[entry.name] = _read_list(entry, source)
         elif not layout.is_content(entry.name):

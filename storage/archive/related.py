@@ -12,11 +12,10 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-import orjson
-
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from prefect_dist.ocispec.children import Children
 from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
+from prefect_dist.ocispec.image_layout import INDEX, NAMES, serialize_index
 from prefect_dist.ocispec.referrers import MAX_REFERRERS, Referrer, cosign_subject, fallback_tag, is_fallback_tag, make_entry
 from prefect_dist.storage import presence
 from prefect_dist.storage.archive import layout
@@ -67,7 +66,7 @@ def tagged_manifests(store: ContentStore, names: Iterable[Name]) -> tuple[Tagged
 
 def _fallback_index(called: str, entries: dict[Digest, Descriptor]) -> TaggedManifest:
     manifests = [entries[digest].to_json() for digest in sorted(entries, key=str)]
-    raw = orjson.dumps({"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": manifests})
+    raw = serialize_index(manifests)
     descriptor = Descriptor(media_type=mediatypes.OCI_INDEX, digest=Digest.of(raw), size=len(raw))
     return TaggedManifest(name=called, descriptor=descriptor, raw=raw)
 
@@ -192,9 +191,7 @@ class RelatedManifests:
             found = self._read(root, tag, kind)
             self._candidates_left -= len(found)
             if self._candidates_left < 0:
-                raise ReferrersBeyondLimits(
-                    f"archive: expected at most {_MAX_CANDIDATES} referrers in {layout.INDEX}, found more"
-                )
+                raise ReferrersBeyondLimits(f"archive: expected at most {_MAX_CANDIDATES} referrers in {INDEX}, found more")
             for subject, referrer in found:
                 candidate = _ReferrerCandidate(referrer=referrer, root=root.digest, repositories=repositories)
                 self._by_subject.setdefault(subject, []).append(candidate)
@@ -207,7 +204,7 @@ class RelatedManifests:
 
     def _read(self, root: Descriptor, tag: str | None, kind: str) -> list[tuple[Digest, Referrer]]:
         """Return the referrers from an entry of `index.json`, each with the digest of the subject."""
-        bare = replace(root, annotations=tuple(pair for pair in root.annotations if pair[0] not in layout.NAMES))
+        bare = replace(root, annotations=tuple(pair for pair in root.annotations if pair[0] not in NAMES))
         if tag is not None and (subject := cosign_subject(tag)) is not None:
             return [(subject, Referrer(bare, tag))]
         listed = self._children(bare) if kind == "listing" else (bare,)

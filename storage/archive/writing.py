@@ -10,10 +10,10 @@ from typing import IO
 
 from prefect_dist.ocispec import Digest, manifest
 from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.image_layout import INDEX, MARKER, MARKER_NAME, NAMES
 from prefect_dist.storage import index, presence
 from prefect_dist.storage.archive import docker, layout, related, tar
 from prefect_dist.storage.archive.related import TaggedManifest
-from prefect_dist.storage.index import MARKER
 from prefect_dist.storage.names import Name
 from prefect_dist.storage.store import ContentStore
 
@@ -44,7 +44,7 @@ def export_images(store: ContentStore, names: Iterable[str], file: IO[bytes]) ->
     blobs: dict[Digest, Content] = {digest: (size, partial(store.chunks, digest)) for digest, size in sizes.items()}
     blobs |= {digest: (len(raw), partial(iter, (raw,))) for digest, raw in indexes.items()}
     entries = [(one.name, one.descriptor) for one in tagged]
-    listed = index.document((name for name, _ in images), under=layout.NAMES, tagged=entries)
+    listed = index.document((name for name, _ in images), under=NAMES, tagged=entries)
     write_archive(
         file,
         index=listed,
@@ -64,7 +64,7 @@ def write_archive(file: IO[bytes], *, index: bytes, docker_list: bytes, blobs: M
         Corrupt: a blob does not match its digest; the written archive is useless.
         OSError: an error of `file`.
     """
-    documents = {layout.MARKER: MARKER, layout.INDEX: index, layout.DOCKER_LIST: docker_list}
+    documents = {MARKER_NAME: MARKER, INDEX: index, layout.DOCKER_LIST: docker_list}
     for path, document in documents.items():
         if len(document) > manifest.MAX_BYTES:
             raise InvalidInput(

@@ -315,7 +315,7 @@ def test_a_repair_that_does_not_remove_the_damage_is_a_failure(
 
     assert report.status == "failed"
     (error,) = error_lines(report)
-    fault = f"manifest {ONE.root.digest}: the registry sent content with the digest sha256:"
+    fault = f"manifest {ONE.root.digest}: expected {ONE.root.digest}, the target has sha256:"
     assert error.startswith(f"{target.host}/app:v1: after the repair: {fault}")
 
 

@@ -7,6 +7,9 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,33 @@ def exported() -> bytes:
 def tags_of(text: str) -> list[str]:
     with open_remotes() as remotes:
         return list(remotes.open_source(Reference.parse(text)).tags())
+
+
+def test_a_slow_archive_delays_no_other_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compressed archive is first decompressed to a temporary file, which waits here for the other archive."""
+    slow, quick = tmp_path / "slow.tar.gz", tmp_path / "quick.tar"
+    slow.write_bytes(gzip.compress(tar_of(ENTRIES)))
+    quick.write_bytes(tar_of(ENTRIES))
+    begun, is_quick_open, make = threading.Event(), threading.Event(), tempfile.TemporaryFile
+
+    def wait() -> object:
+        begun.set()
+        assert is_quick_open.wait(30)
+        return make()
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", wait)
+    with open_remotes() as remotes, ThreadPoolExecutor(2) as threads:
+
+        def list_tags(path: Path) -> list[str]:
+            return list(remotes.open_source(Reference.parse(f"oci-archive:{path}")).tags())
+
+        first = threads.submit(list_tags, slow)
+        assert begun.wait(30)
+        try:
+            assert threads.submit(list_tags, quick).result(20) == ["v1"]
+        finally:
+            is_quick_open.set()
+        assert first.result(30) == ["v1"]
 
 
 # Selection

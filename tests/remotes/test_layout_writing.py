@@ -174,7 +174,7 @@ def test_wrong_content_never_becomes_visible_and_the_next_attempt_starts_over(ta
 
 
 def test_wrong_bytes_of_a_manifest_are_refused(target: Target, place: Path) -> None:
-    with pytest.raises(Corrupt, match=r"expected .* bytes with this digest"):
+    with pytest.raises(Corrupt, match=r"expected .*, the caller has"):
         target.put(ONE.manifests[-1].raw + b" ", root_of(ONE), tag="v1")
     assert not place.exists()
 

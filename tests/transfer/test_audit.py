@@ -106,7 +106,7 @@ DAMAGE: dict[str, tuple[Callable[[FakeRegistry], None], list[str]]] = {
     ),
     "a manifest has other bytes": (
         strike("GET", "manifests", ONE.root.digest, Flip(7)),
-        [f"manifest {ONE.root.digest}: the registry sent content with the digest sha256:"],
+        [f"manifest {ONE.root.digest}: expected {ONE.root.digest}, the target has sha256:"],
     ),
     "a blob has another size": (
         strike("HEAD", "blobs", LAYER, Lengthen(3)),

@@ -98,6 +98,18 @@ def test_concurrent_deliveries_of_a_blob_to_one_registry_send_the_blob_once(sess
     assert session.stats == TransferStats(sent=SIZE, mounted=7 * len(blobs), mounted_bytes=7 * SIZE)
 
 
+def test_an_index_of_indexes_is_published_after_all_content_below_it(session: Session, target: FakeRegistry) -> None:
+    inner = images.index([ONE, OTHER])
+    outer = images.index([images.image(802, platform="linux/s390x"), inner])
+    top = images.index([outer, images.image(803, platform="linux/ppc64le"), inner])
+    publish(session, put_image(session, top), reference_at(target, "copy:v1"))
+    put = [one.path.rpartition("/")[2] for one in target.find_requests("PUT", "/v2/copy/manifests/.*")]
+    assert put[-1] == "v1"
+    for parent, children in ((inner, [ONE, OTHER]), (outer, [inner])):
+        assert all(put.index(child.root.digest) < put.index(parent.root.digest) for child in children)
+    assert put.index(outer.root.digest) < put.index("v1")
+
+
 SOME = (Platform.parse("linux/arm64"),)
 
 
