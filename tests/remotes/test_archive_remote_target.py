@@ -193,7 +193,7 @@ def test_wrong_bytes_never_reach_an_archive(tmp_path: Path) -> None:
         blob = Descriptor(media_type=images.OCI_LAYER, digest=Digest.of(b"right"), size=5)
         with pytest.raises(Corrupt):
             target.upload(blob, lambda _offset: iter((b"wrong",)), observer=ignore)
-        with pytest.raises(Corrupt, match="expected (5 bytes|sha256:.*), the caller has"):
+        with pytest.raises(Corrupt, match=r"expected (5 bytes|sha256:.*), the caller has"):
             target.put(b"wrong", blob, tag="v1")
         with pytest.raises(InvalidInput, match="bad tag"):
             target.put(b"right", blob, tag="../v1")
