@@ -11,6 +11,7 @@ from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
 from prefect_dist.ocispec.reference import expand, find_scheme, is_registry, is_repository
 from prefect_dist.ocispec.schemes import BUILT_IN, DOCKER_ARCHIVE, LAYOUT, OCI_ARCHIVE, STORE
+from prefect_dist.ocispec.transports import find_advice
 
 # The fields of a reference in regclient's templates that apply to registries.
 FIELDS = ("Registry", "Repository", "Tag", "Digest", "Reference", "CommonName")
@@ -107,6 +108,8 @@ class Naming:
     def _complete(self, text: str, subject: Reference) -> Reference:
         """Return the name with the parts that the template leaves out. A layout or archive without a tag gets the source's."""
         is_whole = self.template.refers_to("Ref") and _has_tag_or_digest(text)
+        if self.what != "backup" and (advice := find_advice(text)) is not None:
+            raise InvalidInput(advice)
         if self.what == "backup":
             is_tag = re.search("[:/]", text) is None
             text = f"{subject.locator}:{text}" if is_tag else text
@@ -114,6 +117,8 @@ class Naming:
             text = text.rstrip("/")
             if text.removesuffix(":") == find_scheme(text):
                 raise InvalidInput(f"expected a location after {text}")
+            if find_scheme(text) in _ARCHIVES and ":" not in text.partition(":")[2]:
+                raise InvalidInput(f"expected a file and the start of the names, as in {text}:registry.example")
             text = f"{text}/{find_repository(subject)}{subject.suffix}"
             if not subject.object:
                 raise InvalidInput(f"expected a source with a tag, as in {subject}:latest")

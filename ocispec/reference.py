@@ -232,12 +232,15 @@ def make_absolute(text: str, directory: str) -> str:
     """
     scheme = find_scheme(text)
     place = "" if scheme is None else text[len(scheme) + 1 :]
-    if scheme not in PATHS or not place or _PROTOCOL.match(place):
+    if scheme not in PATHS or not place:
         return text
+    if _PROTOCOL.match(place):
+        return f"{scheme}:{_normalize_place(place)}"
     path = posixpath.expanduser(place.removeprefix("./"))
     while path.startswith("../") and directory.strip("/"):
         directory, path = posixpath.dirname(directory.rstrip("/")), path.removeprefix("../")
-    return f"{scheme}:{posixpath.join(directory, path)}"
+    joined = posixpath.join(directory, path)
+    return f"{scheme}:{joined if '{{' in joined else _normalize_place(joined)}"  # a template may have // of its own
 
 
 def remove_comment(line: str) -> str:

@@ -430,6 +430,8 @@ def test_any_text_expands_to_a_tagged_reference_or_invalid_input(text: str) -> N
         ("oci:~/lay:v1", "oci:/home/me/lay:v1"),
         ("oci:/srv/lay:v1", "oci:/srv/lay:v1"),
         ("oci:s3://bucket/lay", "oci:s3://bucket/lay"),
+        ("oci:./a//b/./lay/", "oci:/base/a/b/lay"),
+        ("oci:file:///srv/lay", "oci:/srv/lay"),
         ("oci:", "oci:"),
         ("store:app:v1", "store:app:v1"),
         ("redis:7", "redis:7"),
