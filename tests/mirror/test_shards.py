@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.plan import PlannedImage, SyncItem, TargetAction
-from prefect_dist.mirror.shards import divide_images
+from prefect_dist.mirror.shards import divide_images, divide_targets
 from prefect_dist.ocispec import Descriptor, Digest, Reference, mediatypes
 
 ENTRY = Entry(at="mirror.yaml:1: sync[0]", source="registry.example/app", type="repository", targets=())
@@ -93,3 +93,22 @@ def test_each_worker_gets_equally_many_shards_several_of_a_large_run_and_one_of_
     assert len(divide_images(run(1000), workers=3)) == 6
     assert len(divide_images(run(20_000), workers=3)) == 42
     assert divide_images([], workers=3) == []
+
+
+@given(st.lists(st.integers(1, 40), max_size=20), st.integers(2, 5), st.integers(5, 50))
+def test_each_target_of_a_check_is_in_one_shard_and_shards_are_balanced(sizes: list[int], workers: int, most: int) -> None:
+    targets = [
+        Reference.parse(f"target.example/r{repository}:v{tag}") for repository, size in enumerate(sizes) for tag in range(size)
+    ]
+
+    shards = divide_targets(targets, workers=workers, most=most)
+
+    assert sorted(map(str, targets)) == sorted(str(target) for shard in shards for target in shard)
+    assert all(shards)
+    assert divide_targets(targets, workers=workers, most=most) == shards
+    places = [(target.locator, number) for number, shard in enumerate(shards) for target in shard]
+    for repository, size in enumerate(sizes):
+        found = {number for locator, number in places if locator == f"target.example/r{repository}"}
+        assert len(found) <= -(-size // most)
+    parts = min(most, max(sizes, default=0))  # the largest part is the largest difference
+    assert max(map(len, shards), default=0) - min(map(len, shards), default=0) <= parts
