@@ -6,24 +6,25 @@ may claim.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from prefect_dist.mirror.claiming import Claiming
-from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.listing import Selected, list_registry
-from prefect_dist.mirror.lock import Records
 from prefect_dist.mirror.orphans import find_orphans
 from prefect_dist.mirror.plan import Plan, PlannedImage
 from prefect_dist.mirror.queries import QueryLoop, run_stage
-from prefect_dist.mirror.surveying import SurveyedImages, SurveyProgress, find_missing_content, survey_images
+from prefect_dist.mirror.surveying import PlanRequest, SurveyedImages, SurveyProgress, find_missing_content, survey_images
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer import units
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.survey import QueryResult
+
+if TYPE_CHECKING:
+    from prefect_dist.mirror.entry import Entry
 
 
 class Receiver(Protocol):
@@ -36,25 +37,6 @@ class Receiver(Protocol):
 
     def take_plan(self, plan: Plan, /) -> None:
         """Take the plan of the run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanRequest:
-    """The input of planning.
-
-    Attributes:
-        entries: the entries to plan.
-        others: the entries of another run with the same lock file. This run keeps their tags.
-        locked: the records of the lock file.
-        is_dry: true if the run only makes the plan.
-        workers: the largest number of requests of one task at a time.
-    """
-
-    entries: Sequence[Entry]
-    others: Sequence[Entry] = ()
-    locked: Records = field(default_factory=dict)
-    is_dry: bool = False
-    workers: int = 1
 
 
 class Planning:
@@ -86,8 +68,7 @@ class Planning:
         admitted = claiming.claim(host, [item for selected in selections for item in selected.items])
         self._open_surveys += len(admitted)
         for images in admitted:
-            keep, workers = not self._request.is_dry, self._request.workers
-            stage = survey_images(self._session, images, self._request.locked, self._progress, keep=keep, workers=workers)
+            stage = survey_images(self._session, images, self._request, self._progress)
             run_stage(stage, self._loop, lane=images.host, done=partial(self._hand_over, claiming))
 
     def _hand_over(self, claiming: Claiming, surveyed: SurveyedImages) -> None:

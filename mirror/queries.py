@@ -4,7 +4,8 @@ So a stage reads like a plain function, although the walk runs the queries next 
 """
 
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 from prefect_dist.transfer.pool import Outcome, Unit
 from prefect_dist.transfer.walk_state import RegistryQuery
@@ -29,15 +30,25 @@ def ask(unit: Unit[T]) -> Stage[Outcome[T]]:
 
 def run_stage(stage: Stage[T], loop: QueryLoop, *, lane: str, done: Callable[[T], None]) -> None:
     """Run the queries of a stage in a lane of the loop. Call `done` with the result, at once for a stage without queries."""
+    _RunningStage(stage, loop, lane, done).resume(None)
 
-    def resume(outcome: Outcome[Any] | None) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _RunningStage(Generic[T]):
+    """A stage whose queries run. A function that refers to itself would keep the queries in memory after their end."""
+
+    stage: Stage[T]
+    loop: QueryLoop
+    lane: str
+    done: Callable[[T], None]
+
+    def resume(self, outcome: Outcome[Any] | None) -> None:
+        """Give the stage the outcome of its last query, and run the next query. Pass on the result after the last query."""
         try:
-            unit = next(stage) if outcome is None else stage.send(outcome)
+            unit = next(self.stage) if outcome is None else self.stage.send(outcome)
         except StopIteration as end:
             result: T = end.value
         else:
-            loop.query([RegistryQuery(lane=lane, unit=unit, take=resume)])
+            self.loop.query([RegistryQuery(lane=self.lane, unit=unit, take=self.resume)])
             return
-        done(result)
-
-    resume(None)
+        self.done(result)

@@ -15,13 +15,14 @@ from prefect_dist.mirror.lock import Lock, Locked, Pending, Records
 from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.orphans import collect_known_tags, exclude_pushed
 from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
-from prefect_dist.mirror.planning import Planning, PlanRequest
+from prefect_dist.mirror.planning import Planning
 from prefect_dist.mirror.registry_state import summarize_mirror
 from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport, TargetRow
 from prefect_dist.mirror.results import MirrorResults, build_mirror_report
 from prefect_dist.mirror.run_spec import RunContext
 from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.mirror.store_index import update_index
+from prefect_dist.mirror.surveying import PlanRequest
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
 from prefect_dist.ocispec.index_filter import select_image
@@ -121,7 +122,14 @@ def run_mirror(
     )
     applying.finish_earlier()
     receiver = _PlanReceiver(job, lock, locked, applying)
-    request = PlanRequest(entries=entries, others=job.others, locked=locked, is_dry=job.is_dry, workers=pool.window)
+    request = PlanRequest(
+        entries=entries,
+        others=job.others,
+        locked=locked,
+        is_dry=job.is_dry,
+        workers=pool.window,
+        has_origins=shards is None,
+    )
     Planning(request, session, notify, applying.walk, receiver).begin()
     results = applying.run()
     plan, errors, pending = receiver.plan, list[RunError](), None

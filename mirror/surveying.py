@@ -1,9 +1,10 @@
 """The third stage of planning: survey admitted images at the source and the targets, and plan each image."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from prefect_dist.mirror.claiming import Admitted
+from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Records
 from prefect_dist.mirror.plan import PlannedImage, SyncItem
 from prefect_dist.mirror.plan_image import fail_image, is_trusted, make_query, plan_image
@@ -16,6 +17,28 @@ from prefect_dist.transfer.events import Notify, Planned
 from prefect_dist.transfer.pool import Failed, Outcome, Unit, split_batches
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.survey import ImageQuery, QueryResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """The input of planning.
+
+    Attributes:
+        entries: the entries to plan.
+        others: the entries of another run with the same lock file. This run keeps their tags.
+        locked: the records of the lock file.
+        is_dry: true if the run only makes the plan.
+        workers: the largest number of requests of one task at a time.
+        has_origins: true if the receiver needs the survey of each image. The surveys take memory.
+    """
+
+    entries: Sequence[Entry]
+    others: Sequence[Entry] = ()
+    locked: Records = field(default_factory=dict)
+    is_dry: bool = False
+    workers: int = 1
+    has_origins: bool = True
+
 
 # The number of images per task: few tasks for an unchanged mirror.
 _BATCH = 100
@@ -43,7 +66,7 @@ class SurveyedImages:
 
     Attributes:
         images: the planned images.
-        origins: the survey of each image.
+        origins: the survey of each image, if the request wants the surveys.
         trusted: the images for which the lock file makes requests needless.
         missing: the digests of needed content that the store lacks.
     """
@@ -55,26 +78,29 @@ class SurveyedImages:
 
 
 def survey_images(
-    session: Session, admitted: Admitted, locked: Records, progress: SurveyProgress, *, keep: bool, workers: int
+    session: Session, admitted: Admitted, request: PlanRequest, progress: SurveyProgress
 ) -> Stage[SurveyedImages]:
     """Compare admitted images with their targets, except trusted images. Return the plans.
 
-    `keep` stores the manifests of images to mirror. A task sends at most `workers` requests at a time.
+    Unless the run is dry, the store keeps the manifests of images to mirror.
     """
-    trusted = tuple(item for item in admitted.items if is_trusted(item, locked))
+    locked, keep, workers = request.locked, not request.is_dry, request.workers
+    trusted, unknown = list[SyncItem](), list[SyncItem]()
+    for item in admitted.items:
+        (trusted if is_trusted(item, locked) else unknown).append(item)
     images, origins = list(admitted.refused), dict[PlannedImage, units.Answers[QueryResult]]()
-    items = {make_query(item, locked): item for item in admitted.items if not is_trusted(item, locked)}
-    progress.expect(len(items))
-    for batch in split_batches(list(items), _BATCH):
-        outcome = yield from ask(_survey_unit(session, batch, keep=keep, workers=workers))
+    progress.expect(len(unknown))
+    for batch in split_batches(unknown, _BATCH):
+        items = {make_query(item, locked): item for item in batch}
+        outcome = yield from ask(_survey_unit(session, tuple(items), keep=keep, workers=workers))
         progress.count(len(batch))
-        for result in _results(batch, outcome):
+        for result in _results(tuple(items), outcome):
             if (image := plan_image(items[result.query], result, locked)) is None:
                 continue
             images.append(image)
-            if not isinstance(outcome, Failed):
+            if request.has_origins and not isinstance(outcome, Failed):
                 origins[image] = outcome.value
-    return SurveyedImages(images=tuple(images), origins=origins, trusted=trusted)
+    return SurveyedImages(images=tuple(images), origins=origins, trusted=tuple(trusted))
 
 
 def find_missing_content(store: ContentStore, surveyed: SurveyedImages) -> SurveyedImages:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from prefect_dist.mirror.lock import Locked
-from prefect_dist.mirror.planning import Planning, PlanRequest
+from prefect_dist.mirror.planning import Planning
+from prefect_dist.mirror.surveying import PlanRequest
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.transfer.events import ignore_event
