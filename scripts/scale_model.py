@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+from prefect_dist.mirror.hosts_file import MAX_CONCURRENCY
 from prefect_dist.mirror.shards import MOST_TASKS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -40,9 +41,9 @@ _BY_IMAGE = "| 2,000 images, `image` | 184 | 59 | 34 | 52 MB | 2,031 |"
 _BY_DESCRIPTOR = "| 200 images, `descriptor` | 20 | 9.6 | 8.6 | 18 MB | 824 |"
 _UNCHANGED = "| nothing to do: 3 tasks, 420 requests | 2.0 | 0.5 | 0.3 | 0.3 |"
 _IMPORTS = "| imports | 1 | | 1.3 |"
-_PARENT = "| plan, shards and lock file in memory | 5.4 kB |"
-_LOCK = "| lock file | 429 bytes |"
-_LOCK_CPU = "| CPU to read and write the lock file twice | 0.084 ms |"
+_PARENT = "| memory of the parent per image | 5.0 kB |"
+_LOCK = "| lock file | 430 bytes |"
+_LOCK_CPU = "| CPU to read and write the lock file twice | 0.068 ms |"
 
 IMPORTS_S = 1.3
 START_S = Input(
@@ -109,18 +110,18 @@ BASE_MEMORY = Input(
 )
 PARENT_MEMORY = Input(
     name="memory of the parent per image",
-    value=5400,
-    shown="5.4 kB",
-    source="20,000 images in memory",
+    value=5000,
+    shown="5.0 kB",
+    source="planning of 1,000 and of 10,000 tags",
     page=_SCALE,
     quote=_PARENT,
 )
-LOCK_BYTES = Input(name="lock file per image", value=429, shown="429 bytes", source="20,000 images", page=_SCALE, quote=_LOCK)
+LOCK_BYTES = Input(name="lock file per image", value=430, shown="430 bytes", source="100,000 images", page=_SCALE, quote=_LOCK)
 LOCK_CPU_S = Input(
     name="lock file per image and run, CPU",
-    value=84e-6,
-    shown="0.084 ms",
-    source="20,000 images, read and written twice",
+    value=68e-6,
+    shown="0.068 ms",
+    source="100,000 images, read and written twice",
     page=_SCALE,
     quote=_LOCK_CPU,
 )
@@ -205,7 +206,8 @@ def compute_duration(images: int, workers: int, cost: GrainCost, *, new_bytes: f
     """Return the duration of a first mirror of images with `new_bytes` bytes of new content each."""
     if workers == 1:
         return _compute_undivided(images, cost, new_bytes)
-    plan_s = images * (max(PLAN_CPU_S.value, PLAN_REQUESTS.value * LATENCY_S.value / IN_FLIGHT.value) + LOCK_CPU_S.value)
+    in_flight = min(IN_FLIGHT.value * workers, MAX_CONCURRENCY)  # the parent plans with the requests of all workers
+    plan_s = images * (max(PLAN_CPU_S.value, PLAN_REQUESTS.value * LATENCY_S.value / in_flight) + LOCK_CPU_S.value)
     server_s = images * cost.server_s.value
     work_s = images / workers * _transfer_s(cost, new_bytes)
     work_s += ceil(count_shards(images, workers) / workers) * (START_S.value + POLL_S.value)
@@ -248,7 +250,10 @@ def _work() -> Iterable[str]:
         ("requests, nothing to do", lambda n: f"{n * PLAN_REQUESTS.value / 1e6:,.2g} million"),
         ("bytes from the source, 50 MB of new content per image", lambda n: f"{n * 50e6 / 1e12:,.2g} TB"),
         ("planning, CPU of the parent", lambda n: _hours(n * PLAN_CPU_S.value)),
-        ("planning, waiting for registries", lambda n: _hours(n * PLAN_REQUESTS.value * LATENCY_S.value / IN_FLIGHT.value)),
+        (
+            "planning, waiting for registries, 16 requests in flight",
+            lambda n: _hours(n * PLAN_REQUESTS.value * LATENCY_S.value / IN_FLIGHT.value),
+        ),
         ("memory of the parent", lambda n: _bytes(BASE_MEMORY.value + n * PARENT_MEMORY.value)),
         ("lock file", lambda n: _bytes(n * LOCK_BYTES.value)),
         ("shards, 10 workers", lambda n: f"{count_shards(n, 10):,}"),
