@@ -10,10 +10,10 @@ from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.children import is_foreign
 from prefect_dist.ocispec.errors import Conflict, DistError
 from prefect_dist.transfer import units
-from prefect_dist.transfer.delivery import Publication
 from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.image_report import Failure
 from prefect_dist.transfer.pool import Failed, Ok, Unit
+from prefect_dist.transfer.publishing import Publication
 from prefect_dist.transfer.related import NOTHING
 from prefect_dist.transfer.repair_source import Located
 from prefect_dist.transfer.session import Session

@@ -29,9 +29,9 @@ from prefect_dist.ocispec.index_filter import select_image
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.storage import presence
 from prefect_dist.storage.statefile import StateFile
-from prefect_dist.transfer.delivery import NewRepositories
 from prefect_dist.transfer.events import Notify, Recording, StepFailed
 from prefect_dist.transfer.pool import Pool
+from prefect_dist.transfer.repositories import NewRepositories
 from prefect_dist.transfer.session import Session, SessionSpec
 
 

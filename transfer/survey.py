@@ -15,10 +15,11 @@ from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes import Source
 from prefect_dist.transfer.cancellation import Stopped
-from prefect_dist.transfer.delivery import NewRepositories, note_content, resolve_target
+from prefect_dist.transfer.delivery import note_content
 from prefect_dist.transfer.events import ContentAdvanced
 from prefect_dist.transfer.fetching import fetch_content, report_corruption
 from prefect_dist.transfer.related import NOTHING, Related, find_all_related, list_at_source, list_at_target
+from prefect_dist.transfer.repositories import NewRepositories, resolve_target
 from prefect_dist.transfer.session import Session
 
 # A new empty set takes 216 bytes, and a run has thousands of images.

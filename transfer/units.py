@@ -26,14 +26,14 @@ from prefect_dist.storage.unpack import Unpacked
 from prefect_dist.storage.unpack import unpack as unpack_image
 from prefect_dist.storage.verify import Verified
 from prefect_dist.storage.verify import verify as verify_content
-from prefect_dist.transfer import delivery, fetching, listing, removal, repair_source
+from prefect_dist.transfer import delivery, fetching, listing, publishing, removal, repair_source
 from prefect_dist.transfer.attempts import has_another
 from prefect_dist.transfer.audit import Expected, Finding, audit_tags
 from prefect_dist.transfer.content import Receipt
-from prefect_dist.transfer.delivery import Publication
 from prefect_dist.transfer.events import Unresolved, UnresolvedKind
 from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.gate import Candidate, Gate, ask
+from prefect_dist.transfer.publishing import Publication
 from prefect_dist.transfer.related import Related
 from prefect_dist.transfer.removal import Removed, UnwantedTag
 from prefect_dist.transfer.repair_source import Located
@@ -146,7 +146,7 @@ def judge(session: Session, gate: Gate, reference: Reference, root: Descriptor) 
 
 def publish(session: Session, wanted: Publication) -> Descriptor:
     """Push the missing content of an image to a target: blobs, then manifests, the tag last. Return the root at the target."""
-    return delivery.publish(session, wanted)
+    return publishing.publish(session, wanted)
 
 
 def remove(

@@ -338,7 +338,7 @@ def test_tags_are_deleted_with_the_content_that_no_other_tag_needs(tmp_path: Pat
 
 
 def push_with_referrers(remotes: Remotes, text: str) -> None:
-    """Push an image and its referrers as `transfer.delivery` does: the image, its referrers, and last the tag."""
+    """Push an image and its referrers as `transfer.publishing` does: the image, its referrers, and last the tag."""
     reference = Reference.parse(text)
     target = remotes.open_target(reference)
     for image in (ONE, BILL, SIGNED_BILL):

@@ -8,8 +8,9 @@ import pytest
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
 from prefect_dist.ocispec.errors import Conflict, DistError, NotFound
 from prefect_dist.ocispec.index_filter import filter_index
-from prefect_dist.transfer import delivery
-from prefect_dist.transfer.delivery import Publication, deliver
+from prefect_dist.transfer import publishing
+from prefect_dist.transfer.delivery import deliver
+from prefect_dist.transfer.publishing import Publication
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
 from prefect_dist.transfer.stats import TransferStats
 from tests import images
@@ -30,7 +31,7 @@ MANIFEST = ONE.root.size
 def publish(session: Session, root: Descriptor, target: Reference) -> tuple[int, int]:
     """Publish an image. Return the number of sent bytes and of mounted blobs."""
     before = session.stats
-    delivery.publish(session, Publication(root=root, target=target))
+    publishing.publish(session, Publication(root=root, target=target))
     return session.stats.sent - before.sent, session.stats.mounted - before.mounted
 
 
@@ -116,7 +117,7 @@ SOME = (Platform.parse("linux/arm64"),)
 def test_a_sparse_index_is_published_unchanged(session: Session) -> None:
     root = put_image(session, INDEX)
     with FakeRegistry(sparse=True) as target:
-        delivery.publish(session, Publication(root=root, target=reference_at(target, "copy:v1"), platforms=SOME))
+        publishing.publish(session, Publication(root=root, target=reference_at(target, "copy:v1"), platforms=SOME))
         assert target.manifest("copy", "v1") == (images.OCI_INDEX, INDEX.manifests[-1].raw)
         assert target.manifest("copy", OTHER.root.digest)
         assert target.manifest("copy", ONE.root.digest) is None
@@ -127,13 +128,13 @@ def test_the_error_of_a_registry_that_refuses_sparse_indexes_recommends_rewrite_
 ) -> None:
     root = put_image(session, INDEX)
     with pytest.raises(NotFound, match=r"MANIFEST_BLOB_UNKNOWN.*; this registry accepts no sparse index, .*rewriteIndex"):
-        delivery.publish(session, Publication(root=root, target=reference_at(target, "copy:v1"), platforms=SOME))
+        publishing.publish(session, Publication(root=root, target=reference_at(target, "copy:v1"), platforms=SOME))
     assert target.manifest("copy", "v1") is None
 
 
 def test_a_rewritten_index_lists_only_the_selected_platforms(session: Session, target: FakeRegistry) -> None:
     root = put_image(session, INDEX)
-    delivery.publish(session, Publication(root=root, target=reference_at(target, "copy:v1"), platforms=SOME, rewritten=True))
+    publishing.publish(session, Publication(root=root, target=reference_at(target, "copy:v1"), platforms=SOME, rewritten=True))
     expected = filter_index(root, SOME, session.store.manifest)
     assert target.manifest("copy", "v1") == (images.OCI_INDEX, expected.root.data)
     assert target.manifest("copy", OTHER.root.digest)
@@ -151,7 +152,7 @@ def old(target: FakeRegistry) -> BuiltImage:
 def overwrite(session: Session, target: FakeRegistry, backup: Reference) -> None:
     existing = target.manifest("copy", "v1")
     replaces = Digest.of(existing[1]) if existing else None
-    delivery.publish(
+    publishing.publish(
         session,
         Publication(root=put_image(session, ONE), target=reference_at(target, "copy:v1"), replaces=replaces, backup=backup),
     )
@@ -269,7 +270,7 @@ def test_a_tag_that_moved_after_the_plan_is_not_overwritten(
         "since the plan was made"
     )
     with pytest.raises(Conflict, match=f"^{moved}; run again$"):
-        delivery.publish(session, wanted)
+        publishing.publish(session, wanted)
     assert target.manifest("copy", "v1") == (images.OCI_MANIFEST, NEWER.manifests[-1].raw)
     assert target.manifest("copy", "v1-old") is None
     assert not [one for one in list_requests(target) if one.startswith("PUT") and "/manifests/v1" in one]
@@ -280,7 +281,7 @@ def test_a_tag_that_moves_during_the_uploads_is_not_overwritten(
 ) -> None:
     target.inject(Fault(method="POST", path=".*/uploads/", action=Call(lambda: images.load(target, "copy", NEWER, "v1"))))
     with pytest.raises(Conflict, match=f"from {old.root.digest} to {NEWER.root.digest} "):
-        delivery.publish(
+        publishing.publish(
             session,
             Publication(
                 root=put_image(session, ONE), target=reference_at(target, "copy:v1"), replaces=Digest.parse(old.root.digest)
@@ -296,7 +297,7 @@ def test_a_tag_is_set_if_it_already_has_the_new_image_or_was_deleted(
     target.untag("copy", "v1")
     if now == "the new image":
         images.load(target, "copy", ONE, "v1")
-    delivery.publish(
+    publishing.publish(
         session,
         Publication(
             root=put_image(session, ONE), target=reference_at(target, "copy:v1"), replaces=Digest.parse(old.root.digest)

@@ -14,9 +14,9 @@ from prefect_dist.storage import open_store
 from prefect_dist.transfer import units
 from prefect_dist.transfer.audit import Expected
 from prefect_dist.transfer.cancellation import Stopped
-from prefect_dist.transfer.delivery import Publication
 from prefect_dist.transfer.events import CorruptContent, Event
 from prefect_dist.transfer.pool import Failed, Ok, Outcome, Raised, Unit
+from prefect_dist.transfer.publishing import Publication
 from prefect_dist.transfer.related import EVERYTHING
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
 from prefect_dist.transfer.survey import ImageQuery

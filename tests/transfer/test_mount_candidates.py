@@ -3,7 +3,7 @@
 import time
 
 from prefect_dist.ocispec import Digest, Reference
-from prefect_dist.transfer.delivery import MountCandidates
+from prefect_dist.transfer.repositories import MountCandidates
 
 BASE_LAYER, OTHER = Digest.of(b"base"), Digest.of(b"other")
 REPOSITORIES = 20_000
