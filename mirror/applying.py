@@ -11,6 +11,7 @@ from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import DistError
+from prefect_dist.remotes import Quota
 from prefect_dist.transfer import units
 from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.events import Notify, StepFailed
@@ -40,6 +41,11 @@ class Applying:
     def stats(self) -> TransferStats:
         """The counts of the transfers so far."""
         return self._session.stats
+
+    @property
+    def quotas(self) -> Mapping[str, Quota]:
+        """The last reported quota of each registry, by host."""
+        return self._session.remotes.registries.quotas()
 
     def add(self, planned: Sequence[PlannedImage], origins: Mapping[PlannedImage, object], /) -> None:
         """Add planned images. `origins` are the results of the survey."""

@@ -117,7 +117,7 @@ def check_mirror(
     report = build_check_report(
         builder, found, stats=checking.stats, unchecked=unchecked, errors=errors, configuration=mirror.name
     )
-    return replace(report, registries=summarize_check(report, entries))
+    return replace(report, registries=summarize_check(report, entries), quotas=checking.quotas)
 
 
 def build_check_report(

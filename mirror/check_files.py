@@ -10,9 +10,10 @@ from typing import Literal, Self, get_args
 from prefect_dist.mirror.checking import CheckResults
 from prefect_dist.mirror.lock import Locked, Records
 from prefect_dist.mirror.report import AuditRow
-from prefect_dist.mirror.shard_format import dump, error_json, parse, parse_errors, parse_stats, refuse_damage
+from prefect_dist.mirror.shard_format import dump, error_json, parse, parse_errors, parse_quotas, parse_stats, refuse_damage
 from prefect_dist.ocispec import Reference, fields
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
+from prefect_dist.remotes import Quota
 from prefect_dist.transfer.stats import TransferStats
 
 _Outcome = Literal["damaged", "repaired", "failed", "unresolved"]
@@ -65,11 +66,12 @@ class CheckInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """The results of a shard, the counts of its transfers, and the number of its units of work."""
+    """The results of a shard, the counts of its transfers, the number of its units of work, and the last reported quotas."""
 
     results: CheckResults
     stats: TransferStats = field(default_factory=TransferStats)
     tasks: int = 0
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """Return the content of the file."""
@@ -82,7 +84,8 @@ class CheckResult:
             }
             for row in self.results.rows
         ]
-        return dump({"ok": self.results.ok, "rows": rows, "stats": asdict(self.stats), "tasks": self.tasks})
+        quotas = {host: asdict(quota) for host, quota in self.quotas.items()}
+        return dump({"ok": self.results.ok, "rows": rows, "stats": asdict(self.stats), "tasks": self.tasks, "quotas": quotas})
 
     @classmethod
     def from_json(cls, raw: bytes, *, targets: Collection[Reference], at: str) -> Self:
@@ -94,6 +97,7 @@ class CheckResult:
         with refuse_damage(at):
             document = parse(raw, at=at)
             stats, tasks = parse_stats(document, at=at), fields.require(document, "tasks", int, at=at)
+            quotas = parse_quotas(document, at=at)
             rows = tuple(_parse_row(one, at=where) for where, one in fields.objects(document, "rows", at=at))
             results = CheckResults(ok=fields.require(document, "ok", int, at=at), rows=rows)
         named = {row.target for row in rows}
@@ -101,7 +105,7 @@ class CheckResult:
             raise InvalidInput(f"expected only targets of the shard, got {quote_text(foreign[0])}", subject=at)
         if results.ok + len(named) != len(targets):
             raise InvalidInput(f"expected results for {len(targets)} targets, got {results.ok + len(named)}", subject=at)
-        return cls(results=results, stats=stats, tasks=tasks)
+        return cls(results=results, stats=stats, tasks=tasks, quotas=quotas)
 
 
 def _parse_row(document: fields.Json, *, at: str) -> AuditRow:

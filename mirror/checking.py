@@ -13,6 +13,7 @@ from prefect_dist.mirror.report import AuditRow
 from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import Denied, DistError
+from prefect_dist.remotes import Quota
 from prefect_dist.transfer.audit import Finding
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.pool import Pool
@@ -54,6 +55,11 @@ class Checking:
     def stats(self) -> TransferStats:
         """The counts of the transfers so far."""
         return self._session.stats
+
+    @property
+    def quotas(self) -> Mapping[str, Quota]:
+        """The last reported quota of each registry, by host."""
+        return self._session.remotes.registries.quotas()
 
     def select(self, locked: Records) -> Records:
         """Return the records of published targets that an entry selects."""

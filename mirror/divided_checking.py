@@ -1,6 +1,6 @@
 """Checks targets in shards: other processes check the targets, and this process merges the results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prefect_dist.mirror.check_files import CheckInput
 from prefect_dist.mirror.checking import Checking, CheckResults, make_unresolved_row
@@ -13,6 +13,7 @@ from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.mirror.shards import divide_targets
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.units import format_count
+from prefect_dist.remotes import Quota
 from prefect_dist.transfer.events import Notify, Planned
 from prefect_dist.transfer.pool import Pool
 from prefect_dist.transfer.stats import TransferStats
@@ -39,6 +40,11 @@ class DividedChecking(Checking):
     def stats(self) -> TransferStats:
         """The counts of the transfers of all shards."""
         return self._division.stats
+
+    @property
+    def quotas(self) -> Mapping[str, Quota]:
+        """The last reported quota of each registry, by host."""
+        return {**super().quotas, **self._division.quotas}
 
     def check(self, wanted: Records) -> CheckResults:
         """Check selected targets in shards. The targets of a shard without a result are unresolved."""

@@ -16,6 +16,7 @@ from prefect_dist.mirror.shard_files import ShardInput
 from prefect_dist.mirror.shards import divide_images
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.units import format_count
+from prefect_dist.remotes import Quota
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.pool import Pool
 from prefect_dist.transfer.stats import TransferStats
@@ -33,6 +34,11 @@ class DividedApplying(Applying):
     def stats(self) -> TransferStats:
         """The counts of transfers of this process and of all shards."""
         return add_stats([super().stats, self._division.stats])
+
+    @property
+    def quotas(self) -> Mapping[str, Quota]:
+        """The last reported quota of each registry, by host."""
+        return {**super().quotas, **self._division.quotas}
 
     def finish_earlier(self) -> None:
         """Finish the shards of an earlier attempt of this run.

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import DistError, Unavailable
 from prefect_dist.ocispec.units import format_count
+from prefect_dist.remotes import Quota
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.events import Note, Notify
 from prefect_dist.transfer.pool import Pool
@@ -52,6 +53,10 @@ class ResultOfShard(Protocol):
     def tasks(self) -> int:
         """Return the number of the shard's units of work."""
 
+    @property
+    def quotas(self) -> Mapping[str, Quota]:
+        """Return the quotas that registries reported to the shard, by host."""
+
 
 R = TypeVar("R", bound=ResultOfShard)
 R_co = TypeVar("R_co", bound=ResultOfShard, covariant=True)
@@ -76,6 +81,7 @@ class Division:
 
     Attributes:
         stats: the counts of the transfers of all shards that ended.
+        quotas: the quotas that registries reported to the shards, by host.
     """
 
     def __init__(self, pool: Pool, runner: ShardRunner, notify: Notify) -> None:
@@ -84,6 +90,7 @@ class Division:
         # Prefect has the flow runs of an earlier attempt under its numbers, and would return an ended flow run for a new shard.
         self._first_number = 0
         self.stats = TransferStats()
+        self.quotas = dict[str, Quota]()
 
     @property
     def workers(self) -> int:
@@ -119,6 +126,7 @@ class Division:
                 yield number - first, exc.with_traceback(None)
                 continue
             self.stats = add_stats([self.stats, result.stats])
+            self.quotas |= result.quotas
             self._pool.runs += result.tasks
             yield number - first, result
 

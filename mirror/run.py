@@ -149,7 +149,7 @@ def run_mirror(
         errors=errors,
         configuration=job.configuration,
     )
-    return replace(report, registries=summarize_mirror(report, plan, entries, pending))
+    return replace(report, registries=summarize_mirror(report, plan, entries, pending), quotas=applying.quotas)
 
 
 def _check_stored(session: Session, entry: Entry) -> Entry:

@@ -12,10 +12,11 @@ from typing import Any, Self
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.plan import Change, PlannedImage, SyncItem, TargetAction
 from prefect_dist.mirror.results import GateVeto, MirrorResults
-from prefect_dist.mirror.shard_format import dump, error_json, parse, parse_errors, parse_stats, refuse_damage
+from prefect_dist.mirror.shard_format import dump, error_json, parse, parse_errors, parse_quotas, parse_stats, refuse_damage
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, fields
 from prefect_dist.ocispec.errors import DistError, InvalidInput, quote_text
 from prefect_dist.ocispec.referrers import ReferrerFilter
+from prefect_dist.remotes import Quota
 from prefect_dist.transfer.gate import Gate
 from prefect_dist.transfer.stats import TransferStats
 
@@ -66,11 +67,12 @@ class ShardInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardResult:
-    """The results of a shard, the counts of its transfers, and the number of its units of work."""
+    """The results of a shard, the counts of its transfers, the number of its units of work, and the last reported quotas."""
 
     results: MirrorResults
     stats: TransferStats = field(default_factory=TransferStats)
     tasks: int = 0
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """Return the content of the file."""
@@ -87,6 +89,7 @@ class ShardResult:
                 "stopped": found.is_stopped,
                 "stats": asdict(self.stats),
                 "tasks": self.tasks,
+                "quotas": {host: asdict(quota) for host, quota in self.quotas.items()},
             }
         )
 
@@ -117,6 +120,7 @@ class ShardResult:
                 results=results,
                 stats=stats,
                 tasks=read(document, "tasks", int, at=at),
+                quotas=parse_quotas(document, at=at),
             )
 
 

@@ -19,6 +19,7 @@ from prefect_dist.ocispec.errors import (
     Unavailable,
     Unsupported,
 )
+from prefect_dist.remotes import Quota
 from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.stats import TransferStats
 
@@ -97,3 +98,21 @@ def parse_stats(document: fields.Json, *, at: str) -> TransferStats:
     """
     stats = fields.require(document, "stats", dict, at=at)
     return TransferStats(**{name: fields.require(stats, name, int, at=f"{at}.stats") for name in stats})
+
+
+def parse_quotas(document: fields.Json, *, at: str) -> dict[str, Quota]:
+    """Return the reported quotas under the key `quotas`, by host.
+
+    Raises:
+        InvalidInput: a quota is damaged.
+    """
+    quotas = fields.require(document, "quotas", dict, at=at)
+    return {host: _parse_quota(fields.require(quotas, host, dict, at=f"{at}.quotas"), at=f"{at}.quotas") for host in quotas}
+
+
+def _parse_quota(document: fields.Json, *, at: str) -> Quota:
+    return Quota(
+        limit=fields.require(document, "limit", int, at=at),
+        remaining=fields.require(document, "remaining", int, at=at),
+        window_s=fields.optional(document, "window_s", int, at=at),
+    )

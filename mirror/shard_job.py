@@ -90,7 +90,7 @@ class ShardJob:
             why = "no entry selects this target; this worker needs the configuration of the parent run"
             raise InvalidInput(why, subject=min(map(str, missing)))
         found = checking.check(wanted.records)
-        result = CheckResult(results=found, stats=checking.stats, tasks=pool.runs)
+        result = CheckResult(results=found, stats=checking.stats, tasks=pool.runs, quotas=checking.quotas)
         return result, build_check_report(builder, found, stats=checking.stats, unchecked=0, configuration=None)
 
 
@@ -100,7 +100,7 @@ def _mirror(wanted: ShardInput, context: RunContext, scopes: MirrorScopes) -> tu
     applying = Applying(pool, scopes, context.notify, context.observer)
     applying.add(wanted.images, dict.fromkeys(wanted.images))
     results = applying.run()
-    result = ShardResult(results=results, stats=applying.stats, tasks=pool.runs)
+    result = ShardResult(results=results, stats=applying.stats, tasks=pool.runs, quotas=applying.quotas)
     plan = Plan(images=wanted.images, is_dry=False)
     return result, build_mirror_report(builder, plan, results, stats=applying.stats, configuration=None)
 

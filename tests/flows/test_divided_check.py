@@ -15,7 +15,7 @@ from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import Denied, InvalidInput
 from prefect_dist.transfer.stats import TransferStats
 from tests import images
-from tests.fakes.faults import Answer, Fault
+from tests.fakes.faults import Answer, Fault, WithHeaders
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import DirectMirrors, count_requests, count_uploads, find_missing
 from tests.flows.reports import document, error_lines
@@ -58,6 +58,8 @@ def test_a_divided_check_sends_the_requests_of_one_process_and_has_the_same_repo
     mirrors: DividedMirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     damage(target)
+    quota = WithHeaders((("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "42;w=21600")))
+    target.inject(Fault(method="HEAD", path="/v2/app5/.*", nth=None, action=quota))
     whole = mirrors.check()
     requests = count_requests(mirrors.take_requests(target))
 
@@ -65,6 +67,7 @@ def test_a_divided_check_sends_the_requests_of_one_process_and_has_the_same_repo
 
     assert {row.outcome for row in whole.select(AuditRow)} == {"damaged", "unresolved"}
     assert (whole.counts["ok"], whole.counts["damaged"], whole.counts["unresolved"]) == (2, 3, 1)
+    assert document(whole)["quotas"].keys() == {target.host}
     assert comparable(divided) == comparable(whole)
     assert error_lines(divided) == error_lines(whole)
     assert (divided.status, whole.status) == ("failed", "failed")
@@ -132,7 +135,7 @@ def test_a_worker_whose_configuration_lacks_a_target_refuses_the_shard(mirrors: 
     ],
 )
 def test_the_targets_of_a_damaged_result_are_unresolved(mirrors: DividedMirrors, change: dict[str, Any], says: str) -> None:
-    result = {"version": 1, "ok": 3, "rows": [], "stats": {}, "tasks": 1}
+    result = {"version": 1, "ok": 3, "rows": [], "stats": {}, "tasks": 1, "quotas": {}}
 
     report = mirrors.check_divided(results={1: json.dumps(result | change).encode()})
 

@@ -13,6 +13,7 @@ from prefect_dist.mirror.shard_files import ShardInput, ShardResult
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
 from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput
 from prefect_dist.ocispec.referrers import ReferrerFilter
+from prefect_dist.remotes import Quota
 from prefect_dist.transfer.gate import Gate
 from prefect_dist.transfer.stats import TransferStats
 
@@ -46,6 +47,7 @@ RESULT = ShardResult(
     ),
     stats=TransferStats(received=1, sent=2),
     tasks=3,
+    quotas={"registry.example": Quota(limit=100, remaining=98, window_s=None)},
 )
 
 
