@@ -119,9 +119,10 @@ class Naming:
                 raise InvalidInput(f"expected a location after {text}")
             if find_scheme(text) in _ARCHIVES and ":" not in text.partition(":")[2]:
                 raise InvalidInput(f"expected a file and the start of the names, as in {text}:registry.example")
-            text = f"{text}/{find_repository(subject)}{subject.suffix}"
-            if not subject.object:
+            if not subject.object and subject.scheme in BUILT_IN:
                 raise InvalidInput(f"expected a source with a tag, as in {subject}:latest")
+            # The images of a plug-in may have no tags. As in Docker, an image without a tag is `latest`.
+            text = f"{text}/{find_repository(subject)}{subject.suffix or ':latest'}"
         elif not is_whole and (self.what != "image" or self.template.refers_to("Ref")):
             text = f"{text}{subject.suffix}"
         named = Reference.parse(expand(text))

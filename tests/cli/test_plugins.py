@@ -15,6 +15,7 @@ from tests import images
 from tests.cli.dist import Result, command, dist
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import find_missing
+from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
 from tests.plugins import REMOTE, write_plugin
@@ -99,6 +100,16 @@ def test_fetch_copy_and_mirror_use_the_pinned_digest(pins: Pins, way: str, prefe
     mirrored = run("mirror", str(config))
     assert mirrored.code == 0, mirrored.err
     assert find_missing(pins.target, "mirrored", OLD, "v7") == []
+
+
+def test_a_seed_takes_the_pinned_digest(pins: Pins) -> None:
+    listed = pins.directory / "images.txt"
+    listed.write_text("pin:app\n")
+    layout = pins.directory / "seeded"
+    result = pins.run_directly("seed", str(listed), "--to", f"{pins.target.host}/hub", "--to", f"oci:{layout}")
+    assert (result.code, "2 added" in result.lines[-2]) == (0, True), result.err
+    assert find_missing(pins.target, "hub/app", OLD, "latest") == []
+    assert skopeo.raw(f"oci:{layout}/app:latest") == OLD.manifests[-1].raw
 
 
 @pytest.mark.parametrize(
