@@ -21,7 +21,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import flow_run
-from prefect.states import Cancelling, Crashed
+from prefect.states import Cancelled, Cancelling, Crashed
 
 from prefect_dist.flows.api import UNREACHABLE, ApiUnavailable, brief, client
 from prefect_dist.flows.parameters import Network
@@ -235,6 +235,8 @@ class ShardRuns:
         if self._end is not None:  # a flow run that began at this moment has replaced its state Cancelling
             states = {run.id: run.state.type for run in found if run.state is not None and run.id not in ended}
             _cancel_runs(one for one, state in states.items() if state is not StateType.CANCELLING)
+            # The engine of a process that finds its flow run Cancelling exits, and the flow run would stay Cancelling forever.
+            _end_runs(run.id for run in found if states.get(run.id) is StateType.CANCELLING and run.start_time is None)
         for run in found:
             attempt = running[run.id]
             if run.state is not None and run.state.type is StateType.RUNNING:
@@ -313,3 +315,10 @@ def _cancel_runs(running: Iterable[UUID]) -> None:
     for run in running:
         with suppress(ObjectNotFound):
             client().set_flow_run_state(run, Cancelling(message="the parent run was cancelled"))
+
+
+def _end_runs(runs: Iterable[UUID]) -> None:
+    """Set flow runs that have never started to Cancelled. A process that starts later ends at once."""
+    for run in runs:
+        with suppress(ObjectNotFound):
+            client().set_flow_run_state(run, Cancelled(message="the parent run was cancelled before the shard started"))
