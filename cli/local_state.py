@@ -14,12 +14,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING
 
 from prefect_dist.ocispec.errors import Busy, Unavailable
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 _STATE, _LOCK, _LOG = "dist-server.json", "dist-server.lock", "dist-server.log"
 _MAX_STATE_BYTES = 64 * 1024
@@ -35,16 +37,20 @@ class State:
     idle limit. `is_ready` is False until the server has answered for the first time.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__ = {"extra": "forbid", "strict": True}  # noqa: RUF012 - not a field
 
-    pid: Annotated[int, Field(gt=0)]
+    pid: int
     process_start: str
-    port: Annotated[int, Field(gt=0, lt=1 << 16)]
+    port: int
     secret: str = field(repr=False)
     build: dict[str, str]
     started_at: str
     idle_s: float | None
     is_ready: bool
+
+    def __post_init__(self) -> None:
+        if self.pid <= 0 or not 0 < self.port < 1 << 16:
+            raise ValueError("expected the ID of a process and a port")
 
     @property
     def url(self) -> str:
@@ -54,9 +60,6 @@ class State:
     def is_process_running(self) -> bool:
         """Return True if the process of the server runs. A later process with the same id does not count."""
         return read_start_time(self.pid) == self.process_start
-
-
-_STATES = TypeAdapter(State)
 
 
 def state_path(home: Path) -> Path:
@@ -96,9 +99,16 @@ def read_state(home: Path) -> State | None:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or not _is_own(found, _OTHERS):
             return None
-        with contextlib.suppress(ValidationError):
-            return _STATES.validate_json(file.read(_MAX_STATE_BYTES))
+        with contextlib.suppress(ValueError):
+            return _state_adapter().validate_json(file.read(_MAX_STATE_BYTES))
     return None
+
+
+@cache
+def _state_adapter() -> "TypeAdapter[State]":
+    from pydantic import TypeAdapter  # the help of the commands needs no pydantic
+
+    return TypeAdapter(State)
 
 
 def write_state(home: Path, state: State) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any, Self
 
 import orjson
@@ -22,7 +21,7 @@ _VERSION = 1
 _REMEDY = "allow the user of the run to write the file and its directory, or set `lock` to another file"
 
 
-NO_REFERRERS: Mapping[Digest, str | None] = MappingProxyType({})
+NO_REFERRERS: Mapping[Digest, str | None] = {}
 """The referrers of most records: one instance, because a lock file has thousands of records."""
 
 

@@ -71,7 +71,7 @@ class ContentClaims:
         Raises:
             Denied, Unavailable: the store.
         """
-        path = f"{self._layout.claims}/{quote(group, safe='')}/{digest.algorithm}-{digest.hex}"
+        path = self._format_path(group, digest)
         if self._backend.has_locks and group == FETCH:  # the lock of the ingest does the same
             yield ContentClaim(path)
             return
@@ -88,6 +88,20 @@ class ContentClaims:
             with suppress(DistError), self._backend.translate_errors(path):  # a claim that stays is taken over
                 while not self._try_to_end(claim):  # a renewal that had begun has changed the object
                     pass
+
+    def find_note(self, group: str, digest: Digest) -> str | None:
+        """Return the note of the last holder; None while a process holds the claim, and without a note.
+
+        Raises:
+            Denied, Unavailable: the store.
+        """
+        path = self._format_path(group, digest)
+        with self._backend.translate_errors(self._layout.format_path(path)):
+            is_over, note = _parse(self._backend.read_versioned(path)[0])
+        return note if is_over else None
+
+    def _format_path(self, group: str, digest: Digest) -> str:
+        return f"{self._layout.claims}/{quote(group, safe='')}/{digest.algorithm}-{digest.hex}"
 
     def close(self) -> None:
         """Stop renewing."""

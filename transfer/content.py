@@ -103,6 +103,23 @@ def push(
     return Receipt("pushed", _upload(store, target, descriptor, notify), time.monotonic() - started)
 
 
+def reuse(target: Target, blob: Descriptor, *, source: str, is_absent: bool = False) -> Receipt | None:
+    """Return the receipt of a blob that a repository has, or mounts from the `source` repository. Otherwise return None.
+
+    The function first asks the registry for the blob, unless `is_absent`.
+
+    Raises:
+        Corrupt: the registry reports a blob of another size.
+        DistError: an error of the remote.
+    """
+    started = time.monotonic()
+    if not is_absent and target.has(blob):
+        return Receipt("existed", seconds=time.monotonic() - started)
+    if target.mount(blob, source=source):
+        return Receipt("mounted", seconds=time.monotonic() - started)
+    return None
+
+
 def _upload(store: ContentStore, target: Target, blob: Descriptor, notify: Notify) -> int:
     """Upload a blob. Return the number of sent bytes."""
     sent = 0

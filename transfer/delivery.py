@@ -13,7 +13,7 @@ from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.reference import is_repository
 from prefect_dist.transfer import content
 from prefect_dist.transfer.attempts import has_another
-from prefect_dist.transfer.claiming import claim_upload
+from prefect_dist.transfer.claiming import claim_upload, find_upload, is_shared
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.repositories import MountCandidates, NewRepositories
 from prefect_dist.transfer.session import Session
@@ -50,6 +50,8 @@ def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Ref
     with _turn(session, place, blob):
         if candidates.has(place, blob.digest):
             return Receipt("existed")
+        if is_shared(session, blob) and (reused := _reuse(session, blob, place)) is not None:
+            return reused
         with claim_upload(session, blob, place.host) as claim:
             if is_repository(claim.note or ""):  # another process has uploaded the blob to the repository in the note
                 candidates.note(Reference(f"{place.host}/{claim.note}"), blob.digest)
@@ -57,6 +59,23 @@ def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Ref
             # The repository of an old note may have lost the blob. A place with a scheme has no repositories.
             claim.note = place.repository or None
         return receipt
+
+
+def _reuse(session: Session, blob: Descriptor, place: Reference) -> Receipt | None:
+    """Return the receipt of a blob that the repository has, or mounts from a known repository. Otherwise return None.
+
+    This needs no claim: only an upload has to wait for the uploads of other processes.
+    """
+    candidates = session.memo(_Deliveries).mount_candidates
+    source = candidates.mount_candidate(place, blob.digest) or find_upload(session, blob, place.host)
+    if source is None or not is_repository(source):
+        return None
+    is_absent = session.memo(NewRepositories).lacks(session, blob, place)
+    receipt = content.reuse(session.remotes.open_target(place), blob, source=source, is_absent=is_absent)
+    if receipt is not None:
+        session.counter.count(blob, receipt)
+        candidates.note(place, blob.digest)
+    return receipt
 
 
 def _deliver(session: Session, blob: Descriptor, place: Reference, origin: Reference | None) -> Receipt:

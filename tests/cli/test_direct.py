@@ -328,6 +328,8 @@ def test_a_direct_mirror_pushes_metrics(registry: FakeRegistry, tmp_path: Path, 
         server.shutdown()
 
     assert result.code == 0, result.err
-    ((path, body),) = pushed
+    (path, body), (registry_path, registry_body) = pushed
     assert path == "/metrics/job/prefect-dist/flow/mirror/mirror/ours"
     assert b"dist_last_run_success 1.0" in body
+    assert registry_path.startswith(f"{path}/registry")
+    assert b"dist_registry_failed_targets 0.0" in registry_body

@@ -322,3 +322,24 @@ def test_the_note_of_a_claim_is_a_mount_candidate_only_if_it_is_a_repository(tar
     starts = [one.query for one in target.requests if one.method == "POST"]
     assert any("from=" in one for one in starts) == (note == "known"), starts
     assert target.blob("copy", digest) == data
+
+
+def test_a_process_mounts_the_upload_of_another_process_without_a_claim(target: FakeRegistry) -> None:
+    """A claim would make the processes wait for each other's mounts."""
+    blob = images.image(871, layers=1, layer_bytes=100_000)
+    digest, data = max(blob.blobs.items(), key=lambda one: len(one[1]))
+    layer = Descriptor(media_type=images.OCI_LAYER, digest=Digest.parse(digest), size=len(data))
+    spec = SessionSpec(store=f"memory://{uuid.uuid4().hex}", is_shared=True)
+    with open_session(spec) as first, open_session(spec) as second:
+        put_image(first, blob)
+        assert deliver(first, layer, reference_at(target, "one:v1")).status == "pushed"
+        claims = first.store.claims
+        path = claims._format_path(target.host, layer.digest)
+        before = claims._backend.read_versioned(path)
+
+        assert deliver(second, layer, reference_at(target, "two:v1")).status == "mounted"
+        assert deliver(second, layer, reference_at(target, "three:v1")).status == "mounted"
+
+        assert claims._backend.read_versioned(path) == before
+    assert [one.query for one in target.requests if "from=" in one.query and one.status == 201]
+    assert len([one for one in target.requests if one.method == "PUT"]) == 1
