@@ -2,6 +2,7 @@
 
 import random
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from prefect_dist.ocispec.errors import Corrupt, DistError, Unavailable
 from prefect_dist.remotes import Hosts, HostSettings, Registries, RegistrySettings
 from prefect_dist.remotes.ranges import PART_BYTES, Ranges
-from tests.fakes.faults import Answer, Cut, Fault, IgnoreRange, Redirect, Reset, ShiftRange, ShortRange, Stall
+from tests.fakes.faults import Answer, Call, Cut, Fault, IgnoreRange, Redirect, Reset, ShiftRange, ShortRange, Stall
 from tests.fakes.registry import FakeRegistry
 from tests.remotes.asking import REPOSITORY, anonymous, check_message, descriptor, fetcher, read, read_until_error
 
@@ -159,6 +160,9 @@ def test_a_failing_part_ends_the_transfer(registries: Registries, registry: Fake
 
 
 def test_a_part_with_another_range_is_refused(registries: Registries, registry: FakeRegistry) -> None:
+    requested = threading.Event()  # the first connection must not read the whole blob before the parts arrive
+    registry.inject(Fault(path=BLOBS, nth=1, action=Stall(PART_BYTES, requested)))
+    registry.inject(Fault(path=BLOBS, nth=7, action=Call(requested.set)))
     registry.inject(Fault(path=BLOBS, nth=5, times=1000, action=ShiftRange(1)))
     arrived, error = read_until_error(fetcher(registries, registry), WANTED)
     assert isinstance(error, Corrupt)
