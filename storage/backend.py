@@ -40,6 +40,8 @@ class Backend(Protocol):
     fs: Any
     has_locks: bool
     """True if `hold_lock` excludes the processes of all machines."""
+    has_directories: bool
+    """True if directories exist on their own, and have a modification time."""
     can_exclude_gc: bool
     """True if gc and runs can exclude each other: by locks, or by markers that every process sees immediately."""
 
@@ -83,6 +85,9 @@ class Backend(Protocol):
 
     def remove(self, paths: Sequence[str]) -> None:
         """Remove files. Missing files are skipped."""
+
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory. A directory with files stays. On an object store, do nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

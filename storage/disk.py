@@ -32,6 +32,8 @@ class Disk:
     switch, and for small blobs these switches are most of the cost (docs/explanation/performance.md).
     """
 
+    has_directories = True
+
     def __init__(self, fs: Any, root: str) -> None:
         self.fs = fs
         self.has_locks = self.can_exclude_gc = shares_locks(root)
@@ -190,6 +192,14 @@ class Disk:
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm_file(path)
+
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory. A directory with files stays."""
+        try:
+            os.rmdir(path)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
 
     def touch(self, path: str) -> None:
         """Set the modification time of a file to now, so gc treats the file as new."""

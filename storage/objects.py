@@ -131,7 +131,7 @@ class Objects:
     small object wins.
     """
 
-    has_locks, can_exclude_gc = False, True
+    has_locks, has_directories, can_exclude_gc = False, False, True
 
     def __init__(self, fs: Any, url: str, api: ObjectApi | None = None, conditional: ConditionalWrites | None = None) -> None:
         self.fs = fs
@@ -206,6 +206,9 @@ class Objects:
         for path in paths:
             with suppress(FileNotFoundError):
                 self.fs.rm_file(path)
+
+    def remove_directory(self, path: str) -> None:
+        """Do nothing: a directory of an object store is only the common part of paths."""
 
     def upload(self, path: str, size: int | None, *, aside: str) -> Upload:
         """Begin an upload of `size` bytes, None if the size is unknown. `aside` is a temporary path for incomplete content."""

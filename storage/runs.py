@@ -66,10 +66,11 @@ class RunFiles:
         return sorted(str(one).rpartition("/")[2] for one in entries)
 
     def remove(self) -> None:
-        """Remove all files of the run.
+        """Remove all files of the run, and its directory.
 
         Raises:
             Denied, Unavailable: the file system.
         """
         with self._backend.translate_errors(self.url):
             self._backend.remove([f"{self._directory}/{name}" for name in self.names()])
+            self._backend.remove_directory(self._directory)

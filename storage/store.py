@@ -238,24 +238,47 @@ class ContentStore:
         yield from self._ingests.sweep(before, dry_run=dry_run)
         yield from self.leases.sweep(now=now, dry_run=dry_run)
         before = min(before, now - _TEMPORARY_LIFE)
-        abandoned = self._list_abandoned(min(before, now - _SHARED_LIFE))
-        for path in (*self._list_temporary(before), *self._sweeps.list_stale_markers(before), *abandoned):
+        claims = self._list_abandoned_claims(min(before, now - _SHARED_LIFE))
+        runs = dict(self._list_abandoned_runs(min(before, now - _SHARED_LIFE)))
+        run_files = (path for paths in runs.values() for path in paths)
+        for path in (*self._list_temporary(before), *self._sweeps.list_stale_markers(before), *claims, *run_files):
             if not dry_run:
                 with suppress(NotFound), self._backend.translate_errors(self._layout.format_path(path)):
                     self._backend.remove([path])
             yield path
+        for path in () if dry_run else runs:
+            with self._backend.translate_errors(self._layout.format_path(path)):
+                self._backend.remove_directory(path)
 
     def _list_temporary(self, before: datetime) -> list[str]:
         directories = (self._layout.root, self._layout.names, self._layout.leases)
         entries = [entry for directory in directories for entry in self._list(directory)]
         return [entry["name"] for entry in entries if entry["name"].endswith(TEMPORARY) and modification_time(entry) < before]
 
-    def _list_abandoned(self, before: datetime) -> Iterator[str]:
-        """Yield the files of divided runs, and the claims, that no process has written since `before`."""
-        for directory in (*self._list(self._layout.runs), *self._list(self._layout.claims)):
-            for entry in self._list(directory["name"]) if directory["type"] == "directory" else ():
-                if entry["type"] == "file" and modification_time(entry) < before:
+    def _list_abandoned_claims(self, before: datetime) -> Iterator[str]:
+        """Yield the claims that no process has written since `before`."""
+        for directory in self._list_directories(self._layout.claims):
+            for entry in self._list_files(directory["name"]):
+                if modification_time(entry) < before:
                     yield entry["name"]
+
+    def _list_abandoned_runs(self, before: datetime) -> Iterator[tuple[str, list[str]]]:
+        """Yield the directory and the files of each divided run in which no process has written a file since `before`.
+
+        A run is abandoned as a whole: the parent writes the input of a shard only once, and the shard may wait for days.
+        """
+        for directory in self._list_directories(self._layout.runs):
+            files = self._list_files(directory["name"])
+            # On a disk, a new run has a directory before it has a file. The directories of an object store have no time.
+            dated = (directory, *files) if self._backend.has_directories else files
+            if all(modification_time(entry) < before for entry in dated):
+                yield directory["name"], [entry["name"] for entry in files]
+
+    def _list_directories(self, path: str) -> list[dict[str, Any]]:
+        return [entry for entry in self._list(path) if entry["type"] == "directory"]
+
+    def _list_files(self, path: str) -> list[dict[str, Any]]:
+        return [entry for entry in self._list(path) if entry["type"] == "file"]
 
     def open_run(self, run: str) -> RunFiles:
         """Return the files of a run that several processes carry out.
