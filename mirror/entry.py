@@ -10,7 +10,7 @@ from prefect_dist.mirror.selection import Patterns, Selection
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.platform import Platform, Platforms
-from prefect_dist.ocispec.reference import find_scheme
+from prefect_dist.ocispec.reference import find_scheme, is_registry
 from prefect_dist.ocispec.referrers import ReferrerFilter, is_fallback_tag
 from prefect_dist.ocispec.schemes import STORE
 from prefect_dist.transfer.gate import Gate
@@ -93,10 +93,21 @@ class Entry:
         return frozenset(place.host for place in (*targets, *backups) if place is not None)
 
     @property
+    def target_registries(self) -> frozenset[str]:
+        """Hosts of the target registries; without backups, and without hosts that depend on the name of an image."""
+        hosts = [{target.host for target in self.list_valid_targets(sample)} for sample in self._samples]
+        return frozenset(filter(is_registry, set.intersection(*hosts)))
+
+    @property
     def _sample(self) -> Reference:
         """Example of an image that the entry selects."""
-        suffix = {"registry": "/name:tag", "repository": ":tag"}.get(self.type)
-        return self.image if suffix is None else Reference.parse(f"{self.source}{suffix}")
+        return self._samples[0]
+
+    @property
+    def _samples(self) -> tuple[Reference, ...]:
+        """Examples of images that the entry selects, with different names."""
+        suffixes = {"registry": ("/name:tag", "/other/name:1"), "repository": (":tag", ":1")}.get(self.type, ())
+        return tuple(Reference.parse(f"{self.source}{suffix}") for suffix in suffixes) or (self.image,)
 
     def list_targets(self, source: Reference) -> tuple[Reference, ...]:
         """Return the distinct targets of an image.

@@ -57,7 +57,7 @@ def _gauges(report: RunReport) -> "CollectorRegistry":
     vetoed = counts.get("vetoed", 0)
     is_success = report.status in ("complete", "vetoed")
     values: dict[str, tuple[str, float]] = {
-        "last_run_timestamp_seconds": ("When the last run ended.", now),
+        "last_run_timestamp_seconds": ("End of the last run.", now),
         "last_run_success": ("1 if nothing failed in the last run, otherwise 0.", is_success),
         "last_run_duration_seconds": ("Duration of the last run.", report.seconds),
         "pending_targets": ("Targets without the wanted image at the end of the last run.", failed + vetoed),
@@ -67,7 +67,7 @@ def _gauges(report: RunReport) -> "CollectorRegistry":
         "last_run_sent_bytes": ("Bytes that the last run sent.", counts["sent_bytes"]),
     }
     if is_success:
-        values["last_success_timestamp_seconds"] = "When the last run ended in which nothing failed.", now
+        values["last_success_timestamp_seconds"] = "End of the last run without failures.", now
     return _make_gauges(values)
 
 
@@ -79,7 +79,7 @@ def _registry_gauges(state: RegistryState) -> "CollectorRegistry":
     if state.lag_s is not None:
         values["registry_lag_seconds"] = "Age of the oldest known change that the registry does not serve.", state.lag_s
     if state.is_success:
-        values["registry_last_success_timestamp_seconds"] = "When the last run without failures here ended.", time.time()
+        values["registry_last_success_timestamp_seconds"] = "End of the last run without failures at the registry.", time.time()
     return _make_gauges(values)
 
 

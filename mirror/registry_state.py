@@ -1,13 +1,14 @@
 """The state of each target registry at the end of a run of a configuration, for metrics."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Pending
 from prefect_dist.mirror.plan import Plan
 from prefect_dist.mirror.report import AuditRow, OrphanRow, RegistryState, RunReport, TargetRow
+from prefect_dist.ocispec.reference import is_registry
 
 
 def summarize_mirror(
@@ -20,7 +21,7 @@ def summarize_mirror(
     rows = report.select(TargetRow)
     failed = Counter(row.target.host for row in rows if row.target is not None and row.outcome == "failed")
     unresolved = [entry for entry in entries if entry.at in plan.problems]
-    failed.update(host for entry in (*unresolved, *(one.entry for one in plan.unnamed)) for host in entry.target_hosts)
+    failed.update(host for entry in (*unresolved, *(one.entry for one in plan.unnamed)) for host in entry.target_registries)
     vetoed = Counter(row.target.host for row in rows if row.target is not None and row.outcome == "vetoed")
     kept = {row.target.host for row in report.select(OrphanRow) if row.outcome == "failed"}
     lags = None if pending is None else _find_lags(pending)
@@ -39,18 +40,23 @@ def _make_states(
     *,
     failed: Counter[str],
     vetoed: Counter[str],
-    kept: Iterable[str],
+    kept: Collection[str],
     lags: Mapping[str, float] | None,
 ) -> tuple[RegistryState, ...]:
-    """Return the states. `kept` are the registries where the removal of a tag failed."""
+    """Return the states of the target registries of the entries, and of the registries with a failure, a veto or a lag.
+
+    Layouts, archives and places of plug-ins have no state: a run may have thousands of them. `kept` are the registries where
+    the removal of a tag failed.
+    """
     is_cut_short = report.stopped is not None or any(one.object is None for one in report.errors)
-    hosts = {host for entry in entries for host in entry.target_hosts} | failed.keys() | vetoed.keys()
+    hosts = {host for entry in entries for host in entry.target_registries}
+    hosts |= set(filter(is_registry, {*failed, *vetoed, *kept, *(lags or ())}))
     return tuple(
         RegistryState(
             host=host,
             failed=failed[host],
             pending=failed[host] + vetoed[host],
-            is_success=not is_cut_short and not failed[host] and host not in set(kept),
+            is_success=not is_cut_short and not failed[host] and host not in kept,
             lag_s=None if lags is None else lags.get(host, 0.0),
         )
         for host in sorted(hosts)
