@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from http.client import HTTPException, InvalidURL
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ def push_metrics(report: RunReport, *, log: Log) -> None:
     """
     if report.configuration is None or report.is_dry or not (url := os.environ.get(_URL)):
         return
+    url = url if "://" in url else f"http://{url}"  # as prometheus-client reads the URL
     if _has_userinfo(url):
         log.warning("%s: expected a URL without user and password; no metrics are pushed", _URL)
         return
@@ -40,8 +42,11 @@ def push_metrics(report: RunReport, *, log: Log) -> None:
         for state in report.registries:  # a group of metrics each, so that a failed registry keeps its last success
             place = {**key, "registry": state.host}
             pushadd_to_gateway(url, job=_JOB, registry=_registry_gauges(state), grouping_key=place, timeout=_TIMEOUT_S)
-    except (OSError, ValueError) as exc:  # ValueError: no URL of http
-        log.warning("metrics could not be pushed to %s, which %s names: %s", url, _URL, exc)
+    except (InvalidURL, ValueError):  # their messages contain the URL, whose query may have a token
+        log.warning("%s: expected a URL such as http://pushgateway:9091; no metrics are pushed", _URL)
+    except (OSError, HTTPException) as exc:
+        reason = exc if isinstance(exc, OSError) else f"the server sent no valid HTTP response ({type(exc).__name__})"
+        log.warning("metrics could not be pushed to %s, the host in %s: %s", urlsplit(url).netloc, _URL, reason)
 
 
 def _has_userinfo(url: str) -> bool:

@@ -137,11 +137,8 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("http://127.0.0.1:FREE_PORT", "metrics could not be pushed to http://127.0.0.1:"),
+        ("http://127.0.0.1:FREE_PORT", "metrics could not be pushed to 127.0.0.1:"),
         ("http://me:secret-4711@127.0.0.1", "expected a URL without user and password"),
-        ("http://me:secret-4711@[::1", "expected a URL without user and password"),
-        ("http://[::1", "metrics could not be pushed to http://[::1"),
-        ("nonsense", "metrics could not be pushed to nonsense"),
     ],
 )
 def test_a_failed_push_of_metrics_is_a_warning_without_secrets(
