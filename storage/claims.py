@@ -19,7 +19,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from urllib.parse import quote
 
 from prefect_dist.ocispec import Digest, fields
 from prefect_dist.ocispec.errors import DistError, InvalidInput
@@ -71,7 +70,7 @@ class ContentClaims:
         Raises:
             Denied, Unavailable: the store.
         """
-        path = self._format_path(group, digest)
+        path = self._layout.claim(group, digest)
         if self._backend.has_locks and group == FETCH:  # the lock of the ingest does the same
             yield ContentClaim(path)
             return
@@ -95,13 +94,10 @@ class ContentClaims:
         Raises:
             Denied, Unavailable: the store.
         """
-        path = self._format_path(group, digest)
+        path = self._layout.claim(group, digest)
         with self._backend.translate_errors(self._layout.format_path(path)):
             is_over, note = _parse(self._backend.read_versioned(path)[0])
         return note if is_over else None
-
-    def _format_path(self, group: str, digest: Digest) -> str:
-        return f"{self._layout.claims}/{quote(group, safe='')}/{digest.algorithm}-{digest.hex}"
 
     def close(self) -> None:
         """Stop renewing."""
@@ -140,6 +136,9 @@ class ContentClaims:
                 return True
             if claim.note is not None:
                 return self._backend.replace(claim.path, claim.content(is_over=True), version)
+            # An object store removes without a condition. Another process can hold the claim now only if this process was
+            # paused for 60 s after the read. The content is then transferred twice, which is harmless. An ended claim before
+            # the removal would make the conflict frequent, because a waiting process takes an ended claim at once.
             self._backend.remove([claim.path])
             return True
 

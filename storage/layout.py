@@ -23,6 +23,7 @@ _KEY = re.compile(r"[a-f0-9]{64}")
 # Common systems limit a file name to 255 bytes: 120 of the name, a dash, 64 of its hash, `.json`, and 37 more that make the
 # name unique while the file is written.
 _READABLE = 120
+_MAX_GROUP = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,11 @@ class Layout:
     def claims(self) -> str:
         """Path of the directory of claims on content that a process transfers."""
         return f"{self.root}/claims"
+
+    def claim(self, group: str, digest: Digest) -> str:
+        """Return the path of the claim of a group on content. A long group, such as the path of an image layout, is hashed."""
+        quoted = quote(group, safe="")
+        return f"{self.claims}/{quoted if len(quoted) <= _MAX_GROUP else _hash(group)}/{digest.algorithm}-{digest.hex}"
 
     @property
     def runs(self) -> str:

@@ -113,6 +113,15 @@ def test_a_renewal_during_the_end_of_a_claim_does_not_lose_the_note(monkeypatch:
         assert claim.note == "app"
 
 
+@pytest.mark.parametrize("length", [10, 60, 190, 255, 4000])
+def test_a_claim_on_a_long_location_is_held(place: str, length: int) -> None:
+    first, second = make_claims(place), make_claims(place)
+    longer = f"oci:/{'ä /' * (length // 3)}"
+    with first.hold(longer, DIGEST, pause=fail) as claim, second.hold(f"{longer}x", DIGEST, pause=fail) as other:
+        assert claim.path != other.path
+        assert first._backend.read_versioned(claim.path)[0] == claim.content(is_over=False)
+
+
 def test_an_error_of_the_holder_ends_the_claim(place: str) -> None:
     first, second = make_claims(place), make_claims(place)
     with pytest.raises(RuntimeError), first.hold("registry.example", DIGEST, pause=fail):

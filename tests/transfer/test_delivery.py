@@ -334,7 +334,7 @@ def test_a_process_mounts_the_upload_of_another_process_without_a_claim(target: 
         put_image(first, blob)
         assert deliver(first, layer, reference_at(target, "one:v1")).status == "pushed"
         claims = first.store.claims
-        path = claims._format_path(target.host, layer.digest)
+        path = claims._layout.claim(target.host, layer.digest)
         before = claims._backend.read_versioned(path)
 
         assert deliver(second, layer, reference_at(target, "two:v1")).status == "mounted"
