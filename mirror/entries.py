@@ -84,7 +84,7 @@ class EntryFactory:
             at = (*place, "list")
             path = Path(self._document.resolve_path(section.file, at))
             found = read_references(path, at=self._document.where(at))
-            images += [(resolve_locator(text, path), line) for text, line in found]
+            images += [(resolve_locator(text, str(path)), line) for text, line in found]
             if not images:
                 raise InvalidInput("expected one image reference per line, got an empty list", subject=path)
         if not images:

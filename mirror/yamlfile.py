@@ -10,8 +10,7 @@ from typing import Any
 import yaml
 
 from prefect_dist.ocispec.errors import InvalidInput
-from prefect_dist.ocispec.reference import find_scheme, make_absolute
-from prefect_dist.ocispec.schemes import PATHS
+from prefect_dist.ocispec.reference import is_relative, make_absolute
 from prefect_dist.storage.statefile import StateFile
 
 # Limits above a configuration of 100,000 images. They stop files whose nested aliases expand without bound.
@@ -97,24 +96,26 @@ class Document:
         expanded = Path(path).expanduser()
         if "://" in path or expanded.is_absolute():
             return path if "://" in path else str(expanded)
-        if not self.is_file:
-            reason = "a block or a parameter has no directory for relative paths"
-            raise InvalidInput(f"expected a URL or an absolute path, got {path}: {reason}", subject=self.where(place))
+        self._require_directory(path, place)
         return f"{self.path.rpartition('/')[0]}/{path}" if "://" in self.path else str(Path(self.path).parent / expanded)
 
     def resolve_locator(self, text: str, place: Sequence[str | int]) -> str:
-        """Return the text of a reference with an absolute path, if it names a local file or directory by a relative path.
+        """Return the text of a reference, with an absolute path if the text names a layout or an archive by a relative path.
+
+        A relative path starts at the directory of the file.
 
         Raises:
             InvalidInput: the path is relative, and the document is no file.
         """
-        scheme = find_scheme(text)
-        path = "" if scheme is None else text[len(scheme) + 1 :]
-        if scheme not in PATHS or not path:
-            return text
-        if "://" in self.path or not self.is_file:
-            return f"{scheme}:{self.resolve_path(path, place)}"
-        return resolve_locator(text, Path(self.path))
+        if is_relative(text):
+            self._require_directory(text, place)
+        return resolve_locator(text, self.path)
+
+    def _require_directory(self, path: str, place: Sequence[str | int]) -> None:
+        """Reject a relative path in a document that is no file."""
+        if not self.is_file:
+            reason = "a block or a parameter has no directory for relative paths"
+            raise InvalidInput(f"expected a URL or an absolute path, got {path}: {reason}", subject=self.where(place))
 
     def refuse_secret(self, text: str, place: Sequence[str | int]) -> None:
         """Reject a literal secret in a document that is no file, because Prefect stores such a document in plain text.
@@ -129,10 +130,15 @@ class Document:
             )
 
 
-def resolve_locator(text: str, file: Path) -> str:
-    """Return the text of a reference in `file` with an absolute path. A relative path starts at the directory of the file."""
-    directory, is_above = file.absolute().parent, text.partition(":")[2].startswith("../")
-    return make_absolute(text, str(directory.resolve() if is_above else directory))
+def resolve_locator(text: str, file: str) -> str:
+    """Return the text of a reference in the file at a path or URL, with an absolute path; see `make_absolute`.
+
+    A relative path starts at the directory of the file. Links in the directory are resolved only for a path with `..`.
+    """
+    if "://" in file:
+        return make_absolute(text, file.rpartition("/")[0])
+    directory = Path(file).absolute().parent
+    return make_absolute(text, str(directory.resolve() if ".." in re.split("[/:@]", text) else directory))
 
 
 def in_order(messages: Iterable[str], path: str) -> list[str]:

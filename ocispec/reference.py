@@ -39,6 +39,8 @@ _TAIL = re.compile(rf"(?::({_TAG.pattern})?)?(?:@([a-z0-9]+(?:[+._-][a-z0-9]+)*:
 _MAX_PLACE = 4096
 # The parts of a path that name no directory of their own: `//` and `/./`.
 _IDLE_PATH = re.compile(r"/(?:\.?/)+")
+# The start of a relative path that leads to a directory above, or to the same directory. A template may begin the tag.
+_STEP = re.compile(r"(\.\.?)(?:/+|(?=:\{\{)|\Z)")
 _URL_END = re.compile(r"(?<![:/])/+\Z")
 _PORT = re.compile(r"[0-9]{1,5}")
 _MAX_LOCATOR = 255
@@ -184,9 +186,8 @@ class Reference:
 
     def __str__(self) -> str:
         scheme = self.scheme
-        if scheme and scheme != STORE and not self.tag and (tail := _TAIL.search(self.locator, len(scheme) + 1)) and tail[0]:
-            return f"{self.locator}:{self.suffix}"  # otherwise the end of the place would be read as a tag
-        return f"{self.locator}{self.suffix}"
+        end = _mark_end(self.locator, scheme) if scheme and scheme != STORE and not self.tag else ""
+        return f"{self.locator}{end}{self.suffix}"
 
 
 def expand(text: str) -> str:
@@ -224,23 +225,55 @@ def is_registry(host: str) -> bool:
 
 
 def make_absolute(text: str, directory: str) -> str:
-    """Return the text of a reference with an absolute path, if it names a local file or directory by a relative path.
+    """Return the text of a reference with an absolute path, if the text names a layout or an archive.
 
-    `directory` is the start of a relative path. A path that begins with `~` starts at the home of the user. Other texts,
-    such as those of registries, stay unchanged. Each `../` at the start of a path removes the last component of `directory`,
-    so such a directory must have no symbolic links.
+    A relative path starts at `directory`, a path or URL, and a path that begins with `~` starts at the home of the user. Other
+    texts, such as those of registries, stay unchanged. Each `..` at the start of a path removes the last component of
+    `directory`, so such a directory must have no symbolic links.
+    """
+    if (parts := _split_path(text)) is None:
+        return text
+    scheme, path, tail = parts
+    if is_relative(text):
+        directory = _normalize_place(directory)
+        while step := _STEP.match(path):
+            directory = _find_parent(directory) if step[1] == ".." else directory
+            path = path[step.end() :]
+        path = f"{directory.rstrip('/')}/{path}"
+    found = f"{scheme}:{path if '{{' in path else _normalize_place(path)}"  # a template may have // of its own
+    return f"{found}{tail or _mark_end(found, scheme)}"
+
+
+def is_relative(text: str) -> bool:
+    """Return True if a text names a layout or an archive by a relative path. A path that begins with `~` is absolute."""
+    parts = _split_path(text)
+    return parts is not None and not parts[1].startswith("/") and not _PROTOCOL.match(parts[1])
+
+
+def _split_path(text: str) -> tuple[str, str, str] | None:
+    """Return the scheme, the path and the end of a text that names a layout or an archive; None for other texts.
+
+    The end is the tag and digest with their separators. The home of the user replaces `~` at the start of the path.
     """
     scheme = find_scheme(text)
-    place = "" if scheme is None else text[len(scheme) + 1 :]
-    if scheme not in PATHS or not place:
-        return text
-    if _PROTOCOL.match(place):
-        return f"{scheme}:{_normalize_place(place)}"
-    path = posixpath.expanduser(place.removeprefix("./"))
-    while path.startswith("../") and directory.strip("/"):
-        directory, path = posixpath.dirname(directory.rstrip("/")), path.removeprefix("../")
-    joined = posixpath.join(directory, path)
-    return f"{scheme}:{joined if '{{' in joined else _normalize_place(joined)}"  # a template may have // of its own
+    if scheme is None or scheme not in PATHS:
+        return None
+    place = text[len(scheme) + 1 :]
+    tail = _TAIL.search(place)
+    path = place if tail is None else place[: tail.start()]
+    return (scheme, posixpath.expanduser(path), place[len(path) :]) if path else None
+
+
+def _find_parent(directory: str) -> str:
+    """Return the directory above a path or URL. The root and the bucket of a URL are their own parents."""
+    parent = directory.rpartition("/")[0]
+    return directory if parent.endswith(":/") else parent or "/"
+
+
+def _mark_end(locator: str, scheme: str) -> str:
+    """Return a colon if the end of a locator would be read as a tag, otherwise an empty text."""
+    tail = _TAIL.search(locator, len(scheme) + 1)
+    return ":" if tail is not None and tail[0] else ""
 
 
 def remove_comment(line: str) -> str:

@@ -100,3 +100,41 @@ def test_invalid_yaml_is_rejected(tmp_path: Path, text: str | bytes, message: st
 def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"none\.yaml: No such file"):
         yamlfile.read(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "found"),
+    [
+        ("s3://bucket/mirrors/hub.yaml", "oci:./lay:v1", "oci:s3://bucket/mirrors/lay:v1"),
+        ("s3://bucket/mirrors/hub.yaml", "oci:..:v1", "oci:s3://bucket:v1"),
+        ("s3://bucket/mirrors/hub.yaml", "oci:/srv/lay:v1", "oci:/srv/lay:v1"),
+        ("/srv/hub.yaml", "oci-archive:./~root/a.tar:v1", "oci-archive:/srv/~root/a.tar:v1"),
+        ("/srv/hub.yaml", "redis:7", "redis:7"),
+    ],
+)
+def test_a_relative_locator_starts_at_the_directory_of_the_file(path: str, text: str, found: str) -> None:
+    assert yamlfile.Document(path=path, data=None, lines={}).resolve_locator(text, ()) == found
+
+
+def test_a_locator_above_a_linked_directory_is_above_the_real_directory(tmp_path: Path) -> None:
+    (tmp_path / "real" / "config").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "config")
+    document = yamlfile.Document(path=str(tmp_path / "link" / "hub.yaml"), data=None, lines={})
+
+    assert document.resolve_locator("oci:lay", ()) == f"oci:{tmp_path}/link/lay"
+    for text in ("oci:../lay", "oci:./../lay"):
+        assert document.resolve_locator(text, ()) == f"oci:{tmp_path}/real/lay"
+    assert document.resolve_locator("oci:..:v1", ()) == f"oci:{tmp_path}/real:v1"
+
+
+def test_a_block_has_no_relative_locators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    document = yamlfile.Document(path="block:hub", data=None, lines={}, is_file=False)
+
+    assert document.resolve_locator("oci:~/lay", ()) == "oci:/home/me/lay"
+    for text in ("oci:/srv/lay", "oci:s3://bucket/lay", "redis:7", "store:app:v1"):
+        assert document.resolve_locator(text, ()) == text
+    with pytest.raises(
+        InvalidInput, match="expected a URL or an absolute path, got oci:lay: a block or a parameter has no dir"
+    ):
+        document.resolve_locator("oci:lay", ())

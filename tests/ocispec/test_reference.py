@@ -422,15 +422,33 @@ def test_any_text_expands_to_a_tagged_reference_or_invalid_input(text: str) -> N
 @pytest.mark.parametrize(
     ("text", "absolute"),
     [
-        ("oci:lay:v1", "oci:/base/lay:v1"),
-        ("oci:./lay", "oci:/base/lay"),
-        ("oci:../lay", "oci:/lay"),
-        ("oci-archive:a b.tar:app:v1", "oci-archive:/base/a b.tar:app:v1"),
-        ("docker-archive:a.tar", "docker-archive:/base/a.tar"),
+        ("oci:lay:v1", "oci:/a/base/lay:v1"),
+        ("oci:./lay", "oci:/a/base/lay"),
+        ("oci:../lay", "oci:/a/lay"),
+        ("oci:../../../lay", "oci:/lay"),
+        ("oci:./../lay", "oci:/a/lay"),
+        ("oci:..", "oci:/a"),
+        ("oci:..:7", "oci:/a:7"),
+        ("oci:../:7", "oci:/a:7"),
+        ("oci:..@sha256:abc", "oci:/a@sha256:abc"),
+        ("oci:../..:7", "oci:/:7"),
+        ("oci:..:{{.Ref.Tag}}", "oci:/a/:{{.Ref.Tag}}"),
+        ("oci:...:7", "oci:/a/base/...:7"),
+        ("oci:..x:7", "oci:/a/base/..x:7"),
+        ("oci:.", "oci:/a/base"),
+        ("oci:.:7", "oci:/a/base:7"),
+        ("oci:.//x", "oci:/a/base/x"),
+        ("oci:lay/../x", "oci:/a/base/lay/../x"),
+        ("oci:a:b/", "oci:/a/base/a:b:"),
+        ("oci:./~root/x", "oci:/a/base/~root/x"),
+        ("oci:./~/x", "oci:/a/base/~/x"),
+        ("oci:~:7", "oci:/home/me:7"),
+        ("oci-archive:a b.tar:app:v1", "oci-archive:/a/base/a b.tar:app:v1"),
+        ("docker-archive:a.tar", "docker-archive:/a/base/a.tar"),
         ("oci:~/lay:v1", "oci:/home/me/lay:v1"),
         ("oci:/srv/lay:v1", "oci:/srv/lay:v1"),
         ("oci:s3://bucket/lay", "oci:s3://bucket/lay"),
-        ("oci:./a//b/./lay/", "oci:/base/a/b/lay"),
+        ("oci:./a//b/./lay/", "oci:/a/base/a/b/lay"),
         ("oci:file:///srv/lay", "oci:/srv/lay"),
         ("oci:", "oci:"),
         ("store:app:v1", "store:app:v1"),
@@ -441,7 +459,24 @@ def test_any_text_expands_to_a_tagged_reference_or_invalid_input(text: str) -> N
 )
 def test_only_relative_paths_become_absolute(text: str, absolute: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    assert make_absolute(text, "/base") == absolute
+    assert make_absolute(text, "/a/base") == absolute
+
+
+@pytest.mark.parametrize(
+    ("text", "absolute"),
+    [
+        ("oci:lay:v1", "oci:s3://bucket/mirrors/lay:v1"),
+        ("oci:./lay", "oci:s3://bucket/mirrors/lay"),
+        ("oci:../lay", "oci:s3://bucket/lay"),
+        ("oci:../../lay", "oci:s3://bucket/lay"),
+        ("oci:..:7", "oci:s3://bucket:7"),
+        ("oci:/srv/lay", "oci:/srv/lay"),
+        ("oci:gs://other/lay", "oci:gs://other/lay"),
+        ("redis:7", "redis:7"),
+    ],
+)
+def test_a_relative_path_may_start_at_a_url(text: str, absolute: str) -> None:
+    assert make_absolute(text, "s3://bucket/mirrors") == absolute
 
 
 @pytest.mark.parametrize(
