@@ -19,9 +19,9 @@ from prefect_dist.mirror.yamlfile import Document, Place, resolve_locator
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
 from prefect_dist.ocispec.platform import Platform
-from prefect_dist.ocispec.reference import expand, find_scheme, has_object, remove_comment
+from prefect_dist.ocispec.reference import expand, find_scheme, has_object, remove_comment, require_local_archive
 from prefect_dist.ocispec.referrers import ReferrerFilter
-from prefect_dist.ocispec.schemes import DOCKER_ARCHIVE, OCI_ARCHIVE, STORE
+from prefect_dist.ocispec.schemes import STORE
 from prefect_dist.transfer.gate import Gate
 
 
@@ -226,12 +226,11 @@ def _parse_source(text: str, type_: str, at: str) -> str:
     with located(at):
         reference = Reference.parse(expand(text))
         reference.pinned_digest()
+        require_local_archive(reference)
     if scheme == STORE and type_ == "repository":
         raise InvalidInput(
             f"{text!r} is one image, because the store lists no tags; write an entry of type image for each name", subject=at
         )
-    if scheme in (OCI_ARCHIVE, DOCKER_ARCHIVE) and "://" in reference.place:
-        raise InvalidInput(f"expected a file on the local disk, got {text!r}; fetch the file first", subject=at)
     if type_ == "image":
         return str(reference)
     if has_object(text):

@@ -9,8 +9,8 @@ from prefect_dist.mirror.selection import compile_pattern
 from prefect_dist.mirror.templates import Template
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
-from prefect_dist.ocispec.reference import expand, find_scheme, is_registry, is_repository
-from prefect_dist.ocispec.schemes import BUILT_IN, DOCKER_ARCHIVE, LAYOUT, OCI_ARCHIVE, STORE
+from prefect_dist.ocispec.reference import expand, find_scheme, is_registry, is_repository, require_local_archive
+from prefect_dist.ocispec.schemes import ARCHIVES, BUILT_IN, LAYOUT, STORE
 from prefect_dist.ocispec.transports import find_advice
 
 # The fields of a reference in regclient's templates that apply to registries.
@@ -18,7 +18,6 @@ FIELDS = ("Registry", "Repository", "Tag", "Digest", "Reference", "CommonName")
 # group ::= "$" number | "${" name "}"
 _GROUP = re.compile(r"\$(?:([0-9]+)|\{(\w+)\})")
 
-_ARCHIVES = (OCI_ARCHIVE, DOCKER_ARCHIVE)
 _ARCHIVE_SUFFIX = re.compile(r"(?:\.tar)?(?:\.(?:tar|tgz|tbz2?|txz|gz|bz2|xz))?\Z")
 
 What = Literal["image", "repository", "registry", "backup"]
@@ -117,7 +116,7 @@ class Naming:
             text = text.rstrip("/")
             if text.removesuffix(":") == find_scheme(text):
                 raise InvalidInput(f"expected a location after {text}")
-            if find_scheme(text) in _ARCHIVES and ":" not in text.partition(":")[2]:
+            if find_scheme(text) in ARCHIVES and ":" not in text.partition(":")[2]:
                 raise InvalidInput(f"expected a file and the start of the names, as in {text}:registry.example")
             if not subject.object and subject.scheme in BUILT_IN:
                 raise InvalidInput(f"expected a source with a tag, as in {subject}:latest")
@@ -154,7 +153,7 @@ def find_repository(image: Reference) -> str:
     """
     if not image.scheme:
         return image.repository
-    path, _, name = image.place.partition(":") if image.scheme in _ARCHIVES else (image.place, "", "")
+    path, _, name = image.place.partition(":") if image.scheme in ARCHIVES else (image.place, "", "")
     if image.scheme == STORE and not _has_host(image.place):
         named = None if find_scheme(image.place) is None else Reference.parse(f"{image.place}{image.suffix}")
         found = image.place if named is None else find_repository(named)
@@ -162,7 +161,7 @@ def find_repository(image: Reference) -> str:
         found = Reference.parse(expand(f"{name or image.place}:latest")).repository
     else:
         last = path.rstrip("/").rpartition("/")[2]
-        found = last.rpartition(":")[2] if image.scheme not in _ARCHIVES else _ARCHIVE_SUFFIX.sub("", last)
+        found = last.rpartition(":")[2] if image.scheme not in ARCHIVES else _ARCHIVE_SUFFIX.sub("", last)
     if not is_repository(found):
         raise InvalidInput(
             f"{quote_text(found)}, the end of the source, is no valid repository name; use dist copy, or an entry of sync "
@@ -189,8 +188,7 @@ def _require_target(named: Reference) -> None:
         raise InvalidInput(f"expected a name with a tag and without a digest, as in {named.locator}:{named.tag}")
     if named.scheme == LAYOUT and named.place.startswith(("https://", "http://")):
         raise InvalidInput("a layout on a web server is read-only; write to a path or to an object store")
-    if named.scheme in _ARCHIVES and "://" in named.place:
-        raise InvalidInput("an archive is a file on the local disk, not a URL; write to a path, or to a layout (oci:)")
+    require_local_archive(named)
 
 
 _EXAMPLE = Reference.parse("registry.example/repository:tag")

@@ -16,7 +16,7 @@ from typing import Self
 
 from prefect_dist.ocispec.digest import Digest
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported, quote_text
-from prefect_dist.ocispec.schemes import PATHS, STORE, is_scheme, list_schemes
+from prefect_dist.ocispec.schemes import ARCHIVES, PATHS, STORE, is_scheme, list_schemes
 from prefect_dist.ocispec.transports import find_advice
 
 # reference ::= locator [ ":" tag ] [ "@" digest ] [ "?" query ]; a query or fragment is dropped, as in containerd
@@ -274,6 +274,17 @@ def _mark_end(locator: str, scheme: str) -> str:
     """Return a colon if the end of a locator would be read as a tag, otherwise an empty text."""
     tail = _TAIL.search(locator, len(scheme) + 1)
     return ":" if tail is not None and tail[0] else ""
+
+
+def require_local_archive(reference: Reference, *, subject: object = None) -> None:
+    """Check that an archive is a file on the local disk. References to other places pass.
+
+    Raises:
+        InvalidInput: the place of the archive is a URL; the message begins with `subject`.
+    """
+    if reference.scheme in ARCHIVES and "://" in reference.place:
+        remedy = "download the file, or use a layout (oci:)"
+        raise InvalidInput(f"an archive is a file on the local disk, not a URL; {remedy}", subject=subject)
 
 
 def remove_comment(line: str) -> str:

@@ -16,7 +16,10 @@ LAYOUT, OCI_ARCHIVE, DOCKER_ARCHIVE, STORE = "oci", "oci-archive", "docker-archi
 BUILT_IN = (LAYOUT, OCI_ARCHIVE, DOCKER_ARCHIVE, STORE)
 """The schemes that need no plug-in."""
 
-PATHS = (LAYOUT, OCI_ARCHIVE, DOCKER_ARCHIVE)
+ARCHIVES = (OCI_ARCHIVE, DOCKER_ARCHIVE)
+"""The schemes of tar archives."""
+
+PATHS = (LAYOUT, *ARCHIVES)
 """The schemes whose places are paths or URLs."""
 
 BLOCK = "block:"

@@ -13,7 +13,7 @@ from typing import Self
 from prefect_dist.ocispec import Descriptor, Reference, fields
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.image_layout import INDEX, NAMES, serialize_index
-from prefect_dist.ocispec.reference import expand
+from prefect_dist.ocispec.reference import expand, require_local_archive
 from prefect_dist.storage.archive import layout
 
 
@@ -31,9 +31,8 @@ class ArchivePlace:
         Raises:
             InvalidInput: the reference names no local file, or no valid repository.
         """
+        require_local_archive(reference, subject=reference)
         path, _, name = reference.place.partition(":")
-        if name.startswith("//"):
-            raise InvalidInput("expected a file on the local disk, got a URL; fetch the file first", subject=reference)
         if not path:
             raise InvalidInput("expected a file before the first colon", subject=reference)
         return cls(os.path.realpath(path), _expand(name, reference) if name else "")

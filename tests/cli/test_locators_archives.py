@@ -348,7 +348,7 @@ def test_mirror_to_names_check_and_prune(site: Site) -> None:
             "the directory {here}/absent does not exist; create the directory",
         ),
         (("tags", "store:hub/app"), "cannot list tags; name each image with its tag, as dist names lists it"),
-        (("tags", "oci-archive:s3://bucket/a.tar"), "expected a file on the local disk, got a URL"),
+        (("tags", "oci-archive:s3://bucket/a.tar"), "an archive is a file on the local disk, not a URL"),
     ],
 )
 def test_a_wrong_locator_has_one_clear_line(

@@ -120,7 +120,7 @@ def test_full_names_are_selected_by_repository_and_tag(tmp_path: Path, scheme: s
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("s3://bucket/a.tar:v1", "expected a file on the local disk, got a URL"),
+        ("s3://bucket/a.tar:v1", "an archive is a file on the local disk, not a URL"),
         ("a.tar:Bad Name:v1", "expected a repository after the first colon, which ends the path of the file"),
     ],
 )
