@@ -7,10 +7,10 @@ from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.run_table import RUNS
 from prefect_dist.cli.signals import note_stop
 from prefect_dist.mirror.direct import run_directly
+from prefect_dist.mirror.locations import BLOCK
 from prefect_dist.mirror.report import FlowName, RunReport
 from prefect_dist.mirror.resources import NetworkParameters, RunResources
 from prefect_dist.mirror.run_spec import RunSpec
-from prefect_dist.ocispec.schemes import BLOCK
 from prefect_dist.transfer.events import Notify
 
 _REMEDY = "only a Prefect run can read blocks; leave out --direct, or"

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect_dist.cli.options import Context, Dialect, NetworkOptions
+from prefect_dist.mirror.locations import BLOCK
 from prefect_dist.ocispec import Digest, Platform, Reference, reference, units
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes, Unsupported
 from prefect_dist.ocispec.reference import expand, find_scheme, has_object, is_registry, remove_comment
-from prefect_dist.ocispec.schemes import BLOCK
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.config import Mirror, Parser

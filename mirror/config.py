@@ -16,13 +16,13 @@ from prefect_dist.mirror.claims import list_known_conflicts
 from prefect_dist.mirror.entries import EntryFactory
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.hosts_file import CONCURRENCY, MAX_CONCURRENCY
+from prefect_dist.mirror.locations import BLOCK
 from prefect_dist.mirror.schedule import Schedule, list_idle_schedules
 from prefect_dist.mirror.sections import MirrorFile, StoreSection
 from prefect_dist.mirror.templates import resolve_secret
 from prefect_dist.mirror.validation import Checked, MistakeLog, list_idle_keys, located, validate_parts
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes
-from prefect_dist.ocispec.schemes import BLOCK
 from prefect_dist.remotes import Credentials, Hosts
 from prefect_dist.remotes.advice import TlsAdvice
 from prefect_dist.storage.options import has_userinfo, is_secret, refuse_userinfo

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from prefect_dist.mirror import yamlfile
 from prefect_dist.mirror.config import Mirror, Parser, find_config_in_use, parse_mirror
+from prefect_dist.mirror.locations import BLOCK
 from prefect_dist.mirror.resources import BlockReader
-from prefect_dist.ocispec.schemes import BLOCK
 
 # The name in messages of a configuration that is the text of a parameter and has no name.
 _TEXT = "configuration"

@@ -9,9 +9,9 @@ from prefect_dist.mirror.selection import compile_pattern
 from prefect_dist.mirror.templates import Template
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
+from prefect_dist.ocispec.locator_advice import find_advice
 from prefect_dist.ocispec.reference import expand, find_scheme, is_registry, is_repository, require_local_archive
 from prefect_dist.ocispec.schemes import ARCHIVES, BUILT_IN, LAYOUT, STORE
-from prefect_dist.ocispec.transports import find_advice
 
 # The fields of a reference in regclient's templates that apply to registries.
 FIELDS = ("Registry", "Repository", "Tag", "Digest", "Reference", "CommonName")

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prefect_dist.mirror.locations import BLOCK
 from prefect_dist.ocispec.errors import InvalidInput
-from prefect_dist.ocispec.schemes import BLOCK
 from prefect_dist.remotes import Credentials, Hosts, RegistrySettings
 from prefect_dist.remotes.advice import TlsAdvice
 from prefect_dist.storage.options import merge_options, refuse_secrets

@@ -16,8 +16,8 @@ from typing import Self
 
 from prefect_dist.ocispec.digest import Digest
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported, quote_text
+from prefect_dist.ocispec.locator_advice import find_advice
 from prefect_dist.ocispec.schemes import ARCHIVES, PATHS, STORE, is_scheme, list_schemes
-from prefect_dist.ocispec.transports import find_advice
 
 # reference ::= locator [ ":" tag ] [ "@" digest ] [ "?" query ]; a query or fragment is dropped, as in containerd
 # locator   ::= host [ ":" port ] "/" path

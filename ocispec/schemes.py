@@ -22,9 +22,6 @@ ARCHIVES = (OCI_ARCHIVE, DOCKER_ARCHIVE)
 PATHS = (LAYOUT, *ARCHIVES)
 """The schemes whose places are paths or URLs."""
 
-BLOCK = "block:"
-"""The start of a location in a Prefect block, such as `block:NAME` for a store or a configuration."""
-
 _NAME = re.compile(r"[a-z][a-z0-9+-]*")
 _log = logging.getLogger(__name__)
 

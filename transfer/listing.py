@@ -1,10 +1,10 @@
-"""Lists the tags of repositories."""
+"""Lists the tags of repositories, and resolves the references of targets."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from prefect_dist.ocispec import Reference
-from prefect_dist.ocispec.errors import DistError
+from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.errors import DistError, NotFound
 from prefect_dist.transfer.session import Session
 
 
@@ -41,3 +41,18 @@ def list_own_tags(session: Session, place: Reference) -> Iterable[str]:
     if known is not None and not session.spec.registries.hosts.settings_for(place.host).mirrors:
         return known
     return session.remotes.open_origin(place).tags()
+
+
+def resolve_target(session: Session, target: Reference) -> Descriptor | None:
+    """Return the descriptor of a target at its own registry, or None if the target does not exist.
+
+    A target with both a tag and a digest is resolved by the tag, because a publication has to set the tag.
+
+    Raises:
+        DistError: an error of the registry.
+    """
+    by_tag = target if target.tag is None else target.with_tag(target.tag)
+    try:
+        return session.remotes.open_origin(target).resolve(by_tag)
+    except NotFound:
+        return None

@@ -16,8 +16,8 @@ from prefect_dist.storage.presence import present_children
 from prefect_dist.transfer import content
 from prefect_dist.transfer.delivery import deliver, put_manifest
 from prefect_dist.transfer.fetching import fetch_content
+from prefect_dist.transfer.listing import resolve_target
 from prefect_dist.transfer.push_order import push_order
-from prefect_dist.transfer.repositories import resolve_target
 from prefect_dist.transfer.session import Session
 
 # The error codes of a registry that lacks content of an index (distribution-spec 1.1, "Error Codes").

@@ -15,7 +15,7 @@ from typing import Literal
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.remotes import Target
-from prefect_dist.transfer.repositories import resolve_target
+from prefect_dist.transfer.listing import resolve_target
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.survey import Reader
 from prefect_dist.transfer.tag_graph import TagGraph, TagSource

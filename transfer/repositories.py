@@ -1,11 +1,11 @@
-"""The known state of the repositories of a run: the content of each, the new ones, and the tags of targets."""
+"""Tracks the content of each repository, and the repositories that are new in this run."""
 
 from collections import defaultdict
 from collections.abc import Iterable
 from threading import Lock
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
-from prefect_dist.ocispec.errors import DistError, NotFound
+from prefect_dist.ocispec.errors import DistError
 from prefect_dist.remotes import Source
 from prefect_dist.transfer.session import Session
 
@@ -85,18 +85,3 @@ def _is_unknown(source: Source) -> bool:
         return not source.exists()
     except DistError:
         return False
-
-
-def resolve_target(session: Session, target: Reference) -> Descriptor | None:
-    """Return the descriptor of a target at its own registry, or None if the target does not exist.
-
-    A target with both a tag and a digest is resolved by the tag, because a publication has to set the tag.
-
-    Raises:
-        DistError: an error of the registry.
-    """
-    by_tag = target if target.tag is None else target.with_tag(target.tag)
-    try:
-        return session.remotes.open_origin(target).resolve(by_tag)
-    except NotFound:
-        return None

@@ -18,8 +18,9 @@ from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.delivery import note_content
 from prefect_dist.transfer.events import ContentAdvanced
 from prefect_dist.transfer.fetching import fetch_content, report_corruption
+from prefect_dist.transfer.listing import resolve_target
 from prefect_dist.transfer.related import NOTHING, Related, find_all_related, list_at_source, list_at_target
-from prefect_dist.transfer.repositories import NewRepositories, resolve_target
+from prefect_dist.transfer.repositories import NewRepositories
 from prefect_dist.transfer.session import Session
 
 # A new empty set takes 216 bytes, and a run has thousands of images.
