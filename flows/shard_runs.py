@@ -296,7 +296,7 @@ class ShardRuns:
 def find_last_sign(attempt: Attempt, files: RunFiles) -> datetime | None:
     """Return the time of the last file of a shard. A store that does not answer says nothing about the shard."""
     try:
-        return files.modified(f"alive-{attempt.number}.json")
+        return files.read_modification_time(f"alive-{attempt.number}.json")
     except Unavailable:
         attempt.seen = attempt.seen[0], time.monotonic()
         return attempt.seen[0]

@@ -99,7 +99,7 @@ class Division:
 
     def finish_earlier(self) -> None:
         """Finish the shards of an earlier attempt of this run, which ended without merging their results."""
-        names = self._files.names()
+        names = self._files.list_names()
         written = {int(found[1]) for name in names if (found := _SHARD.fullmatch(name))}
         self._first_number = max(written, default=-1) + 1
         without_result = sorted(number for number in written if f"result-{number}.json" not in names)

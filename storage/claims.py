@@ -42,9 +42,9 @@ class ContentClaim:
     renewals: int = 0
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def content(self, *, is_over: bool) -> bytes:
+    def to_json(self, *, is_ended: bool) -> bytes:
         """Return the content of the object. No two claims and no two renewals have the same content."""
-        return json.dumps({"holder": self.token, "renewals": self.renewals, "over": is_over, "note": self.note}).encode()
+        return json.dumps({"holder": self.token, "renewals": self.renewals, "ended": is_ended, "note": self.note}).encode()
 
 
 class ContentClaims:
@@ -96,15 +96,15 @@ class ContentClaims:
         """
         path = self._layout.claim(group, digest)
         with self._backend.translate_errors(self._layout.format_path(path)):
-            is_over, note = _parse(self._backend.read_versioned(path)[0])
-        return note if is_over else None
+            is_ended, note = _parse(self._backend.read_versioned(path)[0])
+        return note if is_ended else None
 
     def close(self) -> None:
         """Stop renewing."""
         self._closed.set()
 
     def _take(self, path: str, pause: Callable[[float], None]) -> ContentClaim:
-        """Return a claim once the object is missing, over, or silent for too long."""
+        """Return a claim once the object is missing, ended, or silent for too long."""
         last, since, longest = None, time.monotonic(), _FIRST_PAUSE_S
         while True:
             is_silent = last is not None and time.monotonic() - since > self._silence_s
@@ -117,16 +117,16 @@ class ContentClaims:
             longest = min(2 * longest, _LONGEST_PAUSE_S)
 
     def _try_to_take(self, path: str, *, silent: bytes | None) -> tuple[ContentClaim | None, bytes | None]:
-        """Return the claim if the object is missing, over, or still has the content `silent`; and the old content."""
+        """Return the claim if the object is missing, ended, or still has the content `silent`; and the old content."""
         with self._lock(path):
             raw, version = self._backend.read_versioned(path)
-            is_over, note = _parse(raw)
+            is_ended, note = _parse(raw)
             claim = ContentClaim(path, note)
-            if not (is_over or (raw is not None and raw == silent)):
+            if not (is_ended or (raw is not None and raw == silent)):
                 return None, raw
-            if not is_over:
+            if not is_ended:
                 _log.info("%s: taken over after %.0f s without a renewal", path, self._silence_s)
-            return (claim if self._backend.replace(path, claim.content(is_over=False), version) else None), raw
+            return (claim if self._backend.replace(path, claim.to_json(is_ended=False), version) else None), raw
 
     def _try_to_end(self, claim: ContentClaim) -> bool:
         """Remove a claim, or keep its note, unless another process took the claim over. Return False after a conflict."""
@@ -135,7 +135,7 @@ class ContentClaims:
             if raw is None or claim.token.encode() not in raw:
                 return True
             if claim.note is not None:
-                return self._backend.replace(claim.path, claim.content(is_over=True), version)
+                return self._backend.replace(claim.path, claim.to_json(is_ended=True), version)
             # An object store removes without a condition. Another process can hold the claim now only if this process was
             # paused for 60 s after the read. The content is then transferred twice, which is harmless. An ended claim before
             # the removal would make the conflict frequent, because a waiting process takes an ended claim at once.
@@ -167,15 +167,15 @@ class ContentClaims:
                 is_held = claim in self._held
             if is_held and raw is not None and claim.token.encode() in raw:
                 claim.renewals += 1
-                self._backend.replace(claim.path, claim.content(is_over=False), version)
+                self._backend.replace(claim.path, claim.to_json(is_ended=False), version)
 
 
 def _parse(raw: bytes | None) -> tuple[bool, str | None]:
-    """Return whether a claim is over, and its note. A damaged claim counts as held until it is silent for too long."""
+    """Return whether a claim is ended, and its note. A damaged claim counts as held until it is silent for too long."""
     if raw is None:
         return True, None
     try:
         document = fields.parse_object(raw, at="claim")
-        return fields.require(document, "over", bool, at="claim"), fields.optional(document, "note", str, at="claim")
+        return fields.require(document, "ended", bool, at="claim"), fields.optional(document, "note", str, at="claim")
     except InvalidInput:
         return False, None

@@ -40,7 +40,7 @@ class RunFiles:
         with self._backend.translate_errors(f"{self.url}/{name}"):
             return self._backend.read_versioned(f"{self._directory}/{name}")[0]
 
-    def modified(self, name: str) -> datetime | None:
+    def read_modification_time(self, name: str) -> datetime | None:
         """Return the time of the last write of a file, by the clock of the store; None if the file is missing.
 
         Raises:
@@ -52,7 +52,7 @@ class RunFiles:
         except NotFound:
             return None
 
-    def names(self) -> list[str]:
+    def list_names(self) -> list[str]:
         """Return the names of the files.
 
         Raises:
@@ -72,5 +72,5 @@ class RunFiles:
             Denied, Unavailable: the file system.
         """
         with self._backend.translate_errors(self.url):
-            self._backend.remove([f"{self._directory}/{name}" for name in self.names()])
+            self._backend.remove([f"{self._directory}/{name}" for name in self.list_names()])
             self._backend.remove_directory(self._directory)

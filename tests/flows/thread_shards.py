@@ -48,7 +48,7 @@ class ThreadShards:
 
     def carry_out(self, shards: Mapping[int, Digest], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
         """Yield each shard as it ends."""
-        assert {f"shard-{number}.json" for number in shards} <= set(files.names())
+        assert {f"shard-{number}.json" for number in shards} <= set(files.list_names())
         self.submitted |= shards
         for number, change in self.inputs.items():
             files.write(f"shard-{number}.json", change(files.read(f"shard-{number}.json") or b""))

@@ -102,7 +102,7 @@ def test_a_renewal_during_the_end_of_a_claim_does_not_lose_the_note(monkeypatch:
         found = read(path)
         if not renewed:
             renewed.append(path)
-            assert first._backend.replace(path, claim.content(is_over=False) + b" ", found[1])
+            assert first._backend.replace(path, claim.to_json(is_ended=False) + b" ", found[1])
         return found
 
     with first.hold("registry.example", DIGEST, pause=fail) as claim:
@@ -119,7 +119,7 @@ def test_a_claim_on_a_long_location_is_held(place: str, length: int) -> None:
     longer = f"oci:/{'ä /' * (length // 3)}"
     with first.hold(longer, DIGEST, pause=fail) as claim, second.hold(f"{longer}x", DIGEST, pause=fail) as other:
         assert claim.path != other.path
-        assert first._backend.read_versioned(claim.path)[0] == claim.content(is_over=False)
+        assert first._backend.read_versioned(claim.path)[0] == claim.to_json(is_ended=False)
 
 
 def test_an_error_of_the_holder_ends_the_claim(place: str) -> None:
@@ -130,7 +130,7 @@ def test_an_error_of_the_holder_ends_the_claim(place: str) -> None:
         pass
 
 
-@pytest.mark.parametrize("damage", [b"", b"no JSON", b'{"over": 1}'])
+@pytest.mark.parametrize("damage", [b"", b"no JSON", b'{"ended": 1}'])
 def test_a_damaged_claim_is_taken_over_after_the_silence(place: str, damage: bytes) -> None:
     claims = make_claims(place)
     with claims.hold("registry.example", DIGEST, pause=fail) as claim:
@@ -177,4 +177,4 @@ def test_gc_removes_claims_and_files_of_runs_that_no_process_has_written_for_a_d
         gone = list(store.sweep_leftovers(now + timedelta(hours=25), now + timedelta(hours=25), dry_run=False))
         names = {path.rpartition("/")[2].removesuffix(".lock") for path in gone}  # a disk also has a lock file
         assert names == {f"sha256-{DIGEST.hex}", "shard-0.json"}
-        assert store.open_run("run-1").names() == []
+        assert store.open_run("run-1").list_names() == []
