@@ -221,7 +221,8 @@ def _parse_source(text: str, type_: str, at: str) -> str:
     if type_ == "registry":
         if is_host(text):
             return text
-        remedy = "" if scheme is None else f"; {scheme}: lists no repositories, so write an entry of type repository for each"
+        advice = f"; {scheme}: cannot list repositories; write one entry of type repository per repository"
+        remedy = "" if scheme is None else advice
         raise InvalidInput(f"expected host[:port] of a registry, got {text!r}{remedy}", subject=at)
     with located(at):
         reference = Reference.parse(expand(text))

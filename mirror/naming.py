@@ -117,7 +117,7 @@ class Naming:
             if text.removesuffix(":") == find_scheme(text):
                 raise InvalidInput(f"expected a location after {text}")
             if find_scheme(text) in ARCHIVES and ":" not in text.partition(":")[2]:
-                raise InvalidInput(f"expected a file and the start of the names, as in {text}:registry.example")
+                raise InvalidInput(f"expected a file and a name prefix, as in {text}:registry.example")
             if not subject.object and subject.scheme in BUILT_IN:
                 raise InvalidInput(f"expected a source with a tag, as in {subject}:latest")
             # The images of a plug-in may have no tags. As in Docker, an image without a tag is `latest`.
@@ -164,8 +164,8 @@ def find_repository(image: Reference) -> str:
         found = last.rpartition(":")[2] if image.scheme not in ARCHIVES else _ARCHIVE_SUFFIX.sub("", last)
     if not is_repository(found):
         raise InvalidInput(
-            f"{quote_text(found)}, the end of the source, is no valid repository name; use dist copy, or an entry of sync "
-            "with a full target"
+            f"cannot derive a repository name from the source: {quote_text(found)} is not valid (lower-case letters, digits, "
+            ". _ -); use dist copy, or an entry of sync with a full target"
         )
     return found
 

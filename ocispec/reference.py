@@ -340,7 +340,7 @@ def _check_host(host: str, text: str) -> None:
     if not name or (port and not port.startswith(":")):
         raise InvalidInput(f"reference {shown!r}: bad host {host.partition(':')[0]!r}")
     if port and not (_PORT.fullmatch(port, 1) and 0 < int(port[1:]) <= _MAX_PORT):
-        unknown = f"; {name}: is no scheme: {_describe_schemes()}" if _SCHEMED.match(host) else ""
+        unknown = f"; {name}: is not a known scheme; {_describe_schemes()}" if _SCHEMED.match(host) else ""
         raise InvalidInput(f"reference {shown!r}: bad port, expected 1 to {_MAX_PORT}{unknown}")
 
 

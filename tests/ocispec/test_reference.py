@@ -132,7 +132,10 @@ REFUSED = [
     ("oci:zip://a::https://host/b?token=hunter2:v1", "remove the query"),
     ("oci:https://h/x?X-Amz-Signature=hunter2", "remove the query"),
     ("oci:/srv/a\nb", "printable"),
-    ("nothere:tag/x", "bad port, expected 1 to 65535; nothere: is no scheme: expected a registry (no scheme, or docker://)"),
+    (
+        "nothere:tag/x",
+        "bad port, expected 1 to 65535; nothere: is not a known scheme; expected a registry (no scheme, or docker://)",
+    ),
     # path: traversal, escapes, case, empty components
     ("h/", "bad path ''"),
     ("h/..", "bad path"),
