@@ -231,13 +231,19 @@ def _type(part: dict[str, Any]) -> str:
 def _flow(name: str) -> str:
     flow = getattr(import_module(f"prefect_dist.flows.{name}"), name)
     rows = [
-        [
-            *_parameter(key, part, is_required=key in flow.parameters.required),
-            _OPTIONS.get(f"{name}.{key}") or _OPTIONS.get(key) or f"`--{key.replace('_', '-')}`",
-        ]
+        [*_parameter(key, part, is_required=key in flow.parameters.required), _find_option(name, key)]
         for key, part in flow.parameters.properties.items()
     ]
     return _table(("parameter", "label", "type", "default", "meaning", "option"), rows)
+
+
+def _find_option(flow: str, key: str) -> str:
+    """Return the option or argument of the command for a parameter of the flow, or `none`."""
+    if (known := _OPTIONS.get(f"{flow}.{key}") or _OPTIONS.get(key)) is not None:
+        return known
+    option = f"--{key.replace('_', '-')}"
+    existing = {name for command in (app[flow], app.meta) for argument in _visible(command) for name in argument.names}
+    return f"`{option}`" if option in existing else "none"
 
 
 def _network(_: str) -> str:

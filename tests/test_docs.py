@@ -161,6 +161,17 @@ def test_the_reference_has_every_parameter_of_a_flow(name: str) -> None:
     assert rows == list(flow.parameters.properties)
 
 
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_command_of_a_flow_has_every_option_in_the_table_of_the_flow(name: str) -> None:
+    cells = re.findall(r"^\| `\w+` \|.*\| ([^|]+) \|$", chapters(TOP / "docs" / "reference" / "flows.md")[name], re.MULTILINE)
+    shown = {option for cell in cells for option in re.findall(r"--[a-z][a-z-]*", cell)}
+    commands = (app[name], app.meta)
+    real = {option for command in commands for one in command.assemble_argument_collection() for option in one.names}
+
+    assert shown
+    assert shown <= real
+
+
 def test_the_reference_has_every_key_of_the_parameter_network() -> None:
     from prefect_dist.flows.parameters import Network
 
