@@ -37,6 +37,9 @@ class Applying:
     def finish_earlier(self) -> None:
         """Finish the work that an earlier attempt of this run left in other processes. Here, all work ends with the run."""
 
+    def remove_shared_files(self) -> None:
+        """Remove the files that the run shared with other processes. Here, no file is shared."""
+
     @property
     def stats(self) -> TransferStats:
         """The counts of the transfers so far."""

@@ -35,7 +35,7 @@ def record_results(plan: Plan, results: MirrorResults, replaced: Records, locked
         if outcome in ("added", "changed", "unchanged") or action.target in results.referrers:
             referrers = _merge(action.target_referrers, results.referrers.get(action.target, {}))
             record = _record(action, locked, mirrored=now, referrers=referrers)
-            is_compared = outcome != "failed" and not results.is_stopped
+            is_compared = outcome != "failed" and not results.is_stopped and action.target not in results.interrupted
             records[action.target] = replace(record, related=action.item.related.options if is_compared else None)
         elif action.is_due and locked.get(action.target) == _intention(action, replaced):
             if known is not None:

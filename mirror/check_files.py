@@ -66,9 +66,13 @@ class CheckInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """The results of a shard, the counts of its transfers, the number of its units of work, and the last reported quotas."""
+    """The results of a shard, the counts of its transfers, the number of its units of work, and the last reported quotas.
+
+    `is_stopped` is true if the shard was stopped before its end.
+    """
 
     results: CheckResults
+    is_stopped: bool = False
     stats: TransferStats = field(default_factory=TransferStats)
     tasks: int = 0
     quotas: Mapping[str, Quota] = field(default_factory=dict)
@@ -84,8 +88,16 @@ class CheckResult:
             }
             for row in self.results.rows
         ]
-        quotas = {host: asdict(quota) for host, quota in self.quotas.items()}
-        return dump({"ok": self.results.ok, "rows": rows, "stats": asdict(self.stats), "tasks": self.tasks, "quotas": quotas})
+        return dump(
+            {
+                "ok": self.results.ok,
+                "rows": rows,
+                "stopped": self.is_stopped,
+                "stats": asdict(self.stats),
+                "tasks": self.tasks,
+                "quotas": {host: asdict(quota) for host, quota in self.quotas.items()},
+            }
+        )
 
     @classmethod
     def from_json(cls, raw: bytes, *, targets: Collection[Reference], at: str) -> Self:
@@ -97,7 +109,7 @@ class CheckResult:
         with refuse_damage(at):
             document = parse(raw, at=at)
             stats, tasks = parse_stats(document, at=at), fields.require(document, "tasks", int, at=at)
-            quotas = parse_quotas(document, at=at)
+            quotas, is_stopped = parse_quotas(document, at=at), fields.require(document, "stopped", bool, at=at)
             rows = tuple(_parse_row(one, at=where) for where, one in fields.objects(document, "rows", at=at))
             results = CheckResults(ok=fields.require(document, "ok", int, at=at), rows=rows)
         named = {row.target for row in rows}
@@ -105,7 +117,7 @@ class CheckResult:
             raise InvalidInput(f"expected only targets of the shard, got {quote_text(foreign[0])}", subject=at)
         if results.ok + len(named) != len(targets):
             raise InvalidInput(f"expected results for {len(targets)} targets, got {results.ok + len(named)}", subject=at)
-        return cls(results=results, stats=stats, tasks=tasks, quotas=quotas)
+        return cls(results=results, is_stopped=is_stopped, stats=stats, tasks=tasks, quotas=quotas)
 
 
 def _parse_row(document: fields.Json, *, at: str) -> AuditRow:

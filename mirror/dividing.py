@@ -5,6 +5,7 @@ store, which all processes share.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.division import Division, ShardRunner, add_stats
@@ -29,6 +30,7 @@ class DividedApplying(Applying):
         super().__init__(pool, scopes, notify, observer)
         self._division = Division(pool, runner, notify)
         self._images = list[PlannedImage]()
+        self._is_complete = False
 
     @property
     def stats(self) -> TransferStats:
@@ -62,28 +64,37 @@ class DividedApplying(Applying):
         shards = [ShardInput(images=images) for images in divided]
         found = list[MirrorResults]()
         for place, result in self._division.carry_out(shards, format_count(len(self._images), "image")):
-            found.append(self._fail(shards[place], result) if isinstance(result, DistError) else result.results)
-        results = merge_results(found)
-        if not results.is_stopped and not results.failures:
-            self._division.remove_files()
+            found.append(
+                _fail(shards[place], result) if isinstance(result, DistError) else _take(shards[place], result.results)
+            )
+        results = merge_results(found, is_stopped=self._session.cancel.reason is not None)
+        self._is_complete = not results.is_stopped and not results.failures
         return results
 
-    def _fail(self, shard: ShardInput, error: DistError) -> MirrorResults:
-        """Return the results of a shard that failed at all its targets."""
-        return MirrorResults(
-            failures=dict.fromkeys(shard.targets, (error,)),
-            begun=shard.targets,
-            is_stopped=self._session.cancel.reason is not None,
-        )
+    def remove_shared_files(self) -> None:
+        """Remove the files of a complete run. A later attempt of an incomplete run needs the files."""
+        if self._is_complete:
+            self._division.remove_files()
 
 
-def merge_results(found: Iterable[MirrorResults]) -> MirrorResults:
-    """Return the results of several shards as one. The shards have different targets."""
+def _fail(shard: ShardInput, error: DistError) -> MirrorResults:
+    """Return the results of a shard that failed at all its targets."""
+    return MirrorResults(failures=dict.fromkeys(shard.targets, (error,)), begun=shard.targets)
+
+
+def _take(shard: ShardInput, results: MirrorResults) -> MirrorResults:
+    """Return the results of a shard. If the shard was stopped, only its own targets are interrupted, not the whole run."""
+    return replace(results, interrupted=shard.targets) if results.is_stopped else results
+
+
+def merge_results(found: Iterable[MirrorResults], *, is_stopped: bool) -> MirrorResults:
+    """Return the results of several shards as one. The shards have different targets. `is_stopped` is that of the whole run."""
     merged = list(found)
     return MirrorResults(
         failures={target: one for results in merged for target, one in results.failures.items()},
         vetoes={target: one for results in merged for target, one in results.vetoes.items()},
         referrers={target: one for results in merged for target, one in results.referrers.items()},
         begun=frozenset(target for results in merged for target in results.begun),
-        is_stopped=any(results.is_stopped for results in merged),
+        interrupted=frozenset(target for results in merged for target in results.interrupted),
+        is_stopped=is_stopped,
     )

@@ -32,13 +32,16 @@ class ShardRunner(Protocol):
     def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
         """Return the shards that an earlier attempt of this run submitted, with the digests of their inputs.
 
-        The digests come from Prefect: more people may be able to write to the content store.
+        The digests come from Prefect and not from the store, because more people can write to the store than can start runs.
         """
 
     def carry_out(self, shards: Mapping[int, Digest], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
         """Yield each shard as it ends: with None if its result is in the store, otherwise with the reason.
 
         `shards` has the digest of the input of each shard.
+
+        Raises:
+            DistError: the shards that have not ended cannot be carried out.
         """
 
 
@@ -115,11 +118,10 @@ class Division:
         """
         first = self._first_number
         self._first_number += len(inputs)
-        digests = {number: self._write_input(number, one) for number, one in enumerate(inputs, start=first)}
         if inputs:
             shards = format_count(len(inputs), "shard")
             self._notify(Note(f"{work} in {shards}, at most {self._runner.workers} at a time"))
-        for number, error in self._runner.carry_out(digests, self._files):
+        for number, error in self._run(dict(enumerate(inputs, start=first))):
             try:
                 result = self._read_result(number, inputs[number - first], error)
             except DistError as exc:
@@ -129,6 +131,21 @@ class Division:
             self.quotas |= result.quotas
             self._pool.runs += result.tasks
             yield number - first, result
+
+    def _run(self, inputs: Mapping[int, InputOfShard[R]]) -> Iterator[tuple[int, DistError | None]]:
+        """Yield each shard as it ends. After an error, yield the error for each shard that has not ended.
+
+        The results of the other shards are kept, and the run records and reports them.
+        """
+        unfinished = set(inputs)
+        try:
+            digests = {number: self._write_input(number, one) for number, one in inputs.items()}
+            for number, error in self._runner.carry_out(digests, self._files):
+                unfinished.discard(number)
+                yield number, error
+        except DistError as exc:
+            reason = exc.with_traceback(None)
+            yield from ((number, reason) for number in sorted(unfinished))
 
     def _write_input(self, number: int, one: InputOfShard[ResultOfShard]) -> Digest:
         """Write the input of a shard, and return the digest of the file."""
@@ -149,12 +166,11 @@ class Division:
         return one.parse_result(raw, at=f"{self._files.url}/{name}")
 
     def remove_files(self) -> None:
-        """Remove the files of the run.
-
-        Raises:
-            Denied, Unavailable: the file system.
-        """
-        self._files.remove()
+        """Remove the files of the run. If the store refuses, the files stay until gc removes them."""
+        try:
+            self._files.remove()
+        except DistError as exc:
+            self._notify(Note(f"files of the run stay in the content store until gc removes them: {exc}"))
 
 
 def add_stats(stats: Iterable[TransferStats]) -> TransferStats:

@@ -39,6 +39,7 @@ class MirrorResults:
         referrers: the referrers of the image at each published target, with tags.
         begun: the targets where a publication failed and the registry may have set the tag.
         removed: the results for the orphaned tags that the run tried to remove.
+        interrupted: the targets of shards that were stopped although the run was not cancelled.
         is_stopped: true if the run was cancelled.
     """
 
@@ -47,6 +48,7 @@ class MirrorResults:
     referrers: Mapping[Reference, Mapping[Digest, str | None]] = field(default_factory=dict)
     begun: frozenset[Reference] = frozenset()
     removed: Mapping[Reference, Removed | DistError] = field(default_factory=dict)
+    interrupted: frozenset[Reference] = frozenset()
     is_stopped: bool = False
 
     def outcome(self, action: TargetAction) -> TargetOutcome:

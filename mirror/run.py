@@ -141,6 +141,7 @@ def run_mirror(
         unwritten, pending = _record(lock, plan, results, receiver.replaced, notify)
         errors += unwritten
         errors += update_index(session, notify)
+    applying.remove_shared_files()
     report = build_mirror_report(
         builder,
         plan,

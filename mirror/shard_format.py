@@ -58,6 +58,14 @@ def read_kind(raw: bytes, *, at: str) -> str:
     return fields.require(parse(raw, at=at), "kind", str, at=at)
 
 
+def read_stopped(raw: bytes) -> bool:
+    """Return True if a result is from a shard that was stopped before its end. A damaged result is from no stopped shard."""
+    try:
+        return fields.require(parse(raw, at=""), "stopped", bool, at="")
+    except DistError:
+        return False
+
+
 @contextmanager
 def refuse_damage(at: str) -> Iterator[None]:
     """Raise InvalidInput for values of a wrong type or without a required key."""

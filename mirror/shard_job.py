@@ -90,7 +90,13 @@ class ShardJob:
             why = "no entry selects this target; this worker needs the configuration of the parent run"
             raise InvalidInput(why, subject=min(map(str, missing)))
         found = checking.check(wanted.records)
-        result = CheckResult(results=found, stats=checking.stats, tasks=pool.runs, quotas=checking.quotas)
+        result = CheckResult(
+            results=found,
+            is_stopped=pool.session.cancel.reason is not None,
+            stats=checking.stats,
+            tasks=pool.runs,
+            quotas=checking.quotas,
+        )
         return result, build_check_report(builder, found, stats=checking.stats, unchecked=0, configuration=None)
 
 
@@ -148,7 +154,8 @@ def _make_job(session: SessionSpec, run: str, shard: int, digest: Digest) -> Sha
 def _read_input(files: RunFiles, number: int, digest: Digest) -> ShardInput | CheckInput:
     raw, at = files.read(f"shard-{number}.json"), f"{files.url}/shard-{number}.json"
     if raw is None:
-        raise NotFound("the file of the shard is missing; a shard needs the content store of its parent run", subject=at)
+        why = "the input of the shard is missing in this store; the worker must use the content store of the parent run"
+        raise NotFound(why, subject=at)
     if (found := Digest.of(raw)) != digest:
         why = f"expected the digest {digest} from the parent run, got {found}; another program has changed the file; run again"
         raise Corrupt(why, subject=at)
@@ -190,7 +197,7 @@ def _write_repeatedly(files: RunFiles, name: str) -> Iterator[None]:
 
     def write() -> None:
         while True:
-            with suppress(DistError):  # a store that is away for a minute only looks silent
+            with suppress(DistError):  # a shard with an unreachable store only looks silent
                 files.write(name, b"{}")
             if over.wait(ALIVE_S):
                 return

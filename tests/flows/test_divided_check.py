@@ -135,7 +135,7 @@ def test_a_worker_whose_configuration_lacks_a_target_refuses_the_shard(mirrors: 
     ],
 )
 def test_the_targets_of_a_damaged_result_are_unresolved(mirrors: DividedMirrors, change: dict[str, Any], says: str) -> None:
-    result = {"version": 1, "ok": 3, "rows": [], "stats": {}, "tasks": 1, "quotas": {}}
+    result = {"version": 1, "ok": 3, "rows": [], "stopped": False, "stats": {}, "tasks": 1, "quotas": {}}
 
     report = mirrors.check_divided(results={1: json.dumps(result | change).encode()})
 
@@ -149,7 +149,8 @@ def test_the_files_of_a_divided_check_are_read_as_they_were_written(mirrors: Div
 
     target = Reference.parse("registry.example/app:v1")
     row = AuditRow(target=target, outcome="failed", faults=("lost",), errors=(Denied("no access", subject="registry.example"),))
-    result = CheckResult(results=CheckResults(ok=1, rows=(row,)), stats=TransferStats(received=1, sent=2), tasks=3)
+    stats = TransferStats(received=1, sent=2)
+    result = CheckResult(results=CheckResults(ok=1, rows=(row,)), is_stopped=True, stats=stats, tasks=3)
     other = Reference.parse("registry.example/app:v2")
     found = CheckResult.from_json(result.to_json(), targets=[target, other], at="file")
     assert repr(found) == repr(result)

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
+from prefect_dist.mirror.results import MirrorResults
+from prefect_dist.mirror.shard_files import ShardResult
+from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.transfer.cancellation import CancelToken, use_token
 from tests import images
 from tests.fakes.faults import Answer, Call, Fault
@@ -225,3 +229,44 @@ def test_a_run_that_is_cancelled_during_planning_records_no_image_as_mirrored(
     assert {outcomes(report)[f"{target.host}/{name}:v1"] for name in APPS} == {"failed"}
     assert not any(record["mirrored"] for record in mirrors.read_lock().values())
     assert not [one.path for one in target.requests if one.method == "PUT"]
+
+
+@pytest.mark.parametrize(("lost", "expected"), [((1,), {"added", "failed"}), ((), {"added"})])
+def test_an_error_of_the_runner_fails_only_shards_without_a_result(
+    mirrors: DividedMirrors, entry: dict[str, Any], lost: tuple[int, ...], expected: set[str]
+) -> None:
+    error = Unavailable("no worker polls the work pool dist")
+
+    report = mirrors.run(entry, lost=lost, error=error)
+
+    assert set(outcomes(report).values()) == expected
+    assert {line.endswith(str(error)) for line in error_lines(report)} == ({True} if lost else set())
+    recorded = {name for name, record in mirrors.read_lock().items() if record["mirrored"]}
+    assert recorded == {name for name, outcome in outcomes(report).items() if outcome == "added"}
+
+
+def test_a_store_that_refuses_to_delete_files_costs_a_note(
+    mirrors: DividedMirrors, entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(_fs: MemoryFileSystem, path: str) -> None:
+        raise PermissionError(path)
+
+    place = f"memory://{uuid.uuid4().hex}"
+    monkeypatch.setattr(MemoryFileSystem, "rm_file", deny)
+
+    report = mirrors.run(entry, place=place)
+
+    assert report.status == "complete", error_lines(report)
+    assert all(record["mirrored"] for record in mirrors.read_lock().values())
+    assert "files of the run stay in the content store until gc removes them" in mirrors.notes[-1]
+
+
+def test_only_the_targets_of_a_stopped_shard_lose_the_record_of_compared_referrers(
+    mirrors: DividedMirrors, entry: dict[str, Any]
+) -> None:
+    stopped = ShardResult(results=MirrorResults(is_stopped=True)).to_json()
+
+    report = mirrors.run(entry, results={1: stopped})
+
+    assert (report.status, report.stopped) == ("complete", None)
+    assert Counter("related" in record for record in mirrors.read_lock().values()) == {True: 3, False: 3}

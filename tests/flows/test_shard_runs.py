@@ -253,13 +253,13 @@ def test_time_without_a_worker_and_time_without_the_store_are_no_silence_of_a_sh
     assert not attempt.is_silent(written)
 
 
-def test_a_parent_waits_for_an_api_that_is_away_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefect_dist.flows import shard_runs
+def test_a_parent_waits_for_an_unreachable_api_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect_dist.flows import shard_api
     from prefect_dist.flows.api import ApiUnavailable
 
     answers = iter([httpx.ConnectError("refused"), httpx.ReadTimeout("late"), None])
     notes = list[Any]()
-    api = shard_runs.PatientApi(notes.append)
+    api = shard_api.PatientApi(notes.append, CancelToken())
 
     def answer() -> str:
         if (error := next(answers)) is not None:
@@ -269,7 +269,7 @@ def test_a_parent_waits_for_an_api_that_is_away_but_not_for_ever(monkeypatch: py
     assert [api.call(answer) for _ in range(3)] == [None, None, "answer"]
     assert [note.text for note in notes] == ["Prefect's API does not answer, and the shards continue without it: refused"]
 
-    monkeypatch.setattr(shard_runs, "_API_AWAY_S", 0.0)
+    monkeypatch.setattr(shard_api, "_API_AWAY_S", 0.0)
     with pytest.raises(ApiUnavailable, match="has not answered for 0 minutes: refused"):
         api.call(Mock(side_effect=httpx.ConnectError("refused")))
     with pytest.raises(ValueError, match="another error"):

@@ -19,7 +19,7 @@ from prefect_dist.mirror.shard_job import ShardJob
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import DistError, Unavailable
 from prefect_dist.storage.runs import RunFiles
-from prefect_dist.transfer.events import ignore_event
+from prefect_dist.transfer.events import Event, Note, ignore_event
 from prefect_dist.transfer.session import SessionSpec, open_session
 from prefect_dist.transfer.threads import ThreadPool
 from tests.flows.mirrors import DirectMirrors
@@ -30,6 +30,7 @@ class ThreadShards:
     """Carries out shards in threads.
 
     `lost` are the shards whose process dies before it writes a result. `inputs` and `results` change the content of files.
+    `error` ends the runner after the first shard.
     `submitted` are the shards that Prefect knows. `entries` are the entries of the configuration that the workers read.
     """
 
@@ -40,6 +41,7 @@ class ThreadShards:
     results: Mapping[int, bytes]
     submitted: dict[int, Digest]
     run: str = "run-1"
+    error: DistError | None = None
     entries: tuple[Entry, ...] = ()
 
     def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
@@ -62,6 +64,8 @@ class ThreadShards:
                 if (replaced := self.results.get(running[done])) is not None:
                     files.write(f"result-{running[done]}.json", replaced)
                 yield running[done], None
+                if self.error is not None:
+                    raise self.error
         for number in sorted(self.lost.intersection(shards)):
             yield number, Unavailable(f"shard {number} crashed three times")
 
@@ -75,11 +79,15 @@ class ThreadShards:
 
 
 class DividedMirrors(DirectMirrors):
-    """Runs mirrors in shards. All runs are attempts of one flow run, and `submitted` are its shards."""
+    """Runs mirrors in shards. All runs are attempts of one flow run, and `submitted` are its shards. `notes` are the notes."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.submitted = dict[int, Digest]()
+        self.submitted, self.notes = dict[int, Digest](), list[str]()
+
+    def _notify(self, event: Event, /) -> None:
+        if isinstance(event, Note):
+            self.notes.append(event.text)
 
     def run(
         self,
@@ -91,6 +99,7 @@ class DividedMirrors(DirectMirrors):
         options: Mapping[str, Any] | None = None,
         name: str = "run-1",
         workers: int = 2,
+        error: DistError | None = None,
         **settings: Any,
     ) -> RunReport:
         """Return the report of the divided run `name`. `place` and `options` are those of another content store."""
@@ -99,8 +108,8 @@ class DividedMirrors(DirectMirrors):
         job = MirrorJob(flow="mirror", configuration=wanted.name, entries=wanted.entries, lock=wanted.lock, is_dry=False)
         spec = SessionSpec(store=place or str(self.store), store_options=options or {}, is_shared=True)
         with open_session(spec) as session, ThreadPool(session, window=4, retries=0) as pool:
-            shards = ThreadShards(spec, workers, frozenset(lost), inputs or {}, results or {}, self.submitted, name)
-            return run_mirror(job, pool, WholeMirror(), ignore_event, SilentObserver(), shards=shards)
+            shards = ThreadShards(spec, workers, frozenset(lost), inputs or {}, results or {}, self.submitted, name, error)
+            return run_mirror(job, pool, WholeMirror(), self._notify, SilentObserver(), shards=shards)
 
     def check_divided(
         self,
@@ -117,4 +126,4 @@ class DividedMirrors(DirectMirrors):
         spec = replace(self.make_session_spec(wanted), is_shared=True)
         with open_session(spec) as session, ThreadPool(session, window=4, retries=0) as pool:
             shards = ThreadShards(spec, workers, frozenset(lost), {}, results or {}, self.submitted, entries=entries)
-            return check_mirror(wanted, pool, WholeMirror(), ignore_event, SilentObserver(), is_repairing=repair, shards=shards)
+            return check_mirror(wanted, pool, WholeMirror(), self._notify, SilentObserver(), is_repairing=repair, shards=shards)

@@ -1,0 +1,280 @@
+"""The parent of a divided run watches the flow runs of its shards, starts some of them again, and reports errors."""
+
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import Mock
+
+import httpx
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running
+
+from prefect_dist.flows import shard_api, shard_runs
+from prefect_dist.flows.shard_runs import ShardRuns
+from prefect_dist.mirror.results import MirrorResults
+from prefect_dist.mirror.shard_files import ShardResult
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, Unavailable
+from prefect_dist.storage.backend import Backend, open_backend
+from prefect_dist.storage.runs import RunFiles
+from prefect_dist.transfer.cancellation import CancelToken, use_token
+from prefect_dist.transfer.events import Note
+from tests.flows.fake_prefect import FakePrefect, refuse
+
+RESULT = ShardResult(results=MirrorResults()).to_json()
+STOPPED = ShardResult(results=MirrorResults(is_stopped=True)).to_json()
+CHECK_STOPPED = json.dumps({"version": 1, "ok": 0, "rows": [], "stopped": True}).encode()
+
+
+class Parent:
+    """The parent of two shards, with a store in memory and a fake of Prefect's API."""
+
+    def __init__(self) -> None:
+        self.backend: Backend
+        self.backend, _, layout = open_backend(f"memory://{uuid.uuid4().hex}", {})
+        self.files, self.prefect, self.cancel = RunFiles(self.backend, layout, "run"), FakePrefect(), CancelToken()
+        self.notes = list[str]()
+
+    def write_result(self, shard: int, content: bytes = RESULT) -> None:
+        """Write the result of a shard, as its process does."""
+        self.files.write(f"result-{shard}.json", content)
+
+    def carry_out(self, *, workers: int = 2) -> dict[int, str | None]:
+        """Return the errors of two shards."""
+        with use_token(self.cancel):
+            runs = ShardRuns({}, workers=workers, notify=self._note, deployment="mirror-shard/mirror-shard")
+        shards = {number: Digest.of(b"%d" % number) for number in range(2)}
+        return {number: None if error is None else str(error) for number, error in runs.carry_out(shards, self.files)}
+
+    def _note(self, event: Any) -> None:
+        if isinstance(event, Note):
+            self.notes.append(event.text)
+
+
+@pytest.fixture
+def parent(monkeypatch: pytest.MonkeyPatch) -> Parent:
+    parent = Parent()
+    monkeypatch.setattr(shard_api, "client", lambda: parent.prefect)
+    monkeypatch.setattr(shard_api, "run_deployment", parent.prefect.run_deployment)
+    monkeypatch.setattr(shard_runs, "_POLL_S", 0.01)
+    return parent
+
+
+def end_first(parent: Parent, change: Callable[[FlowRun], None]) -> Callable[[FlowRun, int, int], None]:
+    """Return workers that complete each flow run, except that `change` decides the end of the first attempt of shard 0."""
+
+    def work(run: FlowRun, shard: int, attempt: int) -> None:
+        if (shard, attempt) == (0, 1):
+            change(run)
+        else:
+            parent.write_result(shard)
+            run.state = Completed()
+
+    return work
+
+
+@pytest.mark.parametrize("result", [STOPPED, CHECK_STOPPED], ids=["mirror", "check"])
+def test_a_shard_that_was_stopped_is_started_again(parent: Parent, result: bytes) -> None:
+    def stop(run: FlowRun) -> None:
+        parent.write_result(0, result)
+        run.state = Cancelled(message="terminated by the worker")
+
+    parent.prefect.work = end_first(parent, stop)
+
+    assert parent.carry_out() == {0: None, 1: None}
+    assert parent.prefect.submitted == ["shard 0", "shard 1", "shard 0, attempt 2"]
+    assert parent.notes == ["shard 0 of this run ended as Cancelled: terminated by the worker; starting the shard again"]
+
+
+def test_the_last_result_of_a_shard_that_was_stopped_three_times_is_used(parent: Parent) -> None:
+    def work(run: FlowRun, shard: int, _attempt: int) -> None:
+        parent.write_result(shard, RESULT if shard else STOPPED)
+        run.state = Completed() if shard else Cancelled()
+
+    parent.prefect.work = work
+
+    assert parent.carry_out() == {0: None, 1: None}
+    assert parent.prefect.submitted[2:] == ["shard 0, attempt 2", "shard 0, attempt 3"]
+
+
+def test_a_shard_that_a_cancelled_parent_stopped_is_not_started_again(parent: Parent) -> None:
+    def stop(run: FlowRun) -> None:
+        parent.cancel.set("the user")
+        parent.write_result(0, STOPPED)
+        run.state = Cancelled()
+
+    parent.prefect.work = end_first(parent, stop)
+
+    assert parent.carry_out(workers=1) == {0: None, 1: "the user; complete content is kept, run again to resume"}
+    assert parent.prefect.submitted == ["shard 0"]
+
+
+def test_a_failed_shard_is_reported_at_once_and_a_crashed_shard_is_started_three_times(parent: Parent) -> None:
+    def work(run: FlowRun, shard: int, _attempt: int) -> None:
+        run.state = Crashed(message="signal 9") if shard else Failed(message="/etc/mirror.yaml: no such file")
+
+    parent.prefect.work = work
+
+    assert parent.carry_out() == {
+        0: "shard 0 of this run ended as Failed: /etc/mirror.yaml: no such file",
+        1: "shard 1 of this run ended as Crashed: signal 9",
+    }
+    assert parent.prefect.submitted == ["shard 0", "shard 1", "shard 1, attempt 2", "shard 1, attempt 3"]
+
+
+def test_a_flow_run_that_one_list_lacks_is_awaited_and_a_deleted_flow_run_is_replaced(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = list[int]()
+
+    def work(run: FlowRun, shard: int, attempt: int) -> None:
+        if shard == 1:
+            run.state = Running()
+            parent.prefect.hidden.add(run.id)
+        elif attempt == 1:
+            del parent.prefect.runs[run.id]
+        else:
+            parent.write_result(0)
+            run.state = Completed()
+
+    def read(wanted: uuid.UUID) -> FlowRun:
+        found = FakePrefect.read_flow_run(parent.prefect, wanted)
+        looks.append(1)
+        if len(looks) == 3:
+            parent.write_result(1)
+            found.state = Completed()
+        return found
+
+    parent.prefect.work = work
+    monkeypatch.setattr(parent.prefect, "read_flow_run", read)
+
+    assert parent.carry_out() == {0: None, 1: None}
+    assert parent.prefect.submitted == ["shard 0", "shard 1", "shard 0, attempt 2"]
+    assert len(looks) == 3
+
+
+def test_a_shard_that_stays_pending_is_marked_as_crashed_and_started_again(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_runs, "_PENDING_S", 0.1)
+    parent.prefect.work = end_first(parent, lambda run: setattr(run, "state", Pending()))
+
+    assert parent.carry_out() == {0: None, 1: None}
+    assert parent.prefect.submitted == ["shard 0", "shard 1", "shard 0, attempt 2"]
+    assert parent.prefect.states == [("shard 0", "CRASHED")]
+    assert parent.notes == ["shard 0 of this run stayed Pending for 0 minutes; starting the shard again"]
+
+
+@pytest.mark.parametrize(
+    ("pool", "workers", "says"),
+    [
+        ("process", ["OFFLINE"], "no worker polls the work pool dist .*; start one with: prefect worker start --pool dist"),
+        ("process", ["OFFLINE", "ONLINE"], None),
+        ("ecs:push", [], None),
+        ("prefect:managed", [], None),
+        (None, [], None),
+    ],
+)
+def test_only_a_pool_that_needs_a_worker_fails_without_a_worker(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch, pool: str | None, workers: list[str], says: str | None
+) -> None:
+    monkeypatch.setattr(shard_runs, "_NO_WORKER_S", 0.0)
+    parent.prefect.pool, parent.prefect.workers = pool, workers
+    looks = list[int]()
+
+    def read(**given: Any) -> list[FlowRun]:
+        looks.append(1)
+        for run in parent.prefect.runs.values() if len(looks) == 5 else ():
+            parent.write_result(run.parameters["shard"])
+            run.state = Completed()
+        return FakePrefect.read_flow_runs(parent.prefect, **given)
+
+    monkeypatch.setattr(parent.prefect, "read_flow_runs", read)
+    if says is None:
+        assert parent.carry_out() == {0: None, 1: None}
+        return
+    with pytest.raises(Unavailable, match=says):
+        parent.carry_out()
+    assert parent.prefect.states == [("shard 0", "CANCELLING"), ("shard 1", "CANCELLING")]
+
+
+@pytest.mark.parametrize(
+    "refusal", [refuse(409, "Validation failed: 'digest' was unexpected"), refuse(404, "Deployment not found")]
+)
+def test_a_deployment_that_refuses_a_shard_is_an_error_with_the_remedy(parent: Parent, refusal: Exception) -> None:
+    def refuse_next(run: FlowRun) -> None:
+        run.state = Running()
+        parent.prefect.error = refusal
+
+    parent.prefect.work = end_first(parent, refuse_next)
+
+    with pytest.raises(
+        InvalidInput, match=r"does not start a run of the deployment .*deploy this version again: prefect deploy --all"
+    ):
+        parent.carry_out()
+
+
+def test_the_error_of_the_parent_is_reported_although_the_api_is_unreachable(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its end, the parent cancels the flow runs in flight."""
+    monkeypatch.setattr(shard_api, "_API_AWAY_S", 0.05)
+
+    def lose_api(run: FlowRun) -> None:
+        run.state = Running()
+        parent.prefect.error = httpx.ConnectError("refused")
+
+    parent.prefect.work = end_first(parent, lose_api)
+
+    with pytest.raises(Unavailable, match="has not answered for 0 minutes: refused"):
+        parent.carry_out()
+
+
+def test_a_cancelled_parent_ends_although_the_api_is_unreachable(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_runs, "_CANCELLED_S", 0.1)
+
+    def lose_api(run: FlowRun) -> None:
+        run.state = Running()
+        parent.cancel.set("the user")
+        parent.prefect.error = httpx.ConnectError("refused")
+
+    parent.prefect.work = end_first(parent, lose_api)
+
+    assert parent.carry_out() == {
+        0: "shard 0 of this run did not end within 0 s of its cancellation",
+        1: "the user; complete content is kept, run again to resume",
+    }
+
+
+def test_a_store_that_refuses_a_read_fails_only_the_shard(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = RunFiles.read
+    parent.prefect.work = end_first(parent, lambda run: setattr(run, "state", Completed()))
+
+    def deny(files: RunFiles, name: str) -> bytes | None:
+        if name == "result-0.json":
+            raise Denied("access denied", subject=name)
+        return read(files, name)
+
+    monkeypatch.setattr(RunFiles, "read", deny)
+
+    assert parent.carry_out() == {0: "result-0.json: access denied", 1: None}
+
+
+def test_a_store_that_refuses_the_time_of_a_file_says_nothing_about_a_shard(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = shard_runs.Attempt(0, Digest.of(b""))
+    monkeypatch.setattr(parent.backend.fs, "info", Mock(side_effect=PermissionError("denied")))
+
+    assert shard_runs.find_last_sign(attempt, parent.files) is None
+
+
+def test_an_unreachable_api_at_the_start_is_awaited(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_api, "_API_AWAY_S", 0.0)
+    monkeypatch.setattr(shard_api, "_PAUSE_S", 0.01)
+    parent.prefect.error = httpx.ConnectError("refused")
+
+    with pytest.raises(DistError, match="has not answered for 0 minutes"):
+        parent.carry_out()
