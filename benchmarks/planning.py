@@ -62,6 +62,9 @@ class NoShards:
         """Return no shard of an earlier attempt."""
         return {}
 
+    def prepare_planning(self) -> None:
+        """Do nothing: no shard of an earlier attempt has run."""
+
     def carry_out(self, shards: Mapping[int, Digest], _files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
         """Yield each shard with an error."""
         for number in shards:

@@ -1,16 +1,22 @@
-"""A worker on this machine for the shards of one mirror run (`--workers`), for the length of the command."""
+"""A worker on this machine for the shards of one run (`--workers`), for the length of the command."""
 
 import os
 import subprocess
 import sys
+import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.transfer.cancellation import CancelToken, current_token
 
+# With `-P`, files in the current directory cannot shadow modules that Prefect imports.
+_COMMAND = (sys.executable, "-P", "-m", "prefect_dist.cli._worker")
 _STOP_S = 30.0
+_TAIL_LINES = 3
 
 
 @contextmanager
@@ -59,26 +65,47 @@ def _remove(delete: Callable[[Any], object], name: object) -> None:
 
 @contextmanager
 def _worker_process(pool: str, count: int, environment: dict[str, str]) -> Iterator[None]:
-    """Run `prefect worker start` in this block. The worker stops its processes when it ends."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", str(count)]
+    """Run a worker in this block. The worker stops its processes when it ends.
+
+    If the worker ends before the block, the run fails at once, with the last output of the worker.
+    """
     settings = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_WORKER_PREFETCH_SECONDS": "1"}
     try:
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            command,
+        process = subprocess.Popen(  # noqa: S603 - a module of this package
+            [*_COMMAND, pool, str(count)],
             env=os.environ | settings | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # the worker ends when this process closes the pipe, also if this process is killed
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C of the user goes to the command, which cancels the shards in order
         )
     except OSError as exc:
         raise Unavailable(f"the worker cannot be started: {exc.strerror}") from exc
+    is_over, cancel = threading.Event(), current_token()
+    watch = threading.Thread(target=_watch, args=(process, is_over, cancel), name="worker", daemon=True)
+    watch.start()
     try:
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        is_over.set()
+        _end(process)
+
+
+def _watch(process: subprocess.Popen[bytes], is_over: threading.Event, cancel: CancelToken) -> None:
+    """Wait for the end of the worker. If the run is not over, end the run with the last lines of the worker's output."""
+    lines = deque(process.stdout or (), maxlen=_TAIL_LINES)
+    code = process.wait()
+    if not is_over.is_set():
+        tail = " ".join(b" ".join(lines).decode(errors="replace").split())
+        cancel.fail(Unavailable(f"the worker process on this machine ended with exit code {code}: {tail or 'no output'}"))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdin is not None:
+        process.stdin.close()

@@ -61,5 +61,6 @@ def check(
     shards = ShardOptions(
         workers=workers, deployment=worker_deployment, config=config, store=store, store_options=store_options, network=network
     )
+    divided = shards.divide(spec, dialect=dialect, to=to)
     with only_run("check", config, label=spec.configuration):
-        return run(spec, shards=shards.divide(spec, dialect=dialect, to=to))
+        return run(spec, shards=divided, is_sending=divided is None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from prefect import get_run_logger
 
@@ -30,10 +31,17 @@ from prefect_dist.transfer.pool import Grain
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
 
 
-def run(spec: RunSpec, *, grain: Grain | None = None, shards: Callable[[Notify], ShardRunner] | None = None) -> RunReport:
+def run(
+    spec: RunSpec,
+    *,
+    grain: Grain | None = None,
+    shards: Callable[[Notify], ShardRunner] | None = None,
+    is_sending: bool = True,
+) -> RunReport:
     """Carry out a run in the current flow run. `grain` replaces the grain of the specification.
 
-    `shards` returns the means to carry out a mirror run in other processes; None in this process.
+    `shards` returns the means to carry out a mirror run in other processes; None in this process. A run without `is_sending`
+    sends no request to a registry, and so needs no slots of the limits of registries.
 
     Raises:
         Stopped: the run was cancelled before it began.
@@ -42,35 +50,44 @@ def run(spec: RunSpec, *, grain: Grain | None = None, shards: Callable[[Notify],
     log, job = get_run_logger(), spec.job
     for warning in spec.warnings:
         log.warning("%s", warning)
+    hosts = job.list_hosts(spec.session) if is_sending else frozenset[str]()
     with (
         publish_run_progress(planning=job.planning) as notify,
         ExitStack() as slots,
-        open_session(_lease_slots(spec, notify, slots), notify=notify) as session,
+        open_session(_lease_slots(spec, hosts, notify, slots), notify=notify) as session,
         _open_pool(spec, session, grain or spec.grain) as (pool, scopes),
     ):
         observer = MirrorEvents(session.cancel)
-        runner = None if shards is None else _ReleasingRunner(shards(notify), slots)
+        lease = partial(_lease_slots, spec, hosts, notify, slots)
+        runner = None if shards is None else _ReleasingRunner(shards(notify), slots, lease)
         report = job.run(RunContext(pool=pool, scopes=scopes, notify=notify, observer=observer, shards=runner))
     push_metrics(report, log=log)
     return report
 
 
-def _lease_slots(spec: RunSpec, notify: Notify, slots: ExitStack) -> SessionSpec:
+def _lease_slots(spec: RunSpec, hosts: Collection[str], notify: Notify, slots: ExitStack) -> SessionSpec:
     """Return the specification of the session with the slots of the run, which `slots` releases."""
-    leased = lease_slots(spec.session, spec.job.list_hosts(spec.session), workers=spec.window, notify=notify)
+    leased = lease_slots(spec.session, hosts, workers=spec.window, notify=notify)
     return slots.enter_context(leased)
 
 
 class _ReleasingRunner:
-    """Carries out shards after releasing the slots of this run. Otherwise the shards would wait for these slots forever."""
+    """Carries out shards after releasing the slots of this run. Otherwise the shards would wait for these slots forever.
 
-    def __init__(self, runner: ShardRunner, slots: ExitStack) -> None:
-        self._runner, self._slots = runner, slots
+    `lease` takes the slots again.
+    """
+
+    def __init__(self, runner: ShardRunner, slots: ExitStack, lease: Callable[[], object]) -> None:
+        self._runner, self._slots, self._lease = runner, slots, lease
         self.run, self.workers = runner.run, runner.workers
 
     def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
         """Return the submitted shards, see `ShardRunner`."""
         return self._runner.find_submitted(numbers)
+
+    def prepare_planning(self) -> None:
+        """Take the slots again. The plan has as many requests in flight as the session has slots."""
+        self._lease()
 
     def carry_out(self, shards: Mapping[int, Digest], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
         """Yield each shard as it ends, see `ShardRunner`."""

@@ -1,7 +1,7 @@
 """Carries out the shards of a mirror, seed or check as runs of the deployment `mirror-shard`, on the machines of a work pool.
 
-Prefect starts the runs on the workers. This module submits the runs. A shard is submitted again if its run crashed, vanished, was
-stopped, or fell silent. A shard shows that it is alive by a file in the content store. So a machine that lost power is noticed
+Prefect starts the runs on the workers. This module submits the runs, and submits a shard again if its run crashed, was stopped,
+or is silent. A shard shows that it is alive by a file in the content store. So a machine that lost power is noticed
 although Prefect still shows the run as Running.
 """
 
@@ -111,6 +111,7 @@ class ShardOptions:
         """Return a function that opens the shards of a run; None for a run of one process."""
         if self.workers == 1:
             return None
+        workers = _limit_workers(self.workers, spec)
         parameters = {
             "config": self.config,
             "store": self.store,
@@ -123,7 +124,14 @@ class ShardOptions:
             "dialect": dialect,
             "to": list(to),
         }
-        return lambda notify: ShardRuns(parameters, workers=self.workers, notify=notify, deployment=self.deployment)
+        return lambda notify: ShardRuns(parameters, workers=workers, notify=notify, deployment=self.deployment)
+
+
+def _limit_workers(workers: int, spec: RunSpec) -> int:
+    """Return the number of shards in flight. Each shard needs at least one of the concurrent requests to each registry."""
+    hosts = spec.session.registries.hosts
+    bounds = (hosts.settings_for(host).in_flight for host in spec.job.list_hosts(spec.session))
+    return min([workers, *(bound for bound in bounds if bound is not None)])
 
 
 class ShardRuns:

@@ -35,6 +35,9 @@ class ShardRunner(Protocol):
         The digests come from Prefect and not from the store, because more people can write to the store than can start runs.
         """
 
+    def prepare_planning(self) -> None:
+        """Prepare requests of this process, after shards of an earlier attempt have sent requests."""
+
     def carry_out(self, shards: Mapping[int, Digest], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
         """Yield each shard as it ends: with None if its result is in the store, otherwise with the reason.
 
@@ -110,6 +113,7 @@ class Division:
             self._notify(Note(f"finishing {format_count(len(unfinished), 'shard')} of an earlier attempt"))
             for _ in self._runner.carry_out(unfinished, self._files):
                 self._pool.session.cancel.check()
+            self._runner.prepare_planning()
 
     def carry_out(self, inputs: Sequence[InputOfShard[R]], work: str) -> Iterator[tuple[int, R | DistError]]:
         """Carry out shards. Yield the place of each input, and the result or the reason why the shard has no result.

@@ -36,16 +36,12 @@ ALIVE_S = 20.0
 class ShardJob:
     """The work of one shard. `run_name` names the files of the divided run in the content store.
 
-    `digest` is the digest of the shard's file. The file names sources, targets and the programs of gates, and more people may
-    be able to write to the content store than to start runs. So a worker uses only the file that the parent wrote.
-
-    `entries` are the entries of the configuration. A shard of a check needs the entries of its targets.
+    `wanted` is the input of the shard. `entries` are the entries of the configuration, which a shard of a check needs.
     """
 
     run_name: str
     number: int
-    digest: Digest
-    hosts: frozenset[str]
+    wanted: ShardInput | CheckInput
     entries: tuple[Entry, ...] = ()
 
     @property
@@ -53,27 +49,24 @@ class ShardJob:
         """Return the share of planning in the work."""
         return 0
 
-    def list_hosts(self, _session: SessionSpec, /) -> frozenset[str]:
+    def list_hosts(self, session: SessionSpec, /) -> frozenset[str]:
         """Return the registries that the shard sends requests to."""
-        return self.hosts
+        return self.wanted.list_hosts(is_offline=session.offline)
 
     def run(self, context: RunContext, /) -> RunReport:
         """Carry out the work, and write the results.
 
         Raises:
-            NotFound: the file of the shard is missing.
-            Corrupt: the file has another digest.
             InvalidInput: the configuration has no entry for a target of a check.
-            InvalidInput, Unsupported: the file is from another version of this program.
+            DistError: the result cannot be written.
         """
-        files = context.pool.session.store.open_run(self.run_name)
-        wanted = _read_input(files, self.number, self.digest)
         scopes = context.scopes.open_mirror(f"shard {self.number}")
         result: ShardResult | CheckResult
-        if isinstance(wanted, CheckInput):
-            result, report = self._check(wanted, context, scopes)
+        if isinstance(self.wanted, CheckInput):
+            result, report = self._check(self.wanted, context, scopes)
         else:
-            result, report = _mirror(wanted, context, scopes)
+            result, report = _mirror(self.wanted, context, scopes)
+        files = context.pool.session.store.open_run(self.run_name)
         files.write(f"result-{self.number}.json", result.to_json())
         return report
 
@@ -141,17 +134,25 @@ def make_shard_run(
         session, entries = resources.make_mirror_session(wanted), (*wanted.entries, *wanted.seed)
     registries = replace(session.registries, hosts=_share_limits(session.registries.hosts, workers))
     session = replace(session, registries=registries, offline=offline, is_shared=True)
-    job = _make_job(session, run, shard, Digest.parse(digest, prefix="digest of the shard: "))
-    return RunSpec(job=replace(job, entries=entries), session=session, window=concurrency, retries=retries)
-
-
-def _make_job(session: SessionSpec, run: str, shard: int, digest: Digest) -> ShardJob:
+    expected = Digest.parse(digest, prefix="digest of the shard: ")
     with open_store(session.store, options=session.store_options) as store:
-        wanted = _read_input(store.open_run(run), shard, digest)
-    return ShardJob(run_name=run, number=shard, digest=digest, hosts=wanted.list_hosts(is_offline=session.offline))
+        work = read_input(store.open_run(run), shard, expected)
+    job = ShardJob(run_name=run, number=shard, wanted=work, entries=entries)
+    return RunSpec(job=job, session=session, window=concurrency, retries=retries)
 
 
-def _read_input(files: RunFiles, number: int, digest: Digest) -> ShardInput | CheckInput:
+def read_input(files: RunFiles, number: int, digest: Digest) -> ShardInput | CheckInput:
+    """Return the input of a shard, if the file has the digest that the parent passed.
+
+    The file names sources, targets and the programs of gates, and more people can write to the content store than can start
+    runs. So a worker uses only the file that the parent wrote.
+
+    Raises:
+        NotFound: the file of the shard is missing.
+        Corrupt: the file has another digest.
+        InvalidInput, Unsupported: the file is from another version of this program.
+        Denied, Unavailable: the file system.
+    """
     raw, at = files.read(f"shard-{number}.json"), f"{files.url}/shard-{number}.json"
     if raw is None:
         why = "the input of the shard is missing in this store; the worker must use the content store of the parent run"

@@ -97,12 +97,14 @@ def test_the_images_of_a_lost_shard_fail_and_a_restarted_run_finishes_the_shard_
     assert lost
     assert "shard 1 crashed three times" in error_lines(first)[0]
     assert (mirrors.store / "runs" / "run-1" / "shard-1.json").exists()
+    mirrors.steps.clear()
     again = mirrors.run(entry)
     assert again.status == "complete", error_lines(again)
     assert set(outcomes(again).values()) == {"unchanged"}
     assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
     assert set(count_uploads(target.requests).values()) == {1}
     assert {record["mirrored"] is None for record in mirrors.read_lock().values()} == {False}
+    assert mirrors.steps == ["carry out [1]", "plan", "carry out []"]
 
 
 def test_a_restarted_run_does_not_use_the_numbers_of_lost_shards_again(

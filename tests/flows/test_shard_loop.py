@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 from unittest.mock import Mock
 
@@ -12,7 +13,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running
 
 from prefect_dist.flows import shard_api, shard_runs
-from prefect_dist.flows.shard_runs import ShardRuns
+from prefect_dist.flows.parameters import make_resources
+from prefect_dist.flows.run import _ReleasingRunner
+from prefect_dist.flows.shard_runs import ShardOptions, ShardRuns
+from prefect_dist.mirror.configured import make_mirror_run
 from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.mirror.shard_files import ShardResult
 from prefect_dist.ocispec import Digest
@@ -278,3 +282,42 @@ def test_an_unreachable_api_at_the_start_is_awaited(parent: Parent, monkeypatch:
 
     with pytest.raises(DistError, match="has not answered for 0 minutes"):
         parent.carry_out()
+
+
+def test_no_more_shards_are_in_flight_than_requests_to_a_registry(parent: Parent) -> None:
+    config = {
+        "registries": {"a.invalid": {"reqConcurrent": 3}, "unused.invalid": {"reqConcurrent": 1}},
+        "sync": [{"type": "image", "source": "a.invalid/x:v1", "target": "b.invalid/x:v1"}],
+    }
+    spec = make_mirror_run(
+        make_resources("memory://run", {}),
+        config=json.dumps(config),
+        dry_run=False,
+        concurrency=4,
+        retries=0,
+        dialect="dist",
+        to=(),
+    )
+    options = ShardOptions(workers=8, deployment="mirror-shard/x", config=None, store=None, store_options={}, network=None)
+
+    divided = options.divide(spec)
+
+    assert divided is not None
+    assert divided(parent.notes.append).workers == 3
+
+
+def test_the_parent_holds_no_slots_while_shards_run_and_takes_them_again_to_plan(parent: Parent) -> None:
+    events, slots = list[str](), ExitStack()
+    runner = Mock(carry_out=lambda *_: iter([events.append("shards run")]))
+
+    def lease() -> None:
+        events.append("leased")
+        slots.callback(events.append, "released")
+
+    lease()
+    releasing = _ReleasingRunner(runner, slots, lease)
+    list(releasing.carry_out({}, parent.files))
+    releasing.prepare_planning()
+    list(releasing.carry_out({}, parent.files))
+
+    assert events == ["leased", "released", "shards run", "leased", "released", "shards run"]

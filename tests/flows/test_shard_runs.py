@@ -23,6 +23,7 @@ from prefect_dist.flows.api import client
 from prefect_dist.flows.parent_run import stop_with_parent
 from prefect_dist.flows.shard_runs import DEPLOYMENT, ShardRuns
 from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.storage.backend import open_backend
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.cancellation import CancelToken, use_token
@@ -229,6 +230,46 @@ def test_a_prefect_server_without_the_deployment_is_named(prefect: PrefectServer
         state = mirror(text, str(tmp_path / "store"), workers=2, worker_deployment="mirror-shard/none", return_state=True)
     assert state.is_failed()
     assert str(state.message).startswith("Prefect has no deployment mirror-shard/none; create the deployments with dist init")
+
+
+@flow
+def submit_shard(deployment: str) -> str:
+    """Return the error of a shard that Prefect refuses."""
+    backend, _, layout = open_backend(f"memory://{uuid.uuid4().hex}", {})
+    shards = ShardRuns({}, workers=1, notify=ignore_event, deployment=deployment)
+    with pytest.raises(InvalidInput) as raised:
+        list(shards.carry_out({0: Digest.of(b"")}, RunFiles(backend, layout, "run")))
+    return str(raised.value)
+
+
+def test_a_deployment_of_an_older_version_is_named_with_the_remedy(prefect: PrefectServer) -> None:
+    flow_id = prefect.post("/flows/", {"name": "mirror-shard"})["id"]
+    schema = {"type": "object", "properties": {name: {} for name in ("run", "shard", "workers")}}
+    old = {"name": "old", "flow_id": flow_id, "parameter_openapi_schema": schema, "enforce_parameter_schema": True}
+    deployment = prefect.post("/deployments/", old)["id"]
+    try:
+        with temporary_settings({PREFECT_API_URL: prefect.url}):
+            error = submit_shard("mirror-shard/old")
+    finally:
+        prefect.delete(f"/deployments/{deployment}")
+    assert "Prefect does not start a run of the deployment mirror-shard/old" in error
+    assert "'digest' was unexpected" in error
+    assert error.endswith("deploy this version again: prefect deploy --all")
+
+
+def test_a_divided_check_waits_for_no_slots_because_its_parent_sends_no_request(prefect: PrefectServer, tmp_path: Path) -> None:
+    from prefect_dist.flows.check import check
+
+    text = json.dumps({"sync": [{"type": "image", "source": "a.invalid/x:v1", "target": "b.invalid/x:v1"}]})
+    limit = "registry:b.invalid"
+    prefect.post("/v2/concurrency_limits/", {"name": limit, "limit": 1, "active": True})
+    try:
+        prefect.post("/v2/concurrency_limits/increment", {"names": [limit], "slots": 1, "mode": "concurrency"})
+        with temporary_settings({PREFECT_API_URL: prefect.url}):
+            state = check(text, str(tmp_path / "store"), workers=2, worker_deployment="mirror-shard/none", return_state=True)
+    finally:
+        prefect.delete(f"/v2/concurrency_limits/{limit}")
+    assert str(state.message).startswith("Prefect has no deployment mirror-shard/none")
 
 
 def test_time_without_a_worker_and_time_without_the_store_are_no_silence_of_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run import MirrorJob, run_mirror
 from prefect_dist.mirror.run_spec import RunContext
-from prefect_dist.mirror.shard_job import ShardJob
+from prefect_dist.mirror.shard_job import ShardJob, read_input
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import DistError, Unavailable
 from prefect_dist.storage.runs import RunFiles
@@ -30,7 +30,7 @@ class ThreadShards:
     """Carries out shards in threads.
 
     `lost` are the shards whose process dies before it writes a result. `inputs` and `results` change the content of files.
-    `error` ends the runner after the first shard.
+    `error` ends the runner after the first shard. `steps` are the calls of the parent.
     `submitted` are the shards that Prefect knows. `entries` are the entries of the configuration that the workers read.
     """
 
@@ -40,6 +40,7 @@ class ThreadShards:
     inputs: Mapping[int, Callable[[bytes], bytes]]
     results: Mapping[int, bytes]
     submitted: dict[int, Digest]
+    steps: list[str]
     run: str = "run-1"
     error: DistError | None = None
     entries: tuple[Entry, ...] = ()
@@ -48,10 +49,15 @@ class ThreadShards:
         """Return the shards of an earlier attempt."""
         return {number: self.submitted[number] for number in numbers if number in self.submitted}
 
+    def prepare_planning(self) -> None:
+        """Note the step."""
+        self.steps.append("plan")
+
     def carry_out(self, shards: Mapping[int, Digest], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
         """Yield each shard as it ends."""
         assert {f"shard-{number}.json" for number in shards} <= set(files.list_names())
         self.submitted |= shards
+        self.steps.append(f"carry out {sorted(shards)}")
         for number, change in self.inputs.items():
             files.write(f"shard-{number}.json", change(files.read(f"shard-{number}.json") or b""))
         with ThreadPoolExecutor(self.workers) as executor:
@@ -72,18 +78,16 @@ class ThreadShards:
     def _run(self, number: int) -> RunReport:
         with open_session(self.spec) as session, ThreadPool(session, window=4, retries=0) as pool:
             context = RunContext(pool=pool, scopes=WholeRun(), notify=ignore_event, observer=SilentObserver())
-            job = ShardJob(
-                run_name=self.run, number=number, digest=self.submitted[number], hosts=frozenset(), entries=self.entries
-            )
-            return job.run(context)
+            wanted = read_input(session.store.open_run(self.run), number, self.submitted[number])
+            return ShardJob(run_name=self.run, number=number, wanted=wanted, entries=self.entries).run(context)
 
 
 class DividedMirrors(DirectMirrors):
-    """Runs mirrors in shards. All runs are attempts of one flow run, and `submitted` are its shards. `notes` are the notes."""
+    """Runs mirrors in shards. All runs are attempts of one flow run, and `submitted` are its shards."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.submitted, self.notes = dict[int, Digest](), list[str]()
+        self.submitted, self.steps, self.notes = dict[int, Digest](), list[str](), list[str]()
 
     def _notify(self, event: Event, /) -> None:
         if isinstance(event, Note):
@@ -108,7 +112,9 @@ class DividedMirrors(DirectMirrors):
         job = MirrorJob(flow="mirror", configuration=wanted.name, entries=wanted.entries, lock=wanted.lock, is_dry=False)
         spec = SessionSpec(store=place or str(self.store), store_options=options or {}, is_shared=True)
         with open_session(spec) as session, ThreadPool(session, window=4, retries=0) as pool:
-            shards = ThreadShards(spec, workers, frozenset(lost), inputs or {}, results or {}, self.submitted, name, error)
+            shards = ThreadShards(
+                spec, workers, frozenset(lost), inputs or {}, results or {}, self.submitted, self.steps, name, error
+            )
             return run_mirror(job, pool, WholeMirror(), self._notify, SilentObserver(), shards=shards)
 
     def check_divided(
@@ -125,5 +131,7 @@ class DividedMirrors(DirectMirrors):
         entries = tuple(wanted.entries if read is None else read)
         spec = replace(self.make_session_spec(wanted), is_shared=True)
         with open_session(spec) as session, ThreadPool(session, window=4, retries=0) as pool:
-            shards = ThreadShards(spec, workers, frozenset(lost), {}, results or {}, self.submitted, entries=entries)
+            shards = ThreadShards(
+                spec, workers, frozenset(lost), {}, results or {}, self.submitted, self.steps, entries=entries
+            )
             return check_mirror(wanted, pool, WholeMirror(), self._notify, SilentObserver(), is_repairing=repair, shards=shards)
