@@ -88,7 +88,9 @@ def _worker_process(pool: str, count: int, environment: dict[str, str]) -> Itera
         yield
     finally:
         is_over.set()
-        _end(process)
+        with process:  # closes the pipes
+            _end(process)
+            watch.join(_STOP_S)
 
 
 def _watch(process: subprocess.Popen[bytes], is_over: threading.Event, cancel: CancelToken) -> None:
@@ -107,5 +109,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    if process.stdin is not None:
-        process.stdin.close()

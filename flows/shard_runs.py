@@ -25,7 +25,7 @@ from prefect_dist.mirror.shard_format import read_stopped
 from prefect_dist.mirror.shard_job import ALIVE_S
 from prefect_dist.mirror.skopeo import Dialect
 from prefect_dist.ocispec import Digest
-from prefect_dist.ocispec.errors import DistError, NotFound, Unavailable
+from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound, Unavailable
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.cancellation import current_token
 from prefect_dist.transfer.events import Note, Notify
@@ -157,13 +157,12 @@ class ShardRuns:
         """Yield each shard as it ends: with None if its result is in the store, otherwise with the reason.
 
         Raises:
-            InvalidInput: the deployment does not accept the runs of shards.
             Unavailable: no worker polls the work pool of the deployment, or Prefect's API is unreachable for ten minutes.
         """
         waiting, running = deque(Attempt(number, digest) for number, digest in shards.items()), dict[UUID, Attempt]()
         try:
             while (waiting and self._cancel.reason is None) or running:
-                self._submit_next(waiting, running)
+                yield from self._submit_next(waiting, running)
                 for run, end in self._poll(running, files).items():
                     attempt = running.pop(run)
                     error = self._judge(attempt, end, files)
@@ -178,10 +177,19 @@ class ShardRuns:
         for attempt in waiting:
             yield attempt.number, self._cancel.error
 
-    def _submit_next(self, waiting: deque[Attempt], running: dict[UUID, Attempt]) -> None:
-        """Submit waiting shards, up to `workers` in flight. If Prefect's API is unreachable, the shards keep waiting."""
+    def _submit_next(self, waiting: deque[Attempt], running: dict[UUID, Attempt]) -> Iterator[tuple[int, DistError]]:
+        """Submit waiting shards, up to `workers` in flight. If Prefect's API is unreachable, the shards keep waiting.
+
+        If Prefect refuses a shard, yield the error for each waiting shard. The shards in flight continue.
+        """
         while waiting and len(running) < self.workers and self._cancel.reason is None:
-            submitted = self._submit(waiting[0])
+            try:
+                submitted = self._submit(waiting[0])
+            except InvalidInput as exc:
+                refused = [(attempt.number, exc.with_traceback(None)) for attempt in waiting]
+                waiting.clear()
+                yield from refused
+                return
             if submitted is None:
                 return
             running[submitted] = waiting.popleft()
@@ -272,7 +280,7 @@ class ShardRuns:
             return exc.with_traceback(None)
         if raw is not None and not (read_stopped(raw) and self._can_retry(attempt, end)):
             return None
-        return Unavailable(f"shard {attempt.number} of this run {end.reason}")
+        return self._cancel.error or Unavailable(f"shard {attempt.number} of this run {end.reason}")
 
     def _can_retry(self, attempt: Attempt, end: _End) -> bool:
         return not end.is_final and attempt.attempt < _MOST_ATTEMPTS and self._cancel.reason is None

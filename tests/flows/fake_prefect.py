@@ -30,13 +30,15 @@ class FakePrefect:
     """A client of Prefect.
 
     `work` gets each new flow run, the number of the shard and of the attempt, in the role of a worker. `pool` is the type of
-    the work pool, None for a deployment without a pool. `error` is the error of every call. Lists lack `hidden` flow runs.
+    the work pool, None for a deployment without a pool. `error` is the error of every call, and `refusal`
+    is the error of the next flow runs. Lists lack `hidden` flow runs.
     """
 
     work: Work = field(default=lambda _run, _shard, _attempt: None)
     pool: str | None = "process"
     workers: list[str] = field(default_factory=lambda: ["ONLINE"])
     error: Exception | None = None
+    refusal: Exception | None = None
     runs: dict[UUID, FlowRun] = field(default_factory=dict)
     hidden: set[UUID] = field(default_factory=set)
     submitted: list[str] = field(default_factory=list)
@@ -57,6 +59,8 @@ class FakePrefect:
         """Submit a flow run, as Prefect's function of this name."""
         assert timeout == 0
         self._check()
+        if self.refusal is not None:
+            raise self.refusal
         run = FlowRun(flow_id=uuid.uuid4(), name=flow_run_name, parameters=parameters, state=Scheduled())
         run.idempotency_key = idempotency_key
         self.runs[run.id] = run
