@@ -87,9 +87,13 @@ class PatientApi:
 
 def _explain_refusal(exc: PrefectHTTPStatusError) -> DistError:
     """Return the error for a response with a status of 400 to 499."""
-    code, text = exc.response.status_code, quote_text(" ".join(exc.response.text.split()))
+    code = exc.response.status_code
+    try:
+        detail = exc.response.json()["detail"]
+    except (KeyError, TypeError, ValueError):
+        detail = exc.response.text
     made = NotFound if code == HTTPStatus.NOT_FOUND else InvalidInput
-    return made(f"Prefect answered a request with status {code}: {text}")
+    return made(f"Prefect answered a request with status {code}: {quote_text(str(detail))}")
 
 
 class ShardFlowRuns:
@@ -207,6 +211,7 @@ def _list_runs(wanted: FlowRunFilter) -> list[FlowRun]:
 
 def _list_workers(pool: str) -> list[dict[str, Any]]:
     """Return the workers of a work pool as JSON objects."""
-    path, values = "/work_pools/{work_pool_name}/workers/filter", {"work_pool_name": pool}
-    found: list[dict[str, Any]] = client().request("POST", path, path_params=values, json={}).json()
+    values = {"work_pool_name": pool}
+    response = client().request("POST", "/work_pools/{work_pool_name}/workers/filter", path_params=values, json={})
+    found: list[dict[str, Any]] = response.json()
     return found

@@ -153,6 +153,9 @@ class ShardRuns:
         found = self._flow_runs.find_by_keys([self._make_key(number, 1) for number in sorted(numbers)])
         return {run.parameters["shard"]: Digest.parse(run.parameters["digest"]) for run in found}
 
+    def prepare_planning(self) -> None:
+        """Do nothing: the run of the parent holds the slots of registries, see `flows.run`."""
+
     def carry_out(self, shards: Mapping[int, Digest], files: RunFiles) -> Iterator[tuple[int, DistError | None]]:
         """Yield each shard as it ends: with None if its result is in the store, otherwise with the reason.
 
@@ -236,11 +239,11 @@ class ShardRuns:
         if state is None:
             return None
         if state.is_final():
-            reason = f"ended as {state.name}: {state.message or 'no reason given'}"
-            return _End(reason, is_final=state.type in (StateType.FAILED, StateType.COMPLETED))
+            why = f"ended as {state.name}: {state.message or 'no reason given'}"
+            return _End(why, is_final=state.type in (StateType.FAILED, StateType.COMPLETED))
         if state.type is StateType.RUNNING:
             attempt.note_start()
-        reason = None
+        reason: str | None = None
         if attempt.is_stuck(state.type):
             reason = f"stayed Pending for {_PENDING_S / 60:.0f} minutes"
         elif attempt.is_started and attempt.is_silent(find_last_sign(attempt, files)):

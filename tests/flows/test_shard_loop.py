@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 from unittest.mock import Mock
@@ -24,7 +24,7 @@ from prefect_dist.ocispec.errors import Denied, DistError, Unavailable
 from prefect_dist.storage.backend import Backend, open_backend
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.cancellation import CancelToken, use_token
-from prefect_dist.transfer.events import Note
+from prefect_dist.transfer.events import Note, ignore_event
 from tests.flows.fake_prefect import FakePrefect, refuse
 
 RESULT = ShardResult(results=MirrorResults()).to_json()
@@ -287,7 +287,8 @@ def test_an_unreachable_api_at_the_start_is_awaited(parent: Parent, monkeypatch:
         parent.carry_out()
 
 
-def test_no_more_shards_are_in_flight_than_requests_to_a_registry(parent: Parent) -> None:
+@pytest.mark.usefixtures("parent")
+def test_no_more_shards_are_in_flight_than_requests_to_a_registry() -> None:
     config = {
         "registries": {"a.invalid": {"reqConcurrent": 3}, "unused.invalid": {"reqConcurrent": 1}},
         "sync": [{"type": "image", "source": "a.invalid/x:v1", "target": "b.invalid/x:v1"}],
@@ -306,19 +307,22 @@ def test_no_more_shards_are_in_flight_than_requests_to_a_registry(parent: Parent
     divided = options.divide(spec)
 
     assert divided is not None
-    assert divided(parent.notes.append).workers == 3
+    assert divided(ignore_event).workers == 3
 
 
 def test_the_parent_holds_no_slots_while_shards_run_and_takes_them_again_to_plan(parent: Parent) -> None:
     events, slots = list[str](), ExitStack()
-    runner = Mock(carry_out=lambda *_: iter([events.append("shards run")]))
+
+    def run_shards(*_given: object) -> Iterator[tuple[int, DistError | None]]:
+        events.append("shards run")
+        yield 0, None
 
     def lease() -> None:
         events.append("leased")
         slots.callback(events.append, "released")
 
     lease()
-    releasing = _ReleasingRunner(runner, slots, lease)
+    releasing = _ReleasingRunner(Mock(carry_out=run_shards), slots, lease)
     list(releasing.carry_out({}, parent.files))
     releasing.prepare_planning()
     list(releasing.carry_out({}, parent.files))

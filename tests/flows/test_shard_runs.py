@@ -242,7 +242,7 @@ def submit_shard(deployment: str) -> str:
 
 def test_a_deployment_of_an_older_version_is_named_with_the_remedy(prefect: PrefectServer) -> None:
     flow_id = prefect.post("/flows/", {"name": "mirror-shard"})["id"]
-    schema = {"type": "object", "properties": {name: {} for name in ("run", "shard", "workers")}}
+    schema = {"type": "object", "properties": {"images": {"type": "string"}}, "required": ["images"]}
     old = {"name": "old", "flow_id": flow_id, "parameter_openapi_schema": schema, "enforce_parameter_schema": True}
     deployment = prefect.post("/deployments/", old)["id"]
     try:
@@ -251,7 +251,7 @@ def test_a_deployment_of_an_older_version_is_named_with_the_remedy(prefect: Pref
     finally:
         prefect.delete(f"/deployments/{deployment}")
     assert "Prefect does not start a run of the deployment mirror-shard/old" in error
-    assert "'digest' was unexpected" in error
+    assert "'images' is a required property" in error
     assert error.endswith("deploy this version again: prefect deploy --all")
 
 
