@@ -226,10 +226,7 @@ def test_a_deployment_that_refuses_a_shard_is_an_error_with_the_remedy_and_shard
     assert str(errors[1]).endswith("; deploy this version again: prefect deploy --all")
 
 
-def test_the_error_of_the_parent_is_reported_although_the_api_is_unreachable(
-    parent: Parent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At its end, the parent cancels the flow runs in flight."""
+def test_an_unreachable_api_ends_the_parent_after_some_time(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_api, "_API_AWAY_S", 0.05)
 
     def lose_api(run: FlowRun) -> None:
@@ -239,6 +236,25 @@ def test_the_error_of_the_parent_is_reported_although_the_api_is_unreachable(
     parent.prefect.work = end_first(parent, lose_api)
 
     with pytest.raises(Unavailable, match="has not answered for 0 minutes: refused"):
+        parent.carry_out()
+
+
+def test_the_error_of_the_parent_is_reported_although_the_api_is_then_unreachable(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its end, the parent cancels the flow runs in flight."""
+    monkeypatch.setattr(shard_api, "_API_AWAY_S", 0.0)
+    monkeypatch.setattr(shard_runs, "_NO_WORKER_S", 0.0)
+
+    def lose_api(*given: Any, **named: Any) -> httpx.Response:
+        answer = FakePrefect.request(parent.prefect, *given, **named)
+        parent.prefect.error = httpx.ConnectError("refused")
+        return answer
+
+    parent.prefect.workers = ["OFFLINE"]
+    monkeypatch.setattr(parent.prefect, "request", lose_api)
+
+    with pytest.raises(Unavailable, match="no worker polls the work pool dist"):
         parent.carry_out()
 
 

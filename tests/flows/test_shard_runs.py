@@ -130,8 +130,9 @@ def test_workers_check_and_repair_the_targets_of_a_mirror(
     assert not list((tmp_path / "store" / "runs").glob("*/*.json"))
 
 
-def test_a_shard_whose_process_is_killed_runs_again_and_resumes(
-    server: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
+@pytest.mark.parametrize("end", [(signal.SIGKILL, "CRASHED"), (signal.SIGTERM, "CANCELLED")])
+def test_a_shard_whose_process_is_killed_or_stopped_runs_again_and_resumes(
+    server: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path, end: tuple[signal.Signals, str]
 ) -> None:
     layer = list(APPS["app1"].blobs)[-1]
     source.inject(Fault(path=f"/v2/app1/blobs/{layer}", action=Stall(1_500_000)))
@@ -144,7 +145,7 @@ def test_a_shard_whose_process_is_killed_runs_again_and_resumes(
     victims = [pid for shard in list_shards(server, run) for pid in find_processes(shard["id"])]
     assert victims
     for pid in victims:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, end[0])
 
     assert server.wait_for_end(run)["type"] == "COMPLETED", server.logs(run)
     assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
@@ -153,7 +154,7 @@ def test_a_shard_whose_process_is_killed_runs_again_and_resumes(
     again = {one["name"] for one in shards} - {"shard 0", "shard 1"}  # both may have been killed
     assert again
     assert again <= {"shard 0, attempt 2", "shard 1, attempt 2"}
-    assert states["CRASHED"] >= 1
+    assert states[end[1]] >= 1
     assert states["COMPLETED"] >= 1
     assert not {"RUNNING", "PENDING", "SCHEDULED"} & states.keys()
     ranges = [one.headers.get("range") for one in source.requests if one.path == f"/v2/app1/blobs/{layer}"]
