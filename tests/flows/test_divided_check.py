@@ -11,6 +11,7 @@ from prefect_dist.mirror.check_files import CheckInput, CheckResult
 from prefect_dist.mirror.checking import CheckResults
 from prefect_dist.mirror.lock import Lock
 from prefect_dist.mirror.report import AuditRow, RunReport
+from prefect_dist.mirror.shard_format import read_stopped
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import Denied, InvalidInput
 from prefect_dist.transfer.stats import TransferStats
@@ -112,6 +113,14 @@ def test_the_targets_of_a_lost_shard_are_unresolved_and_the_next_attempt_checks_
     assert again.status == "complete", error_lines(again)
     assert again.counts["ok"] + again.counts["repaired"] == len(APPS)
     assert not find_missing(target, "app1", APPS["app1"], "v1")
+
+
+def test_a_stopped_shard_says_so_in_its_result_and_its_targets_are_unresolved(mirrors: DividedMirrors) -> None:
+    report = mirrors.check_divided(lost=[0], stopped=[1])  # the files of a run with a lost shard stay
+
+    assert read_stopped((mirrors.store / "runs" / "run-1" / "result-1.json").read_bytes())
+    assert (report.status, report.counts["ok"], report.counts["unresolved"]) == ("failed", 0, len(APPS))
+    assert {"terminated by the worker" in line for line in error_lines(report)} == {True, False}
 
 
 def test_a_worker_whose_configuration_lacks_a_target_refuses_the_shard(mirrors: DividedMirrors, target: FakeRegistry) -> None:

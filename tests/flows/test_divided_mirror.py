@@ -11,6 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.mirror.shard_files import ShardResult
+from prefect_dist.mirror.shard_format import read_stopped
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.transfer.cancellation import CancelToken, use_token
 from tests import images
@@ -272,3 +273,16 @@ def test_only_the_targets_of_a_stopped_shard_lose_the_record_of_compared_referre
 
     assert (report.status, report.stopped) == ("complete", None)
     assert Counter("related" in record for record in mirrors.read_lock().values()) == {True: 3, False: 3}
+
+
+def test_a_stopped_shard_says_so_in_its_result_and_the_run_has_failed(mirrors: DividedMirrors, entry: dict[str, Any]) -> None:
+    report = mirrors.run(entry, stopped=[1])
+
+    directory = mirrors.store / "runs" / "run-1"
+    assert [read_stopped((directory / f"result-{number}.json").read_bytes()) for number in range(2)] == [False, True]
+    assert (report.status, report.stopped) == ("failed", None)
+    assert Counter(outcomes(report).values()) == {"added": 3, "failed": 3}
+    assert error_lines(report) == [
+        "3 targets not finished: terminated by the worker; complete content is kept, run again to resume"
+    ]
+    assert Counter("related" in record for record in mirrors.read_lock().values())[True] == 3

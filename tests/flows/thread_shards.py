@@ -30,7 +30,7 @@ class ThreadShards:
     """Carries out shards in threads.
 
     `lost` are the shards whose process dies before it writes a result. `inputs` and `results` change the content of files.
-    `error` ends the runner after the first shard. `steps` are the calls of the parent.
+    `error` ends the runner after the first shard. `steps` are the calls of the parent. `stopped` shards get a SIGTERM at once.
     `submitted` are the shards that Prefect knows. `entries` are the entries of the configuration that the workers read.
     """
 
@@ -44,6 +44,7 @@ class ThreadShards:
     run: str = "run-1"
     error: DistError | None = None
     entries: tuple[Entry, ...] = ()
+    stopped: frozenset[int] = frozenset()
 
     def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
         """Return the shards of an earlier attempt."""
@@ -78,6 +79,8 @@ class ThreadShards:
     def _run(self, number: int) -> RunReport:
         with open_session(self.spec) as session, ThreadPool(session, window=4, retries=0) as pool:
             context = RunContext(pool=pool, scopes=WholeRun(), notify=ignore_event, observer=SilentObserver())
+            if number in self.stopped:
+                session.cancel.set("terminated by the worker")
             wanted = read_input(session.store.open_run(self.run), number, self.submitted[number])
             return ShardJob(run_name=self.run, number=number, wanted=wanted, entries=self.entries).run(context)
 
@@ -104,6 +107,7 @@ class DividedMirrors(DirectMirrors):
         name: str = "run-1",
         workers: int = 2,
         error: DistError | None = None,
+        stopped: Sequence[int] = (),
         **settings: Any,
     ) -> RunReport:
         """Return the report of the divided run `name`. `place` and `options` are those of another content store."""
@@ -115,6 +119,7 @@ class DividedMirrors(DirectMirrors):
             shards = ThreadShards(
                 spec, workers, frozenset(lost), inputs or {}, results or {}, self.submitted, self.steps, name, error
             )
+            shards.stopped = frozenset(stopped)
             return run_mirror(job, pool, WholeMirror(), self._notify, SilentObserver(), shards=shards)
 
     def check_divided(
@@ -125,6 +130,7 @@ class DividedMirrors(DirectMirrors):
         results: Mapping[int, bytes] | None = None,
         workers: int = 2,
         read: Sequence[Entry] | None = None,
+        stopped: Sequence[int] = (),
     ) -> RunReport:
         """Return the report of a divided check. `read` are the entries that the workers read in their configuration."""
         wanted = parse_mirror(yamlfile.read(str(self.config)))
@@ -134,4 +140,5 @@ class DividedMirrors(DirectMirrors):
             shards = ThreadShards(
                 spec, workers, frozenset(lost), {}, results or {}, self.submitted, self.steps, entries=entries
             )
+            shards.stopped = frozenset(stopped)
             return check_mirror(wanted, pool, WholeMirror(), self._notify, SilentObserver(), is_repairing=repair, shards=shards)
