@@ -444,7 +444,7 @@ def main() -> None:
     processes = f"{options.workers} workers, {options.concurrency} tasks in flight of each process"
     facts.state("conditions", f"{options.images} images x 2 targets; {processes}; grain {options.grain}")
     if options.images < _GOAL:
-        facts.state("goal", f"{_GOAL} images need more than an hour with the default delay on two cores, so this run has fewer")
+        facts.state("goal", f"{_GOAL} images need about an hour with a delay of 0.3 s on two cores, so this run has fewer")
     facts.state("delay", f"{options.delay:g} s before each answer of the source and of both targets")
     try:
         with ExitStack() as stack, open_fleet(options, scratch, stack, facts) as fleet:
