@@ -1,13 +1,14 @@
 """Finds programs, and starts and stops server processes on loopback."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,11 @@ def require(program: str, package: str, *, source: str = "Debian", remedy: str =
     pytest.skip(message)
 
 
+# Below the ports that Linux gives to outgoing connections: such a connection could take a port before its server starts.
+_PORTS = range(10_000, 32_000)
+_RANDOM = random.SystemRandom()
+
+
 def free_port() -> int:
     """Return an unused loopback port; bind it soon, because it is not reserved."""
     return free_ports(1)[0]
@@ -49,9 +55,14 @@ def free_port() -> int:
 
 def free_ports(count: int) -> list[int]:
     """Return as many different unused loopback ports, see `free_port`."""
+    found: list[int] = []
     with ExitStack() as held:
-        servers = [held.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in servers]
+        while len(found) < count:
+            port = _RANDOM.choice(_PORTS)
+            with suppress(OSError):
+                held.enter_context(socket.create_server((LOOPBACK, port)))
+                found.append(port)
+    return found
 
 
 def listening(port: int) -> Callable[[], bool]:
