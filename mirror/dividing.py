@@ -20,6 +20,7 @@ from prefect_dist.ocispec.units import format_count
 from prefect_dist.remotes import Quota
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.pool import Pool
+from prefect_dist.transfer.repositories import NewRepositories
 from prefect_dist.transfer.stats import TransferStats
 
 
@@ -54,6 +55,11 @@ class DividedApplying(Applying):
         self.observer.on_begin()
         self._images += planned
 
+    def _make_input(self, images: tuple[PlannedImage, ...]) -> ShardInput:
+        shard = ShardInput(images=images)
+        new = self._session.memo(NewRepositories).list_new()
+        return replace(shard, new=new.intersection(target.locator for target in shard.targets))
+
     def run(self) -> MirrorResults:
         """Finish the plan, then mirror the added images in shards."""
         self.walk.run()
@@ -61,7 +67,7 @@ class DividedApplying(Applying):
             failures = dict.fromkeys(ShardInput(images=tuple(self._images)).targets, (stopped,))
             return MirrorResults(failures=failures, is_stopped=True)
         divided = divide_images(self._images, workers=self._division.workers)
-        shards = [ShardInput(images=images) for images in divided]
+        shards = [self._make_input(images) for images in divided]
         found = list[MirrorResults]()
         for place, result in self._division.carry_out(shards, format_count(len(self._images), "image")):
             found.append(

@@ -25,9 +25,13 @@ _CHANGES: Mapping[str, Change] = {"add": "add", "change": "change", "repair": "r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardInput:
-    """The images of a shard, with the options of their entries and the actions that are due."""
+    """The images of a shard, with the options of their entries and the actions that are due.
+
+    `new` are the locators of target repositories that had no content before the run.
+    """
 
     images: tuple[PlannedImage, ...]
+    new: frozenset[str] = frozenset()
 
     @property
     def targets(self) -> frozenset[Reference]:
@@ -49,7 +53,8 @@ class ShardInput:
         entries = list({image.item.entry.at: image.item.entry for image in self.images}.values())
         numbers = {entry.at: number for number, entry in enumerate(entries)}
         images = [{"entry": numbers[image.item.entry.at], **_image_json(image)} for image in self.images]
-        return dump({"kind": "mirror", "entries": [_entry_json(entry) for entry in entries], "images": images})
+        options = [_entry_json(entry) for entry in entries]
+        return dump({"kind": "mirror", "entries": options, "images": images, "new": sorted(self.new)})
 
     @classmethod
     def from_json(cls, raw: bytes, *, at: str) -> Self:
@@ -62,7 +67,8 @@ class ShardInput:
             document = parse(raw, at=at)
             entries = [_parse_entry(one, at=where) for where, one in fields.objects(document, "entries", at=at)]
             found = fields.objects(document, "images", at=at)
-            return cls(images=tuple(_parse_image(one, entries, at=where) for where, one in found))
+            new = frozenset(fields.strings(document, "new", at=at))
+            return cls(images=tuple(_parse_image(one, entries, at=where) for where, one in found), new=new)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFou
 from prefect_dist.remotes import Hosts
 from prefect_dist.storage import open_store
 from prefect_dist.storage.runs import RunFiles
+from prefect_dist.transfer.repositories import NewRepositories
 from prefect_dist.transfer.session import SessionSpec
 
 ALIVE_S = 20.0
@@ -96,6 +97,7 @@ class ShardJob:
 def _mirror(wanted: ShardInput, context: RunContext, scopes: MirrorScopes) -> tuple[ShardResult, RunReport]:
     """Mirror images. Return the result and the report of the shard."""
     pool, builder = context.pool, ReportBuilder("mirror", context.pool)
+    pool.session.memo(NewRepositories).accept(wanted.new)
     applying = Applying(pool, scopes, context.notify, context.observer)
     applying.add(wanted.images, dict.fromkeys(wanted.images))
     results = applying.run()
@@ -136,7 +138,11 @@ def make_shard_run(
     session = replace(session, registries=registries, offline=offline, is_shared=True)
     expected = Digest.parse(digest, prefix="digest of the shard: ")
     with open_store(session.store, options=session.store_options) as store:
-        work = read_input(store.open_run(run), shard, expected)
+        files = store.open_run(run)
+        work = read_input(files, shard, expected)
+        # An earlier attempt of the shard may have uploaded content to the new repositories.
+        if isinstance(work, ShardInput) and files.read_modification_time(f"alive-{shard}.json") is not None:
+            work = replace(work, new=frozenset())
     job = ShardJob(run_name=run, number=shard, wanted=work, entries=entries)
     return RunSpec(job=job, session=session, window=concurrency, retries=retries)
 

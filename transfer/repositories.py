@@ -62,8 +62,18 @@ class NewRepositories:
         """Exclude the repositories of all targets that earlier runs recorded. Without this call, no repository is new."""
         self._known = frozenset(target.locator for target in known)
 
+    def list_new(self) -> frozenset[str]:
+        """Return the locators of the repositories that are known to be new."""
+        return frozenset(locator for locator, is_new in self._new.items() if is_new)
+
+    def accept(self, new: Iterable[str]) -> None:
+        """Record new repositories that the parent of a divided run has found, by their locators."""
+        self._new = dict.fromkeys(new, True)
+
     def has(self, session: Session, place: Reference) -> bool:
         """Return True if the repository of `place` is new. The first call for a repository sends a request."""
+        if (is_new := self._new.get(place.locator)) is not None:
+            return is_new
         if self._known is None or place.locator in self._known:
             return False
         with self._locks.setdefault(place.locator, Lock()):

@@ -56,6 +56,8 @@ def test_shards_mirror_all_images_once_and_the_parent_records_them(
         *(digest for built in APPS.values() for digest in built.blobs),
     }
     assert set(count_uploads(target.requests).values()) == {1}
+    # The shards know from the parent that the repositories are new.
+    assert [one.path for one in target.requests if one.method == "HEAD" and "/blobs/" in one.path] == []
     assert mirrors.read_lock()[f"{target.host}/app0:v1"]["referrers"] == {BILL.root.digest: None}
     assert report.counts["sent_bytes"] > 0
     assert not (mirrors.store / "runs" / "run-1" / "shard-0.json").exists()
