@@ -19,9 +19,9 @@ from typing import Any
 from prefect_dist.mirror.bookkeeping import record_intent, record_results
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Lock
+from prefect_dist.mirror.mirror_shard_files import MirrorShardInput
 from prefect_dist.mirror.plan import Plan, PlannedImage, SyncItem, TargetAction
 from prefect_dist.mirror.results import MirrorResults
-from prefect_dist.mirror.shard_files import ShardInput
 from prefect_dist.mirror.shards import divide_images
 from prefect_dist.ocispec import Descriptor, Digest, Reference, mediatypes
 
@@ -38,7 +38,7 @@ def main() -> None:
     print(f"plan: {(_peak() - start) / count:.0f} bytes of memory per image")
     shards, seconds = _time(lambda: divide_images(plan.images, workers=_WORKERS))
     print(f"division: {len(shards)} shards, {seconds / count * 1e6:.0f} us of CPU per image")
-    written, seconds = _time(lambda: sum(len(ShardInput(images=images).to_json()) for images in shards))
+    written, seconds = _time(lambda: sum(len(MirrorShardInput(images=images).to_json()) for images in shards))
     print(f"inputs of shards: {written / count:.0f} bytes, {seconds / count * 1e6:.0f} us of CPU per image")
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "mirror.lock.json"

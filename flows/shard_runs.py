@@ -47,7 +47,7 @@ _CANCELLED_S = 60.0
 
 
 @dataclass(slots=True)
-class Attempt:
+class ShardAttempt:
     """One flow run of a shard.
 
     `seen` is the time of its last sign of life, by the clock of the store and of this process. `pending_since` is the time when
@@ -162,7 +162,7 @@ class ShardRuns:
         Raises:
             Unavailable: no worker polls the work pool of the deployment, or Prefect's API is unreachable for ten minutes.
         """
-        waiting, running = deque(Attempt(number, digest) for number, digest in shards.items()), dict[UUID, Attempt]()
+        waiting, running = deque(ShardAttempt(number, digest) for number, digest in shards.items()), dict[UUID, ShardAttempt]()
         try:
             while (waiting and self._cancel.reason is None) or running:
                 yield from self._submit_next(waiting, running)
@@ -171,7 +171,7 @@ class ShardRuns:
                     error = self._judge(attempt, end, files)
                     if error is not None and self._can_retry(attempt, end):
                         self._notify(Note(f"{error}; starting the shard again"))
-                        waiting.append(Attempt(attempt.number, attempt.digest, attempt.attempt + 1))
+                        waiting.append(ShardAttempt(attempt.number, attempt.digest, attempt.attempt + 1))
                     else:
                         yield attempt.number, error
         finally:
@@ -180,7 +180,7 @@ class ShardRuns:
         for attempt in waiting:
             yield attempt.number, self._cancel.error
 
-    def _submit_next(self, waiting: deque[Attempt], running: dict[UUID, Attempt]) -> Iterator[tuple[int, DistError]]:
+    def _submit_next(self, waiting: deque[ShardAttempt], running: dict[UUID, ShardAttempt]) -> Iterator[tuple[int, DistError]]:
         """Submit waiting shards, up to `workers` in flight. If Prefect's API is unreachable, the shards keep waiting.
 
         If Prefect refuses a shard, yield the error for each waiting shard. The shards in flight continue.
@@ -197,7 +197,7 @@ class ShardRuns:
                 return
             running[submitted] = waiting.popleft()
 
-    def _submit(self, attempt: Attempt) -> UUID | None:
+    def _submit(self, attempt: ShardAttempt) -> UUID | None:
         """Submit a shard. Return None if Prefect's API is unreachable.
 
         A shard that an earlier attempt of this run submitted is the same flow run.
@@ -213,7 +213,7 @@ class ShardRuns:
         """Return the key of a flow run. For a key that Prefect knows, Prefect returns the existing flow run."""
         return f"{self.run}-{number}-{attempt}"
 
-    def _poll(self, running: Mapping[UUID, Attempt], files: RunFiles) -> dict[UUID, _End]:
+    def _poll(self, running: Mapping[UUID, ShardAttempt], files: RunFiles) -> dict[UUID, _End]:
         """Wait a moment, and return the flow runs that ended. A silent flow run ends as Crashed."""
         self._wait(running)
         if self._deadline is not None and time.monotonic() > self._deadline:
@@ -229,7 +229,7 @@ class ShardRuns:
             self._require_worker(running)
         return ended
 
-    def _find_end(self, run: UUID, attempt: Attempt, record: FlowRun | None, files: RunFiles) -> _End | None:
+    def _find_end(self, run: UUID, attempt: ShardAttempt, record: FlowRun | None, files: RunFiles) -> _End | None:
         """Return the end of a flow run, or None if the flow run has not ended. `record` is None if the list lacks the run."""
         try:
             record = record or self._flow_runs.read_one(run)
@@ -252,7 +252,7 @@ class ShardRuns:
             return None
         return _End(reason)
 
-    def _wait(self, running: Mapping[UUID, Attempt]) -> None:
+    def _wait(self, running: Mapping[UUID, ShardAttempt]) -> None:
         """Wait a moment. After a cancellation, cancel the flow runs once."""
         if self._deadline is not None:
             time.sleep(_POLL_S)
@@ -271,7 +271,7 @@ class ShardRuns:
         # The engine of a process that finds its flow run Cancelling exits, and the flow run would stay Cancelling forever.
         self._flow_runs.end(run.id for run, state in states if state is StateType.CANCELLING and run.start_time is None)
 
-    def _judge(self, attempt: Attempt, end: _End, files: RunFiles) -> DistError | None:
+    def _judge(self, attempt: ShardAttempt, end: _End, files: RunFiles) -> DistError | None:
         """Return None if the result of a shard is in the store, otherwise the reason of its end.
 
         A shard that was stopped, such as by the end of its worker, writes a result without the rest of its work. The result
@@ -285,10 +285,10 @@ class ShardRuns:
             return None
         return self._cancel.error or Unavailable(f"shard {attempt.number} of this run {end.reason}")
 
-    def _can_retry(self, attempt: Attempt, end: _End) -> bool:
+    def _can_retry(self, attempt: ShardAttempt, end: _End) -> bool:
         return not end.is_final and attempt.attempt < _MOST_ATTEMPTS and self._cancel.reason is None
 
-    def _require_worker(self, running: Mapping[UUID, Attempt]) -> None:
+    def _require_worker(self, running: Mapping[UUID, ShardAttempt]) -> None:
         """Raise an error if no shard has started for a minute, and no worker polls the work pool."""
         if any(attempt.is_started for attempt in running.values()) or not running:
             return
@@ -296,7 +296,7 @@ class ShardRuns:
             self._flow_runs.require_worker()
 
 
-def find_last_sign(attempt: Attempt, files: RunFiles) -> datetime | None:
+def find_last_sign(attempt: ShardAttempt, files: RunFiles) -> datetime | None:
     """Return the time of the last file of a shard. An unreachable store says nothing about the shard."""
     try:
         return files.read_modification_time(f"alive-{attempt.number}.json")

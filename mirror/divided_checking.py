@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from prefect_dist.mirror.check_files import CheckInput
+from prefect_dist.mirror.check_shard_files import CheckShardInput
 from prefect_dist.mirror.checking import Checking, CheckResults, make_unresolved_row
 from prefect_dist.mirror.division import Division, ShardRunner
 from prefect_dist.mirror.entry import Entry
@@ -51,7 +51,7 @@ class DividedChecking(Checking):
         self._division.finish_earlier()
         divided = divide_targets(tuple(wanted), workers=self._division.workers)
         shards = [
-            CheckInput(records={target: wanted[target] for target in targets}, is_repairing=self._is_repairing)
+            CheckShardInput(records={target: wanted[target] for target in targets}, is_repairing=self._is_repairing)
             for targets in divided
         ]
         ok, rows, lost, ended = 0, list[AuditRow](), list[AuditRow](), 0

@@ -10,10 +10,10 @@ from dataclasses import replace
 from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.division import Division, ShardRunner, add_stats
 from prefect_dist.mirror.mirror_policy import MirrorObserver
+from prefect_dist.mirror.mirror_shard_files import MirrorShardInput
 from prefect_dist.mirror.plan import PlannedImage
 from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.mirror.scopes import MirrorScopes
-from prefect_dist.mirror.shard_files import ShardInput
 from prefect_dist.mirror.shards import divide_images
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.units import format_count
@@ -55,8 +55,8 @@ class DividedApplying(Applying):
         self.observer.on_begin()
         self._images += planned
 
-    def _make_input(self, images: tuple[PlannedImage, ...]) -> ShardInput:
-        shard = ShardInput(images=images)
+    def _make_input(self, images: tuple[PlannedImage, ...]) -> MirrorShardInput:
+        shard = MirrorShardInput(images=images)
         new = self._session.memo(NewRepositories).list_new()
         return replace(shard, new=new.intersection(target.locator for target in shard.targets))
 
@@ -64,7 +64,7 @@ class DividedApplying(Applying):
         """Finish the plan, then mirror the added images in shards."""
         self.walk.run()
         if (stopped := self._session.cancel.error) is not None:
-            failures = dict.fromkeys(ShardInput(images=tuple(self._images)).targets, (stopped,))
+            failures = dict.fromkeys(MirrorShardInput(images=tuple(self._images)).targets, (stopped,))
             return MirrorResults(failures=failures, is_stopped=True)
         divided = divide_images(self._images, workers=self._division.workers)
         shards = [self._make_input(images) for images in divided]
@@ -83,12 +83,12 @@ class DividedApplying(Applying):
             self._division.remove_files()
 
 
-def _fail(shard: ShardInput, error: DistError) -> MirrorResults:
+def _fail(shard: MirrorShardInput, error: DistError) -> MirrorResults:
     """Return the results of a shard that failed at all its targets."""
     return MirrorResults(failures=dict.fromkeys(shard.targets, (error,)), begun=shard.targets)
 
 
-def _take(shard: ShardInput, results: MirrorResults) -> MirrorResults:
+def _take(shard: MirrorShardInput, results: MirrorResults) -> MirrorResults:
     """Return the results of a shard. If the shard was stopped, only its own targets are interrupted, not the whole run."""
     return replace(results, interrupted=shard.targets) if results.is_stopped else results
 

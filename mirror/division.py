@@ -48,7 +48,7 @@ class ShardRunner(Protocol):
         """
 
 
-class ResultOfShard(Protocol):
+class ShardResult(Protocol):
     """The result of a shard."""
 
     @property
@@ -64,11 +64,11 @@ class ResultOfShard(Protocol):
         """Return the quotas that registries reported to the shard, by host."""
 
 
-R = TypeVar("R", bound=ResultOfShard)
-R_co = TypeVar("R_co", bound=ResultOfShard, covariant=True)
+R = TypeVar("R", bound=ShardResult)
+R_co = TypeVar("R_co", bound=ShardResult, covariant=True)
 
 
-class InputOfShard(Protocol[R_co]):
+class ShardInput(Protocol[R_co]):
     """The input of a shard with a result of the type `R_co`."""
 
     def to_json(self) -> bytes:
@@ -115,7 +115,7 @@ class Division:
                 self._pool.session.cancel.check()
             self._runner.prepare_planning()
 
-    def carry_out(self, inputs: Sequence[InputOfShard[R]], work: str) -> Iterator[tuple[int, R | DistError]]:
+    def carry_out(self, inputs: Sequence[ShardInput[R]], work: str) -> Iterator[tuple[int, R | DistError]]:
         """Carry out shards. Yield the place of each input, and the result or the reason why the shard has no result.
 
         `work` describes the work of all shards, such as "12 images".
@@ -136,7 +136,7 @@ class Division:
             self._pool.runs += result.tasks
             yield number - first, result
 
-    def _run(self, inputs: Mapping[int, InputOfShard[R]]) -> Iterator[tuple[int, DistError | None]]:
+    def _run(self, inputs: Mapping[int, ShardInput[R]]) -> Iterator[tuple[int, DistError | None]]:
         """Yield each shard as it ends. After an error, yield the error for each shard that has not ended.
 
         The results of the other shards are kept, and the run records and reports them.
@@ -151,13 +151,13 @@ class Division:
             reason = exc.with_traceback(None)
             yield from ((number, reason) for number in sorted(unfinished))
 
-    def _write_input(self, number: int, one: InputOfShard[ResultOfShard]) -> Digest:
+    def _write_input(self, number: int, one: ShardInput[ShardResult]) -> Digest:
         """Write the input of a shard, and return the digest of the file."""
         raw = one.to_json()
         self._files.write(f"shard-{number}.json", raw)
         return Digest.of(raw)
 
-    def _read_result(self, number: int, one: InputOfShard[R], error: DistError | None) -> R:
+    def _read_result(self, number: int, one: ShardInput[R], error: DistError | None) -> R:
         """Return the result of a shard.
 
         Raises:

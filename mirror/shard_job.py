@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 
 from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.check import build_check_report
-from prefect_dist.mirror.check_files import CheckInput, CheckResult
+from prefect_dist.mirror.check_shard_files import CheckShardInput, CheckShardResult
 from prefect_dist.mirror.checking import Checking
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.loading import load_config
 from prefect_dist.mirror.lock_config import accept_lock
+from prefect_dist.mirror.mirror_shard_files import MirrorShardInput, MirrorShardResult
 from prefect_dist.mirror.plan import Plan
 from prefect_dist.mirror.report import ReportBuilder, RunReport
 from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.results import build_mirror_report
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
 from prefect_dist.mirror.scopes import MirrorScopes
-from prefect_dist.mirror.shard_files import ShardInput, ShardResult
 from prefect_dist.mirror.shard_format import read_kind
 from prefect_dist.mirror.skopeo import Dialect, choose_parser
 from prefect_dist.ocispec import Digest
@@ -42,7 +42,7 @@ class ShardJob:
 
     run_name: str
     number: int
-    wanted: ShardInput | CheckInput
+    wanted: MirrorShardInput | CheckShardInput
     entries: tuple[Entry, ...] = ()
 
     @property
@@ -62,8 +62,8 @@ class ShardJob:
             DistError: the result cannot be written.
         """
         scopes = context.scopes.open_mirror(f"shard {self.number}")
-        result: ShardResult | CheckResult
-        if isinstance(self.wanted, CheckInput):
+        result: MirrorShardResult | CheckShardResult
+        if isinstance(self.wanted, CheckShardInput):
             result, report = self._check(self.wanted, context, scopes)
         else:
             result, report = _mirror(self.wanted, context, scopes)
@@ -71,7 +71,7 @@ class ShardJob:
         files.write(f"result-{self.number}.json", result.to_json())
         return report
 
-    def _check(self, wanted: CheckInput, context: RunContext, scopes: MirrorScopes) -> tuple[CheckResult, RunReport]:
+    def _check(self, wanted: CheckShardInput, context: RunContext, scopes: MirrorScopes) -> tuple[CheckShardResult, RunReport]:
         """Check targets. Return the result and the report of the shard.
 
         Raises:
@@ -84,7 +84,7 @@ class ShardJob:
             why = "no entry selects this target; this worker needs the configuration of the parent run"
             raise InvalidInput(why, subject=min(map(str, missing)))
         found = checking.check(wanted.records)
-        result = CheckResult(
+        result = CheckShardResult(
             results=found,
             is_stopped=pool.session.cancel.reason is not None,
             stats=checking.stats,
@@ -94,14 +94,14 @@ class ShardJob:
         return result, build_check_report(builder, found, stats=checking.stats, unchecked=0, configuration=None)
 
 
-def _mirror(wanted: ShardInput, context: RunContext, scopes: MirrorScopes) -> tuple[ShardResult, RunReport]:
+def _mirror(wanted: MirrorShardInput, context: RunContext, scopes: MirrorScopes) -> tuple[MirrorShardResult, RunReport]:
     """Mirror images. Return the result and the report of the shard."""
     pool, builder = context.pool, ReportBuilder("mirror", context.pool)
     pool.session.memo(NewRepositories).accept(wanted.new)
     applying = Applying(pool, scopes, context.notify, context.observer)
     applying.add(wanted.images, dict.fromkeys(wanted.images))
     results = applying.run()
-    result = ShardResult(results=results, stats=applying.stats, tasks=pool.runs, quotas=applying.quotas)
+    result = MirrorShardResult(results=results, stats=applying.stats, tasks=pool.runs, quotas=applying.quotas)
     plan = Plan(images=wanted.images, is_dry=False)
     return result, build_mirror_report(builder, plan, results, stats=applying.stats, configuration=None)
 
@@ -141,13 +141,13 @@ def make_shard_run(
         files = store.open_run(run)
         work = read_input(files, shard, expected)
         # An earlier attempt of the shard may have uploaded content to the new repositories.
-        if isinstance(work, ShardInput) and files.read_modification_time(f"alive-{shard}.json") is not None:
+        if isinstance(work, MirrorShardInput) and files.read_modification_time(f"alive-{shard}.json") is not None:
             work = replace(work, new=frozenset())
     job = ShardJob(run_name=run, number=shard, wanted=work, entries=entries)
     return RunSpec(job=job, session=session, window=concurrency, retries=retries)
 
 
-def read_input(files: RunFiles, number: int, digest: Digest) -> ShardInput | CheckInput:
+def read_input(files: RunFiles, number: int, digest: Digest) -> MirrorShardInput | CheckShardInput:
     """Return the input of a shard, if the file has the digest that the parent passed.
 
     The file names sources, targets and the programs of gates, and more people can write to the content store than can start
@@ -166,7 +166,7 @@ def read_input(files: RunFiles, number: int, digest: Digest) -> ShardInput | Che
     if (found := Digest.of(raw)) != digest:
         why = f"expected the digest {digest} from the parent run, got {found}; another program has changed the file; run again"
         raise Corrupt(why, subject=at)
-    return (CheckInput if read_kind(raw, at=at) == "check" else ShardInput).from_json(raw, at=at)
+    return (CheckShardInput if read_kind(raw, at=at) == "check" else MirrorShardInput).from_json(raw, at=at)
 
 
 def _share_limits(hosts: Hosts, workers: int) -> Hosts:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prefect_dist.mirror.check_files import CheckInput, CheckResult
+from prefect_dist.mirror.check_shard_files import CheckShardInput, CheckShardResult
 from prefect_dist.mirror.checking import CheckResults
 from prefect_dist.mirror.lock import Lock
 from prefect_dist.mirror.report import AuditRow, RunReport
@@ -153,15 +153,15 @@ def test_the_targets_of_a_damaged_result_are_unresolved(mirrors: DividedMirrors,
 
 
 def test_the_files_of_a_divided_check_are_read_as_they_were_written(mirrors: DividedMirrors) -> None:
-    wanted = CheckInput(records=Lock(str(mirrors.lock)).read(), is_repairing=True)
-    assert CheckInput.from_json(wanted.to_json(), at="file") == wanted
+    wanted = CheckShardInput(records=Lock(str(mirrors.lock)).read(), is_repairing=True)
+    assert CheckShardInput.from_json(wanted.to_json(), at="file") == wanted
 
     target = Reference.parse("registry.example/app:v1")
     row = AuditRow(target=target, outcome="failed", faults=("lost",), errors=(Denied("no access", subject="registry.example"),))
     stats = TransferStats(received=1, sent=2)
-    result = CheckResult(results=CheckResults(ok=1, rows=(row,)), is_stopped=True, stats=stats, tasks=3)
+    result = CheckShardResult(results=CheckResults(ok=1, rows=(row,)), is_stopped=True, stats=stats, tasks=3)
     other = Reference.parse("registry.example/app:v2")
-    found = CheckResult.from_json(result.to_json(), targets=[target, other], at="file")
+    found = CheckShardResult.from_json(result.to_json(), targets=[target, other], at="file")
     assert repr(found) == repr(result)
     with pytest.raises(InvalidInput, match=r"file\.version: missing"):
-        CheckResult.from_json(b"{}", targets=[target], at="file")
+        CheckShardResult.from_json(b"{}", targets=[target], at="file")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from prefect_dist.mirror.mirror_shard_files import MirrorShardResult
 from prefect_dist.mirror.results import MirrorResults
-from prefect_dist.mirror.shard_files import ShardResult
 from prefect_dist.mirror.shard_format import read_stopped
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.transfer.cancellation import CancelToken, use_token
@@ -269,7 +269,7 @@ def test_a_store_that_refuses_to_delete_files_costs_a_note(
 def test_only_the_targets_of_a_stopped_shard_lose_the_record_of_compared_referrers(
     mirrors: DividedMirrors, entry: dict[str, Any]
 ) -> None:
-    stopped = ShardResult(results=MirrorResults(is_stopped=True)).to_json()
+    stopped = MirrorShardResult(results=MirrorResults(is_stopped=True)).to_json()
 
     report = mirrors.run(entry, results={1: stopped})
 

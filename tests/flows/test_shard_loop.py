@@ -17,8 +17,8 @@ from prefect_dist.flows.parameters import make_resources
 from prefect_dist.flows.run import _ReleasingRunner
 from prefect_dist.flows.shard_runs import ShardOptions, ShardRuns
 from prefect_dist.mirror.configured import make_mirror_run
+from prefect_dist.mirror.mirror_shard_files import MirrorShardResult
 from prefect_dist.mirror.results import MirrorResults
-from prefect_dist.mirror.shard_files import ShardResult
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import Denied, DistError, Unavailable
 from prefect_dist.storage.backend import Backend, open_backend
@@ -27,8 +27,8 @@ from prefect_dist.transfer.cancellation import CancelToken, use_token
 from prefect_dist.transfer.events import Note, ignore_event
 from tests.flows.fake_prefect import FakePrefect, refuse
 
-RESULT = ShardResult(results=MirrorResults()).to_json()
-STOPPED = ShardResult(results=MirrorResults(is_stopped=True)).to_json()
+RESULT = MirrorShardResult(results=MirrorResults()).to_json()
+STOPPED = MirrorShardResult(results=MirrorResults(is_stopped=True)).to_json()
 CHECK_STOPPED = json.dumps({"version": 1, "ok": 0, "rows": [], "stopped": True}).encode()
 
 
@@ -288,7 +288,7 @@ def test_a_store_that_refuses_a_read_fails_only_the_shard(parent: Parent, monkey
 def test_a_store_that_refuses_the_time_of_a_file_says_nothing_about_a_shard(
     parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attempt = shard_runs.Attempt(0, Digest.of(b""))
+    attempt = shard_runs.ShardAttempt(0, Digest.of(b""))
     monkeypatch.setattr(parent.backend.fs, "info", Mock(side_effect=PermissionError("denied")))
 
     assert shard_runs.find_last_sign(attempt, parent.files) is None

@@ -272,10 +272,10 @@ def test_a_divided_check_waits_for_no_slots_because_its_parent_sends_no_request(
 
 
 def test_time_without_a_worker_and_time_without_the_store_are_no_silence_of_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefect_dist.flows.shard_runs import Attempt, find_last_sign
+    from prefect_dist.flows.shard_runs import ShardAttempt, find_last_sign
 
     long_ago = time.monotonic() - 100
-    attempt = Attempt(0, Digest.of(b""), submitted=long_ago, seen=(None, long_ago))
+    attempt = ShardAttempt(0, Digest.of(b""), submitted=long_ago, seen=(None, long_ago))
     attempt.note_start()
     assert not attempt.is_silent(None)
 

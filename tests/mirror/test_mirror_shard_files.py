@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from prefect_dist.mirror.entry import Entry
+from prefect_dist.mirror.mirror_shard_files import MirrorShardInput, MirrorShardResult
 from prefect_dist.mirror.plan import PlannedImage, SyncItem, TargetAction
 from prefect_dist.mirror.results import GateVeto, MirrorResults
-from prefect_dist.mirror.shard_files import ShardInput, ShardResult
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
 from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput
 from prefect_dist.ocispec.referrers import ReferrerFilter
@@ -38,7 +38,7 @@ ACTIONS = (
     TargetAction(item=ITEM, target=LAYOUT, change="add", new=ROOT),
 )
 IMAGE = PlannedImage(item=ITEM, root=ROOT, content=(), sent=(), actions=ACTIONS)
-RESULT = ShardResult(
+RESULT = MirrorShardResult(
     results=MirrorResults(
         failures={TARGET: (Denied("no access", subject="registry.example", cause="denied"),)},
         vetoes={LAYOUT: GateVeto(gate="scan", reason="old")},
@@ -52,14 +52,14 @@ RESULT = ShardResult(
 
 
 def test_the_input_of_a_shard_is_read_as_it_was_written() -> None:
-    raw = ShardInput(images=(IMAGE,)).to_json()
-    found = ShardInput.from_json(raw, at=AT)
+    raw = MirrorShardInput(images=(IMAGE,)).to_json()
+    found = MirrorShardInput.from_json(raw, at=AT)
     assert repr(found.images) == repr((IMAGE,))
     assert found.to_json() == raw
 
 
 def test_the_result_of_a_shard_is_read_as_it_was_written() -> None:
-    found = ShardResult.from_json(RESULT.to_json(), targets=(TARGET, LAYOUT), at=AT)
+    found = MirrorShardResult.from_json(RESULT.to_json(), targets=(TARGET, LAYOUT), at=AT)
     (error,) = found.results.failures[TARGET]
     assert (type(error), str(error), error.cause) == (Denied, "registry.example: no access", "denied")
     assert found.results.vetoes == RESULT.results.vetoes
@@ -69,12 +69,12 @@ def test_the_result_of_a_shard_is_read_as_it_was_written() -> None:
 
 @pytest.mark.parametrize("key", ["failures", "vetoes", "referrers", "begun"])
 def test_a_result_for_a_target_of_another_shard_is_refused(key: str) -> None:
-    empty = json.loads(ShardResult(results=MirrorResults()).to_json())
+    empty = json.loads(MirrorShardResult(results=MirrorResults()).to_json())
     values: dict[str, Any] = {"failures": {str(OTHER): []}, "vetoes": {str(OTHER): {"gate": "a", "reason": "b"}}}
     values |= {"referrers": {str(OTHER): {}}, "begun": [str(OTHER)]}
     raw = json.dumps(empty | {key: values[key]}).encode()
     with pytest.raises(InvalidInput, match=r"expected only targets of the shard, got 'registry.example/other:v1'"):
-        ShardResult.from_json(raw, targets=(TARGET,), at=AT)
+        MirrorShardResult.from_json(raw, targets=(TARGET,), at=AT)
 
 
 def damages(value: object) -> list[Callable[[], object]]:
@@ -103,19 +103,19 @@ def damages(value: object) -> list[Callable[[], object]]:
 
 @pytest.mark.parametrize("kind", ["input", "result"])
 def test_a_damaged_file_is_an_error_of_one_line_that_names_the_file(kind: str) -> None:
-    written = ShardInput(images=(IMAGE,)).to_json() if kind == "input" else RESULT.to_json()
+    written = MirrorShardInput(images=(IMAGE,)).to_json() if kind == "input" else RESULT.to_json()
     messages = list[str]()
     for damage in damages(json.loads(written)):
         raw = json.dumps(damage()).replace("Infinity", "1e999").encode()
         try:
             if kind == "input":
-                ShardInput.from_json(raw, at=AT).to_json()
+                MirrorShardInput.from_json(raw, at=AT).to_json()
             else:
-                ShardResult.from_json(raw, targets=(TARGET, LAYOUT), at=AT).to_json()
+                MirrorShardResult.from_json(raw, targets=(TARGET, LAYOUT), at=AT).to_json()
         except DistError as exc:
             messages.append(str(exc))
     assert len(messages) > 100
     assert [message for message in messages if not message.isprintable()] == []
     for raw in (b"", b"{", b"\x00", written[:-10], b"[" * 100_000):
         with pytest.raises(InvalidInput):
-            ShardInput.from_json(raw, at=AT)
+            MirrorShardInput.from_json(raw, at=AT)

@@ -1,6 +1,6 @@
 """The files of a divided check in the content store: the targets of a shard, and the results, as JSON.
 
-The names of the files are those of every divided run, see `mirror.shard_files`.
+The names of the files are those of every divided run, see `mirror.mirror_shard_files`.
 """
 
 from collections.abc import Collection, Mapping
@@ -21,7 +21,7 @@ _OUTCOMES: Mapping[str, _Outcome] = {outcome: outcome for outcome in get_args(_O
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckInput:
+class CheckShardInput:
     """The targets of a shard, with their records in the lock file. The worker reads the entries in the configuration."""
 
     records: Records
@@ -37,9 +37,9 @@ class CheckInput:
         sources = {Reference.parse(record.source).host for record in self.records.values()} if self.is_repairing else set[str]()
         return frozenset({target.host for target in self.records} | (set() if is_offline else sources))
 
-    def parse_result(self, raw: bytes, *, at: str) -> "CheckResult":
-        """Return the result in a file, see `CheckResult.from_json`."""
-        return CheckResult.from_json(raw, targets=self.targets, at=at)
+    def parse_result(self, raw: bytes, *, at: str) -> "CheckShardResult":
+        """Return the result in a file, see `CheckShardResult.from_json`."""
+        return CheckShardResult.from_json(raw, targets=self.targets, at=at)
 
     def to_json(self) -> bytes:
         """Return the content of the file."""
@@ -65,7 +65,7 @@ class CheckInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckResult:
+class CheckShardResult:
     """The results of a shard, the counts of its transfers, the number of its units of work, and the last reported quotas.
 
     `is_stopped` is true if the shard was stopped before its end.

@@ -24,7 +24,7 @@ _CHANGES: Mapping[str, Change] = {"add": "add", "change": "change", "repair": "r
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardInput:
+class MirrorShardInput:
     """The images of a shard, with the options of their entries and the actions that are due.
 
     `new` are the locators of target repositories that had no content before the run.
@@ -44,9 +44,9 @@ class ShardInput:
         sources = set[str]() if is_offline else {image.item.source.host for image in self.images}
         return frozenset(sources | {target.host for target in self.targets})
 
-    def parse_result(self, raw: bytes, *, at: str) -> "ShardResult":
-        """Return the result in a file, see `ShardResult.from_json`."""
-        return ShardResult.from_json(raw, targets=self.targets, at=at)
+    def parse_result(self, raw: bytes, *, at: str) -> "MirrorShardResult":
+        """Return the result in a file, see `MirrorShardResult.from_json`."""
+        return MirrorShardResult.from_json(raw, targets=self.targets, at=at)
 
     def to_json(self) -> bytes:
         """Return the content of the file."""
@@ -72,7 +72,7 @@ class ShardInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardResult:
+class MirrorShardResult:
     """The results of a shard, the counts of its transfers, the number of its units of work, and the last reported quotas."""
 
     results: MirrorResults
