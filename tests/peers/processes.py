@@ -44,7 +44,8 @@ def require(program: str, package: str, *, source: str = "Debian", remedy: str =
 
 
 # Below the ports that Linux gives to outgoing connections: such a connection could take a port before its server starts.
-_PORTS = range(10_000, 32_000)
+# Browsers refuse port 10080.
+_PORTS = range(10_100, 32_000)
 _RANDOM = random.SystemRandom()
 
 
