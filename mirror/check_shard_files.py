@@ -4,13 +4,22 @@ The names of the files are those of every divided run, see `mirror.mirror_shard_
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal, Self, get_args
 
 from prefect_dist.mirror.checking import CheckResults
 from prefect_dist.mirror.lock import Locked, Records
 from prefect_dist.mirror.report import AuditRow
-from prefect_dist.mirror.shard_format import dump, error_json, parse, parse_errors, parse_quotas, parse_stats, refuse_damage
+from prefect_dist.mirror.shard_format import (
+    dump,
+    error_json,
+    parse,
+    parse_errors,
+    parse_quotas,
+    parse_stats,
+    refuse_damage,
+    work_json,
+)
 from prefect_dist.ocispec import Reference, fields
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
 from prefect_dist.remotes import Quota
@@ -93,9 +102,7 @@ class CheckShardResult:
                 "ok": self.results.ok,
                 "rows": rows,
                 "stopped": self.is_stopped,
-                "stats": asdict(self.stats),
-                "tasks": self.tasks,
-                "quotas": {host: asdict(quota) for host, quota in self.quotas.items()},
+                **work_json(self.stats, self.tasks, self.quotas),
             }
         )
 

@@ -12,7 +12,16 @@ from typing import Any, Self
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.plan import Change, PlannedImage, SyncItem, TargetAction
 from prefect_dist.mirror.results import GateVeto, MirrorResults
-from prefect_dist.mirror.shard_format import dump, error_json, parse, parse_errors, parse_quotas, parse_stats, refuse_damage
+from prefect_dist.mirror.shard_format import (
+    dump,
+    error_json,
+    parse,
+    parse_errors,
+    parse_quotas,
+    parse_stats,
+    refuse_damage,
+    work_json,
+)
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, fields
 from prefect_dist.ocispec.errors import DistError, InvalidInput, quote_text
 from prefect_dist.ocispec.referrers import ReferrerFilter
@@ -93,9 +102,7 @@ class MirrorShardResult:
                 },
                 "begun": sorted(map(str, found.begun)),
                 "stopped": found.is_stopped,
-                "stats": asdict(self.stats),
-                "tasks": self.tasks,
-                "quotas": {host: asdict(quota) for host, quota in self.quotas.items()},
+                **work_json(self.stats, self.tasks, self.quotas),
             }
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -96,6 +97,11 @@ def _parse_error(document: fields.Json, *, at: str) -> DistError:
     made = _CLASSES.get(fields.require(document, "class", str, at=at), DistError)
     subject, cause = (fields.optional(document, key, str, at=at) for key in ("subject", "cause"))
     return made(fields.require(document, "message", str, at=at), subject=subject, cause=cause)
+
+
+def work_json(stats: TransferStats, tasks: int, quotas: Mapping[str, Quota]) -> dict[str, Any]:
+    """Return the counts of transfers, the number of units of work, and the reported quotas by host."""
+    return {"stats": asdict(stats), "tasks": tasks, "quotas": {host: asdict(quota) for host, quota in quotas.items()}}
 
 
 def parse_stats(document: fields.Json, *, at: str) -> TransferStats:
