@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
 from prefect_dist.mirror.mirror_shard_files import MirrorShardResult
 from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.mirror.shard_format import read_stopped
 from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.storage.backend import open_backend
 from prefect_dist.transfer.cancellation import CancelToken, use_token
 from tests import images
 from tests.fakes.faults import Answer, Call, Fault
@@ -253,11 +253,12 @@ def test_an_error_of_the_runner_fails_only_shards_without_a_result(
 def test_a_store_that_refuses_to_delete_files_costs_a_note(
     mirrors: DividedMirrors, entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def deny(_fs: MemoryFileSystem, path: str) -> None:
+    def deny(path: str) -> None:
         raise PermissionError(path)
 
     place = f"memory://{uuid.uuid4().hex}"
-    monkeypatch.setattr(MemoryFileSystem, "rm_file", deny)
+    backend, _, _ = open_backend(place, {})
+    monkeypatch.setattr(backend.fs, "rm_file", deny)  # an earlier test may have left an attribute of this instance
 
     report = mirrors.run(entry, place=place)
 

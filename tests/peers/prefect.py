@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ _SETTINGS = {
     "DO_NOT_TRACK": "1",
 }
 _RECORDED_S = 60
-_BUSY_S = 30
+_BUSY_S = 180  # a loaded machine has kept a server silent for longer than a minute
 _RUN_S = 90
 """A worker finds the run and starts a process. The process imports Prefect and executes the run."""
 _PAGE = 200
@@ -110,7 +111,8 @@ class PrefectServer:
 
     def start(self, name: str, parameters: dict[str, Any]) -> str:
         """Create a run of a deployment, for its worker to pick up; return its id."""
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        key = uuid.uuid4().hex  # a repeated request creates no second run
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": key}
         return str(self.post(f"/deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"])
 
     def wait_for_end(self, flow_run_id: str) -> dict[str, Any]:
@@ -140,13 +142,15 @@ class PrefectServer:
         bodies: list[bytes] = []
 
         def send() -> bool:
-            """Send the request. Return False while the database is locked, for a retry as in the client of Prefect."""
+            """Send the request. Return False if the server is silent or its database is locked, for a retry."""
             try:
                 with urllib.request.urlopen(request, timeout=30) as answer:
                     bodies.append(answer.read())
             except urllib.error.HTTPError as exc:
                 if exc.code != HTTPStatus.SERVICE_UNAVAILABLE:
                     raise
+            except TimeoutError:
+                return False
             return bool(bodies)
 
         assert poll_until(send, timeout_s=_BUSY_S), f"{method} {path}: still busy"
