@@ -22,11 +22,10 @@ from prefect_dist.flows.shard_api import PatientApi, ShardFlowRuns
 from prefect_dist.mirror.hosts_file import MAX_CONCURRENCY
 from prefect_dist.mirror.run_spec import RunSpec
 from prefect_dist.mirror.shard_format import read_stopped
-from prefect_dist.mirror.shard_job import ALIVE_S
 from prefect_dist.mirror.skopeo import Dialect
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound, Unavailable
-from prefect_dist.storage.runs import RunFiles
+from prefect_dist.storage.runs import ALIVE_S, RunFiles
 from prefect_dist.transfer.cancellation import current_token
 from prefect_dist.transfer.events import Note, Notify
 from prefect_dist.transfer.pool import Grain

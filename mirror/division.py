@@ -111,7 +111,7 @@ class Division:
         without_result = sorted(number for number in written if f"result-{number}.json" not in names)
         if without_result and (unfinished := self._runner.find_submitted(without_result)):
             self._notify(Note(f"finishing {format_count(len(unfinished), 'shard')} of an earlier attempt"))
-            for _ in self._runner.carry_out(unfinished, self._files):
+            for _ in self._watch(unfinished):
                 self._pool.session.cancel.check()
             self._runner.prepare_planning()
 
@@ -144,12 +144,17 @@ class Division:
         unfinished = set(inputs)
         try:
             digests = {number: self._write_input(number, one) for number, one in inputs.items()}
-            for number, error in self._runner.carry_out(digests, self._files):
+            for number, error in self._watch(digests):
                 unfinished.discard(number)
                 yield number, error
         except DistError as exc:
             reason = exc.with_traceback(None)
             yield from ((number, reason) for number in sorted(unfinished))
+
+    def _watch(self, shards: Mapping[int, Digest]) -> Iterator[tuple[int, DistError | None]]:
+        """Yield each shard as it ends. Shards may wait for days, so gc must see that their parent is alive."""
+        with self._files.show_life("alive.json"):
+            yield from self._runner.carry_out(shards, self._files)
 
     def _write_input(self, number: int, one: ShardInput[ShardResult]) -> Digest:
         """Write the input of a shard, and return the digest of the file."""

@@ -3,6 +3,7 @@
 runs/<run>/shard-<number>.json   the images of a shard, written before the shard is submitted
 runs/<run>/result-<number>.json  the results of a shard, written when the shard ends
 runs/<run>/alive-<number>.json   written again every 20 s while the shard runs
+runs/<run>/alive.json            written again every 20 s while the parent waits for shards
 """
 
 from collections.abc import Collection, Mapping, Sequence

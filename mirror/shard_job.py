@@ -1,8 +1,7 @@
 """One shard of a divided run: carries out the work in a file of the content store, and writes the results there."""
 
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from prefect_dist.mirror.applying import Applying
@@ -22,15 +21,12 @@ from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.mirror.shard_format import read_kind
 from prefect_dist.mirror.skopeo import Dialect, choose_parser
 from prefect_dist.ocispec import Digest
-from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound
+from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound
 from prefect_dist.remotes import Hosts
 from prefect_dist.storage import open_store
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.repositories import NewRepositories
 from prefect_dist.transfer.session import SessionSpec
-
-ALIVE_S = 20.0
-"""The time between two writes of the file that shows that a shard is alive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,26 +189,6 @@ def show_life(session: SessionSpec, *, run: str, shard: int) -> Iterator[None]:
     """
     with (
         open_store(session.store, options=session.store_options) as store,
-        _write_repeatedly(store.open_run(run), f"alive-{shard}.json"),
+        store.open_run(run).show_life(f"alive-{shard}.json"),
     ):
         yield
-
-
-@contextmanager
-def _write_repeatedly(files: RunFiles, name: str) -> Iterator[None]:
-    over = threading.Event()
-
-    def write() -> None:
-        while True:
-            with suppress(DistError):  # a shard with an unreachable store only looks silent
-                files.write(name, b"{}")
-            if over.wait(ALIVE_S):
-                return
-
-    thread = threading.Thread(target=write, name="alive", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

@@ -267,6 +267,20 @@ def test_a_store_that_refuses_to_delete_files_costs_a_note(
     assert "files of the run stay in the content store until gc removes them" in mirrors.notes[-1]
 
 
+def test_the_parent_shows_that_it_is_alive_while_shards_wait(mirrors: DividedMirrors, entry: dict[str, Any]) -> None:
+    """gc removes the files of a run after a day without a write."""
+    seen = list[bool]()
+
+    def wait_for_sign(raw: bytes) -> bytes:
+        seen.append(poll_until((mirrors.store / "runs" / "run-1" / "alive.json").exists, timeout_s=30))
+        return raw
+
+    report = mirrors.run(entry, inputs={0: wait_for_sign})
+
+    assert (report.status, seen) == ("complete", [True])
+    assert not list((mirrors.store / "runs").glob("*/*"))
+
+
 def test_only_the_targets_of_a_stopped_shard_lose_the_record_of_compared_referrers(
     mirrors: DividedMirrors, entry: dict[str, Any]
 ) -> None:
