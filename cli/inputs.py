@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from posixpath import expanduser
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect_dist.cli.options import Context, Dialect, NetworkOptions
@@ -160,7 +161,7 @@ def parse_images(lines: Iterable[str]) -> list[str]:
 
 def check_new_directory(text: str) -> str:
     """Return the absolute path of a missing or empty directory."""
-    path = Path(text).expanduser().absolute()
+    path = Path(expanduser(text)).absolute()
     try:
         if any(path.iterdir()):
             raise BadInput(f"directory {path}: expected a missing or empty directory, but it has files")
@@ -227,7 +228,7 @@ def is_locator(path: str) -> bool:
 def make_absolute(location: str) -> str:
     """Return a location that is valid in every directory, since a run may be repeated elsewhere."""
     is_absolute = "://" in location or location.startswith(BLOCK)
-    return location if is_absolute else str(Path(location).expanduser().absolute())
+    return location if is_absolute else str(Path(expanduser(location)).absolute())
 
 
 def _require_valid(parse: Callable[[], T]) -> T:

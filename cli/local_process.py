@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from posixpath import expanduser
 
 from prefect_dist.cli import local_state
+from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.local_state import State
 from prefect_dist.ocispec import units
 from prefect_dist.ocispec.errors import InvalidInput, Unavailable
@@ -54,7 +56,7 @@ def guess_home() -> Path | None:
     """Return PREFECT_HOME, if the environment names no API and Prefect has no file with settings. Prefect is not imported."""
     if _CHOICES & {name.upper() for name in os.environ}:
         return None
-    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    home = Path(expanduser(os.environ.get("PREFECT_HOME") or "~/.prefect"))
     files = (home / "profiles.toml", *map(Path, (".env", "prefect.toml", "pyproject.toml")))
     return None if any(file.exists() for file in files) else home
 
@@ -63,13 +65,13 @@ def read_idle() -> float:
     """Return the seconds after which an unused server ends, from DIST_SERVER_IDLE. 0: the server ends with its command.
 
     Raises:
-        InvalidInput: the variable has another form.
+        BadInput: the variable has another form.
     """
     text = os.environ.get("DIST_SERVER_IDLE") or "10m"
     try:
         return units.seconds(text)
     except InvalidInput as exc:
-        raise InvalidInput(f"environment variable DIST_SERVER_IDLE: {exc}") from exc
+        raise BadInput(f"environment variable DIST_SERVER_IDLE: {exc}") from exc
 
 
 def describe_build() -> dict[str, str]:

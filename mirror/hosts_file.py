@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from posixpath import expanduser
 from typing import Literal
 
 from pydantic import Field
@@ -109,7 +110,7 @@ def hosts(path: str | None, *, plain_http: bool = False, ca_file: str | None = N
             raise InvalidInput(f"insecure {host!r}: expected host[:port] as in references")
         known = named.get(host, HostSettings())
         named[host] = replace(known, scheme="https", tls=replace(known.tls, verify=False))
-    found = Hosts(named=named, plain_http=plain_http, ca_file=ca_file and str(Path(ca_file).expanduser()))
+    found = Hosts(named=named, plain_http=plain_http, ca_file=ca_file and expanduser(ca_file))
     if ca_file is not None:
         Tls(ca_file=found.ca_file).context()
     return found

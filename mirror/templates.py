@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from operator import attrgetter
 from pathlib import Path
+from posixpath import expanduser
 from typing import Any, NamedTuple, Self
 
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
@@ -223,7 +224,7 @@ class _Parser:
 def _read_file(path: str) -> str | _Missing:
     """Return the content of a file without its last line break."""
     try:
-        return Path(path).expanduser().read_text().removesuffix("\n")
+        return Path(expanduser(path)).read_text().removesuffix("\n")
     except (OSError, ValueError) as exc:  # ValueError: the content is not UTF-8, or the path has a null byte
         reason = getattr(exc, "strerror", None) or "expected a text file in UTF-8"
         return _Missing(f"{path if path.isprintable() else quote_text(path)}: {reason}")

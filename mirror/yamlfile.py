@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from posixpath import expanduser
 from typing import Any
 
 import yaml
@@ -91,9 +92,12 @@ class Document:
         """Return the absolute form of a path or URL. A relative path starts at the directory of the file.
 
         Raises:
-            InvalidInput: the path is relative, and the document is no file.
+            InvalidInput: the path is relative, and the document is no file; or the path starts with ~ and an unknown user.
         """
-        expanded = Path(path).expanduser()
+        expanded = Path(expanduser(path))
+        if str(expanded).startswith("~"):
+            reason = "check that the user after ~ exists"
+            raise InvalidInput(f"expected a URL or a path, got {path}; {reason}", subject=self.where(place))
         if "://" in path or expanded.is_absolute():
             return path if "://" in path else str(expanded)
         self._require_directory(path, place)

@@ -6,7 +6,7 @@ import signal
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from uuid import UUID
 import httpx
 import pytest
 from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
+from prefect_dist.flows import parent_run
 from prefect_dist.flows.api import client
 from prefect_dist.flows.parent_run import stop_with_parent
 from prefect_dist.flows.shard_runs import DEPLOYMENT, ShardRuns
@@ -203,23 +205,33 @@ def end_at_once() -> None:
     """Do nothing."""
 
 
-@flow
-def watch_parent(parent: str) -> list[str | None]:
-    """Return the reason why a run ends, before and after its parent is cancelled."""
+@flow(validate_parameters=False)  # else `looks` is a copy
+def watch_parent(parent: str, looks: Sequence[str]) -> list[str | None]:
+    """Return the reason why a run ends, before and after its parent is cancelled. `looks` has an item per look at the parent."""
     token = CancelToken()
     with use_token(token), stop_with_parent(parent, pause_s=0.1):
-        time.sleep(0.5)  # several looks at the running parent
+        assert poll_until(lambda: len(looks) >= 3, timeout_s=30)
         before = token.reason
         client().set_flow_run_state(UUID(parent), Cancelling(), force=True)
         poll_until(lambda: token.reason is not None, timeout_s=30)
     return [before, token.reason]
 
 
-def test_a_shard_stops_with_its_parent_although_prefect_lost_its_own_cancellation(prefect: PrefectServer) -> None:
+def test_a_shard_stops_with_its_parent_although_prefect_lost_its_own_cancellation(
+    prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Prefect ignores the cancellation of a run whose process is just starting. Here, Prefect does not cancel the shard."""
+    looks = list[str]()
+    is_cancelled = parent_run._is_cancelled
+
+    def note_look(api: SyncPrefectClient, run: str) -> bool:
+        looks.append(run)
+        return is_cancelled(api, run)
+
+    monkeypatch.setattr(parent_run, "_is_cancelled", note_look)
     with temporary_settings({PREFECT_API_URL: prefect.url}):
         parent = end_at_once(return_state=True).state_details.flow_run_id
-        assert watch_parent(str(parent)) == [None, "the parent run was cancelled"]
+        assert watch_parent(str(parent), looks) == [None, "the parent run was cancelled"]
 
 
 def test_a_prefect_server_without_the_deployment_is_named(prefect: PrefectServer, tmp_path: Path) -> None:

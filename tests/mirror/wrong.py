@@ -17,6 +17,7 @@ WRONG = [
     ("concurrency: 0\n" + SYNC, ":1: concurrency: expected greater than or equal to 1, got 0"),
     ("concurrency: many\n" + SYNC, ":1: concurrency: expected a valid integer, got 'many'"),
     ("name: [a]\n" + SYNC, ":1: name: expected text, got a list"),
+    ("store: ~nouser/x\n" + SYNC, ":1: store: expected a URL or a path, got ~nouser/x; check that the user after ~ exists"),
     # entries
     ("sync:\n  - target: a.example/b\n    type: image\n", ":2: sync[0].source: missing"),
     ("sync:\n  - source: a\n    type: image\n", ":2: sync[0]: expected either target or targets"),

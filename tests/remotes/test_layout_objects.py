@@ -18,6 +18,8 @@ from prefect_dist.ocispec.referrers import make_entry
 from prefect_dist.remotes.layout_remote import LayoutRemote
 from tests import images
 from tests.cli.dist import command
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import find_missing
 from tests.peers.seaweedfs import S3Server
 from tests.remotes.layouts import (
     MARKER,
@@ -259,7 +261,7 @@ def test_a_missing_bucket_is_named(s3: S3Server, remote: LayoutRemote, monkeypat
 
 
 @pytest.mark.parametrize("names", ["aws", "fsspec"])
-def test_the_command_gets_credentials_and_endpoint_from_the_environment(s3: S3Server, tmp_path: Path, names: str) -> None:
+def test_commands_get_credentials_and_endpoint_from_the_environment(s3: S3Server, tmp_path: Path, names: str) -> None:
     place = write_layout(tmp_path / "layout", {"v1": ONE})
     url = f"{s3.url}/{uuid.uuid4().hex}"
     plain = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "FSSPEC_"))}
@@ -274,7 +276,7 @@ def test_the_command_gets_credentials_and_endpoint_from_the_environment(s3: S3Se
         }
     )
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         argv = command("--store", tmp_path / "store", *arguments)
         return subprocess.run(argv, capture_output=True, text=True, env=plain | given, check=False)
 
@@ -283,3 +285,9 @@ def test_the_command_gets_credentials_and_endpoint_from_the_environment(s3: S3Se
     listed = run("tags", f"oci:{url}")
     assert listed.stdout == "v1\n", listed.stderr
     assert ObjectPlace(url, s3.storage_options).tags() == {"v1": ONE.root.digest}
+
+    (tmp_path / "images.txt").write_text(f"oci:{url}:v1\n")
+    with FakeRegistry() as target:
+        seeded = run("seed", "--direct", tmp_path / "images.txt", "--to", target.host)
+        assert "1 added" in seeded.stdout, seeded.stderr
+        assert find_missing(target, url.rpartition("/")[2], ONE, "v1") == []
