@@ -207,7 +207,7 @@ def end_at_once() -> None:
 
 @flow(validate_parameters=False)  # else `looks` is a copy
 def watch_parent(parent: str, looks: Sequence[str]) -> list[str | None]:
-    """Return the reason why a run ends, before and after its parent is cancelled. `looks` has an item per look at the parent."""
+    """Return the reason why a run ends, before and after its parent is cancelled. `looks` counts the looks at the parent."""
     token = CancelToken()
     with use_token(token), stop_with_parent(parent, pause_s=0.1):
         assert poll_until(lambda: len(looks) >= 3, timeout_s=30)
