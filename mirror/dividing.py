@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.division import Division, ShardRunner, add_stats
+from prefect_dist.mirror.intentions import Intentions
 from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.mirror_shard_files import MirrorShardInput
-from prefect_dist.mirror.plan import PlannedImage
+from prefect_dist.mirror.plan import Plan, PlannedImage
 from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.mirror.shards import divide_images
@@ -25,12 +26,29 @@ from prefect_dist.transfer.stats import TransferStats
 
 
 class DividedApplying(Applying):
-    """Carries out the plan of a run in shards. Only the queries of planning run in this process."""
+    """Carries out the plan of a run in shards. Only the queries of planning run in this process.
 
-    def __init__(self, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver, runner: ShardRunner) -> None:
+    This object receives the plan, and records the intentions after the whole plan is made: the memory of planning is free by
+    then.
+
+    Attributes:
+        plan: the plan, without the content of the images after the division.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        scopes: MirrorScopes,
+        notify: Notify,
+        observer: MirrorObserver,
+        runner: ShardRunner,
+        *,
+        intentions: Intentions,
+    ) -> None:
         super().__init__(pool, scopes, notify, observer)
         self._division = Division(pool, runner, notify)
-        self._images = list[PlannedImage]()
+        self._intentions = intentions
+        self.plan = Plan(images=())
         self._is_complete = False
 
     @property
@@ -50,32 +68,53 @@ class DividedApplying(Applying):
         """
         self._division.finish_earlier()
 
-    def add(self, planned: Sequence[PlannedImage], _origins: Mapping[PlannedImage, object], /) -> None:
-        """Add planned images. No task of this process needs the results of the survey."""
-        self.observer.on_begin()
-        self._images += planned
+    def take_images(self, images: Sequence[PlannedImage], _origins: Mapping[PlannedImage, object], /) -> None:
+        """Notify the observer of the first images. No task of this process needs the results of the survey."""
+        if any(image.is_needed for image in images):
+            self.observer.on_begin()
 
-    def _make_input(self, images: tuple[PlannedImage, ...]) -> MirrorShardInput:
-        shard = MirrorShardInput(images=images)
-        new = self._session.memo(NewRepositories).list_new()
-        return replace(shard, new=new.intersection(target.locator for target in shard.targets))
+    def take_plan(self, plan: Plan, /) -> None:
+        """Keep and report the whole plan."""
+        self.plan = plan
+        self.observer.on_plan(plan, is_dry=False)
 
     def run(self) -> MirrorResults:
-        """Finish the plan, then mirror the added images in shards."""
+        """Finish the plan, record the intentions, then mirror the images in shards."""
         self.walk.run()
+        shards = self._divide()
+        self._record_intentions()
         if (stopped := self._session.cancel.error) is not None:
-            failures = dict.fromkeys(MirrorShardInput(images=tuple(self._images)).targets, (stopped,))
+            failures = dict.fromkeys((target for shard in shards for target in shard.targets), (stopped,))
             return MirrorResults(failures=failures, is_stopped=True)
-        divided = divide_images(self._images, workers=self._division.workers)
-        shards = [self._make_input(images) for images in divided]
         found = list[MirrorResults]()
-        for place, result in self._division.carry_out(shards, format_count(len(self._images), "image")):
+        for place, result in self._division.carry_out(shards, format_count(len(self.plan.due), "image")):
             found.append(
                 _fail(shards[place], result) if isinstance(result, DistError) else _take(shards[place], result.results)
             )
         results = merge_results(found, is_stopped=self._session.cancel.reason is not None)
         self._is_complete = not results.is_stopped and not results.failures
         return results
+
+    def _divide(self) -> list[MirrorShardInput]:
+        """Divide the plan into shards, and drop the content of the images, which no later step needs."""
+        divided = divide_images(self.plan.due, workers=self._division.workers)
+        light = {image: image.without_content() for image in self.plan.images}
+        self.plan = replace(self.plan, images=tuple(light.values()))
+        return [self._make_input(tuple(light[image] for image in images)) for images in divided]
+
+    def _make_input(self, images: tuple[PlannedImage, ...]) -> MirrorShardInput:
+        shard = MirrorShardInput(images=images)
+        new = self._session.memo(NewRepositories).list_new()
+        return replace(shard, new=new.intersection(target.locator for target in shard.targets))
+
+    def _record_intentions(self) -> None:
+        """Record the intentions, unless the run is stopped. If recording fails, the run fails before publication."""
+        if self._session.cancel.reason is not None:
+            return
+        try:
+            self._intentions.record(self.plan.images)
+        except DistError as exc:
+            self.fail(exc.with_traceback(None))
 
     def remove_shared_files(self) -> None:
         """Remove the files of a complete run. A later attempt of an incomplete run needs the files."""

@@ -104,6 +104,9 @@ class Lock:
 
     def __init__(self, url: str | None, *, run: str | None = None) -> None:
         self._file, self._run = StateFile(url) if url is not None else None, run
+        # The last content with the digest of its bytes. A parsed file takes several times its size, so an unchanged file is not
+        # parsed again.
+        self._last: tuple[Digest, _Content] | None = None
 
     def read(self) -> Records:
         """Return the records by target. A missing file has no records.
@@ -130,7 +133,7 @@ class Lock:
         if self._file is not None:
             at = self._file.url
             with _name_lock_file():
-                self._file.change(lambda raw: _document(self._amend(self._parse(raw, at), amend, settle)))
+                self._file.change(lambda raw: self._format(self._amend(self._parse(raw, at), amend, settle)))
 
     def _amend(
         self, found: "_Content", amend: Callable[[Records], Records], settle: Callable[[Pending], Pending] | None
@@ -144,10 +147,19 @@ class Lock:
     def _parse(self, raw: bytes | None, at: str) -> "_Content":
         if raw is None:
             return _Content()
-        try:
-            return _parse_content(raw, at=at)
-        except (InvalidInput, Unsupported) as exc:
-            raise InvalidInput(f"lock file {at}: damaged ({exc}); restore the file, or remove it to start a new one") from exc
+        digest = Digest.of(raw)
+        if self._last is None or self._last[0] != digest:
+            try:
+                self._last = digest, _parse_content(raw, at=at)
+            except (InvalidInput, Unsupported) as exc:
+                remedy = "restore the file, or remove it to start a new one"
+                raise InvalidInput(f"lock file {at}: damaged ({exc}); {remedy}") from exc
+        return self._last[1]
+
+    def _format(self, content: "_Content") -> bytes:
+        raw = _document(content)
+        self._last = Digest.of(raw), content
+        return raw
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """The plan of a mirror run: values for the action of each image at each target."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import NO_REFERRERS, Locked
+from prefect_dist.mirror.plan_cost import PlanCost
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.remotes import Quota
@@ -98,6 +99,10 @@ class PlannedImage:
         """Return whether the store needs the content of the image: for a target or for the gate."""
         return any(action.is_due or action.is_judged for action in self.actions)
 
+    def without_content(self) -> Self:
+        """Return the image without its content, which takes most of the memory of a plan."""
+        return replace(self, content=(), sent=())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unnamed:
@@ -149,7 +154,7 @@ class Plan:
         problems: the error of each entry whose images are unknown, by the place of the entry in the configuration.
         idle: a line for each entry that selects no image, or no image of some source repositories.
         trusted: the number of unchanged targets for which the run trusts the lock file and sends no request.
-        missing: the digests that the store lacks.
+        cost: the cost of the images.
         unnamed: the images for which the name of a target is invalid.
         is_dry: true if the run only makes the plan.
     """
@@ -159,7 +164,7 @@ class Plan:
     problems: Mapping[str, DistError] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
     trusted: int = 0
-    missing: frozenset[Digest] = frozenset()
+    cost: PlanCost = field(default_factory=PlanCost)
     unnamed: tuple[Unnamed, ...] = ()
     quotas: Mapping[str, Quota] = field(default_factory=dict)
     is_dry: bool = True
@@ -173,6 +178,18 @@ class Plan:
     def due(self) -> tuple[PlannedImage, ...]:
         """Return the images that have to be published at a target, or judged again."""
         return tuple(image for image in self.images if image.is_needed)
+
+    @property
+    def requests(self) -> int:
+        """Return the approximate number of requests, with three for each tag to remove."""
+        return self.cost.requests + 3 * len(self.to_prune)
+
+    def pulls_from(self, host: str) -> int | None:
+        """Return the number of pulls from a registry.
+
+        None unless the run is dry: another run has pulled the manifests before the plan is complete.
+        """
+        return self.cost.pulls.get(host, 0) if self.is_dry else None
 
     @property
     def to_prune(self) -> tuple[OrphanTag, ...]:

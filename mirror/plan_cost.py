@@ -1,65 +1,82 @@
 """The cost of a plan: the content to transfer, the requests, and the pulls that count against a quota."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
 
-from prefect_dist.mirror.plan import Plan
 from prefect_dist.ocispec import Descriptor, Digest
 
+if TYPE_CHECKING:
+    from prefect_dist.mirror.plan import PlannedImage
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanCost:
-    """The cost of a plan, as far as the survey of the images shows."""
+    """The cost of the images of a plan, as far as the survey of the images shows. Equal content counts once.
 
-    plan: Plan
+    Attributes:
+        fetched: the number of descriptors to fetch.
+        sent: the largest possible number of descriptors to push, summed over the target registries.
+        requests: the approximate number of requests.
+        pulls: the number of pulls from each source registry, as Docker Hub counts: one per image, and per platform of an index.
+        stored: the number of blobs that the store has.
+    """
 
-    @cached_property
-    def to_fetch(self) -> dict[Digest, Descriptor]:
-        """Return the distinct content to fetch."""
-        content = (descriptor for image in self.plan.due for descriptor in image.content)
-        return {descriptor.digest: descriptor for descriptor in content if descriptor.digest in self.plan.missing}
+    fetched: int = 0
+    fetched_bytes: int = 0
+    sent: int = 0
+    sent_bytes: int = 0
+    requests: int = 0
+    pulls: Mapping[str, int] = field(default_factory=dict)
+    stored: int = 0
+    stored_bytes: int = 0
 
-    @cached_property
-    def to_send(self) -> dict[tuple[str, Digest], Descriptor]:
-        """Return the distinct content per target registry. The registry may already have some of the content."""
-        return {
-            (action.target.host, descriptor.digest): descriptor
-            for image in self.plan.due
-            for action in image.due
-            for descriptor in image.sent
-        }
-
-    @property
-    def fetched_bytes(self) -> int:
-        """Return the number of bytes to fetch."""
-        return sum(descriptor.size for descriptor in self.to_fetch.values())
-
-    @property
-    def sent_bytes(self) -> int:
-        """Return the largest possible number of bytes to push."""
-        return sum(descriptor.size for descriptor in self.to_send.values())
-
-    @cached_property
-    def requests(self) -> int:
-        """Return the approximate number of requests.
+    @classmethod
+    def of(cls, images: "Sequence[PlannedImage]", missing: Collection[Digest]) -> Self:
+        """Return the cost of images that are needed. `missing` are the digests that the store lacks.
 
         The run sends one request for each fetched descriptor and each pushed manifest, one before each tag is set, and three
-        for each pushed blob and each tag to remove. A blob that the target has or mounts takes fewer.
+        for each pushed blob. A blob that the target has or mounts takes fewer.
         """
-        due = self.plan.due
-        published = sum(descriptor.is_manifest for image in due for _ in image.due for descriptor in image.sent)
-        published += sum(len(image.due) for image in due)
-        blobs = {(action.target, d.digest) for image in due for action in image.due for d in image.sent if not d.is_manifest}
-        sent = sum(not descriptor.is_manifest for descriptor in self.to_send.values())
-        return len(self.to_fetch) + published + len(blobs) + 2 * sent + 3 * len(self.plan.to_prune)
+        content = _collect_distinct(one for image in images for one in image.content)
+        fetched = [one for one in content if one.digest in missing]
+        stored = [one.size for one in content if one.digest not in missing and not one.is_manifest]
+        sent = _collect_sent(images)
+        publications = sum(len(image.due) * (1 + _count_uploads(image)) for image in images)
+        return cls(
+            fetched=len(fetched),
+            fetched_bytes=sum(one.size for one in fetched),
+            sent=len(sent),
+            sent_bytes=sum(one.size for one in sent),
+            requests=len(fetched) + publications + 2 * sum(not one.is_manifest for one in sent),
+            pulls=_count_pulls(images, {one.digest for one in fetched}),
+            stored=len(stored),
+            stored_bytes=sum(stored),
+        )
 
-    def pulls_from(self, host: str) -> int | None:
-        """Return the number of pulls from a registry, as Docker Hub counts: one per image, and per platform of an index.
 
-        None unless the run is dry: another run has pulled the manifests before the plan is complete.
-        """
-        if not self.plan.is_dry:
-            return None
-        pulled = ((image, one) for image in self.plan.due for one in image.content if one.is_manifest and one.kind != "index")
-        sources = {one.digest: image.item.source.host for image, one in pulled}
-        return sum(sources.get(digest) == host for digest in self.to_fetch)
+def _collect_distinct(descriptors: Iterable[Descriptor]) -> Collection[Descriptor]:
+    """Return one descriptor per digest."""
+    return {one.digest: one for one in descriptors}.values()
+
+
+def _collect_sent(images: "Iterable[PlannedImage]") -> list[Descriptor]:
+    """Return the distinct content for each target registry. The registry may already have some of the content."""
+    by_host = defaultdict[str, dict[Digest, Descriptor]](dict)
+    for image in images:
+        for host in {action.target.host for action in image.due}:
+            by_host[host].update((one.digest, one) for one in image.sent)
+    return [one for content in by_host.values() for one in content.values()]
+
+
+def _count_uploads(image: "PlannedImage") -> int:
+    """Return the number of manifests and of distinct blobs of an image at a target."""
+    return sum(one.is_manifest for one in image.sent) + len({one.digest for one in image.sent if not one.is_manifest})
+
+
+def _count_pulls(images: "Iterable[PlannedImage]", fetched: Collection[Digest]) -> Mapping[str, int]:
+    """Return the number of fetched manifests of images, by source registry."""
+    pulled = ((image, one) for image in images for one in image.content if one.is_manifest and one.kind != "index")
+    sources = {one.digest: image.item.source.host for image, one in pulled if one.digest in fetched}
+    return Counter(sources.values())

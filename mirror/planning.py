@@ -14,6 +14,7 @@ from prefect_dist.mirror.claiming import Claiming
 from prefect_dist.mirror.listing import Selected, list_registry
 from prefect_dist.mirror.orphans import find_orphans
 from prefect_dist.mirror.plan import Plan, PlannedImage
+from prefect_dist.mirror.plan_cost import PlanCost
 from prefect_dist.mirror.queries import QueryLoop, run_stage
 from prefect_dist.mirror.surveying import PlanRequest, SurveyedImages, SurveyProgress, find_missing_content, survey_images
 from prefect_dist.ocispec import Digest
@@ -95,6 +96,7 @@ class Planning:
         entries = (*self._request.entries, *self._request.others)
         orphans = find_orphans(images, trusted, entries, self._request.locked, held=held, selected=chosen)
         notes = {**orphans.notes, **idle}
+        missing = frozenset[Digest]().union(*(surveyed.missing for surveyed in self._surveys))
         return Plan(
             images=tuple(images),
             orphans=orphans.tags,
@@ -102,7 +104,7 @@ class Planning:
             unnamed=tuple(unnamed for selected in selections for unnamed in selected.unnamed),
             idle=tuple(notes[at] for at in dict.fromkeys(entry.at for entry in self._request.entries) if at in notes),
             trusted=len(trusted),
-            missing=frozenset[Digest]().union(*(surveyed.missing for surveyed in self._surveys)),
+            cost=PlanCost.of([image for image in images if image.is_needed], missing),
             quotas=self._session.remotes.registries.quotas(),
             is_dry=self._request.is_dry,
         )

@@ -173,7 +173,8 @@ class RunReport:
         stopped: the reason of a stop by a signal, a time-out, a person or Prefect. None if an error ended the run.
         quotas: the last reported quota of each registry, by host.
         registries: the state of each target registry of a configuration.
-        plan: the plan of a mirror, seed, copy or push. `repr` omits the plan: it has all descriptors.
+        plan: the plan of a mirror, seed, copy or push. `repr` omits the plan: it has all descriptors. The images of a run with
+            several workers have no content.
     """
 
     flow: FlowName

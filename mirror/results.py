@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from prefect_dist.mirror.plan import OrphanTag, Plan, TargetAction
-from prefect_dist.mirror.plan_cost import PlanCost
 from prefect_dist.mirror.report import OrphanRow, ReportBuilder, RunError, RunReport, TargetOutcome, TargetRow
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import DistError
@@ -156,15 +155,12 @@ def _count_orphans(orphans: Sequence[OrphanRow]) -> dict[str, int]:
 
 def _count_content(plan: Plan, stats: TransferStats) -> dict[str, int]:
     """Return the transferred bytes, and the numbers and bytes of existing and mounted blobs."""
-    # Manifests are in the store because the plan was made with them.
-    content = {d.digest: d.size for image in plan.due for d in image.content if not d.is_manifest}
-    to_fetch = PlanCost(plan).to_fetch
-    stored = [count for digest, count in content.items() if digest not in to_fetch]
     return {
         "fetched_bytes": stats.received,
         "sent_bytes": stats.sent,
-        "stored": len(stored),
-        "stored_bytes": sum(stored),
+        # Manifests are in the store because the plan was made with them.
+        "stored": plan.cost.stored,
+        "stored_bytes": plan.cost.stored_bytes,
         "mounted": stats.mounted,
         "mounted_bytes": stats.mounted_bytes,
         "existed": stats.existed,

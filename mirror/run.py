@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
 
 from prefect_dist.mirror.applying import Applying
-from prefect_dist.mirror.bookkeeping import note_changes, record_intent, record_results, settle_changes
+from prefect_dist.mirror.bookkeeping import record_results, settle_changes
 from prefect_dist.mirror.dividing import DividedApplying
 from prefect_dist.mirror.division import ShardRunner
 from prefect_dist.mirror.entry import Entry
-from prefect_dist.mirror.lock import Lock, Locked, Pending, Records
+from prefect_dist.mirror.intentions import Intentions
+from prefect_dist.mirror.lock import Lock, Pending, Records
 from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.orphans import collect_known_tags, exclude_pushed
-from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
+from prefect_dist.mirror.plan import Plan, PlannedImage
 from prefect_dist.mirror.planning import Planning
 from prefect_dist.mirror.registry_state import summarize_mirror
 from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport, TargetRow
@@ -23,7 +23,6 @@ from prefect_dist.mirror.run_spec import RunContext
 from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.mirror.store_index import update_index
 from prefect_dist.mirror.surveying import PlanRequest
-from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
 from prefect_dist.ocispec.index_filter import select_image
 from prefect_dist.ocispec.platform import Platforms
@@ -117,11 +116,15 @@ def run_mirror(
     locked = lock.read()
     if job.lock is not None:
         session.memo(NewRepositories).exclude(locked)
-    applying = (
-        Applying(pool, scopes, notify, observer) if shards is None else DividedApplying(pool, scopes, notify, observer, shards)
-    )
+    intentions = Intentions(lock, locked)
+    applying: Applying
+    receiver: _PlanReceiver | DividedApplying
+    if shards is None:
+        applying = Applying(pool, scopes, notify, observer)
+        receiver = _PlanReceiver(applying, intentions, is_dry=job.is_dry)
+    else:
+        applying = receiver = DividedApplying(pool, scopes, notify, observer, shards, intentions=intentions)
     applying.finish_earlier()
-    receiver = _PlanReceiver(job, lock, locked, applying)
     request = PlanRequest(
         entries=entries,
         others=job.others,
@@ -138,7 +141,7 @@ def run_mirror(
         plan = exclude_pushed(plan, results.referrers)
         known = collect_known_tags(plan, locked, results.referrers)
         results = replace(results, removed=applying.remove(plan.orphans, known))
-        unwritten, pending = _record(lock, plan, results, receiver.replaced, notify)
+        unwritten, pending = _record(lock, plan, results, intentions.replaced, notify)
         errors += unwritten
         errors += update_index(session, notify)
     applying.remove_shared_files()
@@ -186,50 +189,27 @@ def _name_remedy(entry: Entry, stored: Platforms) -> str:
 
 
 class _PlanReceiver:
-    """Takes the plan in parts, and has each part carried out, unless the run is dry.
+    """Takes the plan in parts, and has each part carried out, unless the run is dry."""
 
-    `replaced` are the records in the lock file before the run wrote intentions.
-    """
-
-    def __init__(self, job: MirrorJob, lock: Lock, locked: Records, applying: Applying) -> None:
-        self._job, self._lock, self._locked, self._applying = job, lock, locked, applying
-        self._now = datetime.now(UTC)
+    def __init__(self, applying: Applying, intentions: Intentions, *, is_dry: bool) -> None:
+        self._applying, self._intentions, self._is_dry = applying, intentions, is_dry
         self.plan = Plan(images=())
-        self.replaced = dict[Reference, Locked]()
 
     def take_images(self, images: Sequence[PlannedImage], origins: Mapping[PlannedImage, object], /) -> None:
         """Record the images in the lock file, then have them mirrored. If recording fails, the run fails before publication."""
-        if self._job.is_dry:
+        if self._is_dry:
             return
-        if any(action.is_due or self._is_wanted_again(action) for image in images for action in image.actions):
-            try:
-                plan = Plan(images=tuple(images))
-                self._lock.update(partial(self._record_intent, plan), partial(note_changes, plan, self._now))
-            except DistError as exc:
-                self._applying.fail(exc.with_traceback(None))
+        try:
+            self._intentions.record(images)
+        except DistError as exc:
+            self._applying.fail(exc.with_traceback(None))
         if needed := [image for image in images if image.is_needed]:
             self._applying.add(needed, origins)
-
-    def _record_intent(self, plan: Plan, locked: Records) -> Records:
-        """Return the records with the intentions of a plan, and keep the replaced records.
-
-        If another run changed the file meanwhile, the lock calls the method again.
-        """
-        for action in plan.actions:
-            if action.target in locked:
-                self.replaced[action.target] = locked[action.target]
-            else:
-                self.replaced.pop(action.target, None)
-        return record_intent(plan, locked)
-
-    def _is_wanted_again(self, action: TargetAction) -> bool:
-        record = self._locked.get(action.target)
-        return record is not None and record.unwanted is not None
 
     def take_plan(self, plan: Plan, /) -> None:
         """Report the whole plan."""
         self.plan = plan
-        self._applying.observer.on_plan(plan, is_dry=self._job.is_dry)
+        self._applying.observer.on_plan(plan, is_dry=self._is_dry)
 
 
 def _record(

@@ -4,7 +4,6 @@ from collections import Counter
 from typing import Any
 
 from prefect_dist.mirror.plan import Plan
-from prefect_dist.mirror.plan_cost import PlanCost
 from prefect_dist.mirror.render.lines import list_nonzero
 from prefect_dist.mirror.render.table import Cells, tabulate_rows
 from prefect_dist.mirror.results import plan_rows
@@ -28,31 +27,29 @@ def plan_summary(plan: Plan) -> str:
         (len(plan.held_orphans), "held back by prune.most"),
         (len(plan.unowned_orphans), "orphaned without an entry"),
     )
-    cost = PlanCost(plan)
-    moved = f"{size(cost.fetched_bytes)} to fetch, at most {size(cost.sent_bytes)} to send"
-    moved += f", about {format_count(cost.requests, 'request')}"
+    moved = f"{size(plan.cost.fetched_bytes)} to fetch, at most {size(plan.cost.sent_bytes)} to send"
+    moved += f", about {format_count(plan.requests, 'request')}"
     moved += ", plus referrers" if any(image.item.related for image in plan.due) else ""
-    return "; ".join([", ".join(parts), moved, *(_planned_pulls(cost, host) for host in plan.quotas)])
+    return "; ".join([", ".join(parts), moved, *(_planned_pulls(plan, host) for host in plan.quotas)])
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
     """Return the cost of a plan as a JSON object."""
-    cost = PlanCost(plan)
     return {
-        "fetch": {"descriptors": len(cost.to_fetch), "bytes": cost.fetched_bytes},
-        "send": {"descriptors": len(cost.to_send), "bytes": cost.sent_bytes},
-        "requests": cost.requests,
+        "fetch": {"descriptors": plan.cost.fetched, "bytes": plan.cost.fetched_bytes},
+        "send": {"descriptors": plan.cost.sent, "bytes": plan.cost.sent_bytes},
+        "requests": plan.requests,
         "trusted": plan.trusted,
         "quotas": {
-            host: {"needed": cost.pulls_from(host), "remaining": quota.remaining, "limit": quota.limit}
+            host: {"needed": plan.pulls_from(host), "remaining": quota.remaining, "limit": quota.limit}
             for host, quota in plan.quotas.items()
         },
     }
 
 
-def _planned_pulls(cost: PlanCost, host: str) -> str:
+def _planned_pulls(plan: Plan, host: str) -> str:
     """Return the number of planned pulls from a registry with a quota."""
-    quota, needed = cost.plan.quotas[host], cost.pulls_from(host)
+    quota, needed = plan.quotas[host], plan.pulls_from(host)
     if needed is None:
         return f"{host}: {format_count(quota.remaining, 'pull')} left"
     return f"{host}: {needed} of {format_count(quota.remaining, 'pull')} left{'; too few' if needed > quota.remaining else ''}"

@@ -14,9 +14,10 @@ from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.run import MirrorEvents
 from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.auditing import Auditing
+from prefect_dist.mirror.intentions import Intentions
 from prefect_dist.mirror.lock import Lock, Locked
 from prefect_dist.mirror.plan import OrphanTag, PlannedImage, SyncItem, TargetAction
-from prefect_dist.mirror.run import MirrorJob, _PlanReceiver
+from prefect_dist.mirror.run import _PlanReceiver
 from prefect_dist.ocispec import Reference
 from prefect_dist.transfer.events import ignore_event
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
@@ -74,9 +75,9 @@ def test_no_image_is_published_if_the_lock_file_cannot_be_written(applying: Appl
     root = manifest("v1")
     action = TargetAction(item=item, target=TARGET, change="add", new=root)
     image = PlannedImage(item=item, root=root, content=(root,), sent=(root,), actions=(action,))
-    job = MirrorJob(flow="mirror", configuration=None, entries=(entry,), lock=str(lock), is_dry=False)
+    receiver = _PlanReceiver(applying, Intentions(Lock(str(lock)), {}), is_dry=False)
 
-    _PlanReceiver(job, Lock(str(lock)), {}, applying).take_images([image], {image: Answers(())})
+    receiver.take_images([image], {image: Answers(())})
     results = applying.run()
 
     assert str(lock) in str(session.cancel.failure)

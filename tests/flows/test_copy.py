@@ -82,7 +82,7 @@ def test_a_dry_run_plans_and_sends_nothing(target: FakeRegistry, store: str, nam
     report = copy_directly(store, name, f"{target.host}/app:v1", is_dry=True)
 
     assert outcomes(report) == {f"{target.host}/app:v1": "planned"}
-    assert len(plan_of(report).missing) == len(INDEX.descriptors)
+    assert plan_of(report).cost.fetched == len(INDEX.descriptors)
     assert {one.method for one in target.requests} == {"HEAD"}
     assert list(open_store(store).walk()) == []
 

@@ -1,5 +1,6 @@
 """Mirror runs that are divided into shards. Here the shards run in threads, each with its own resources, through files."""
 
+import gc
 import json
 import uuid
 from collections import Counter
@@ -8,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from prefect_dist.mirror.lock import Lock
 from prefect_dist.mirror.mirror_shard_files import MirrorShardResult
+from prefect_dist.mirror.plan import PlannedImage
 from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.mirror.shard_format import read_stopped
+from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.storage.backend import open_backend
 from prefect_dist.transfer.cancellation import CancelToken, use_token
@@ -215,15 +219,38 @@ def test_a_restarted_run_ignores_the_file_of_a_shard_that_no_attempt_submitted(
     assert not any(directory.glob("*"))
 
 
-def test_a_run_that_is_cancelled_during_planning_records_no_image_as_mirrored(
-    mirrors: DividedMirrors, entry: dict[str, Any], target: FakeRegistry
+def test_the_parent_has_no_content_of_images_in_memory_when_it_writes_the_lock_file(
+    mirrors: DividedMirrors, entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = {digest for built in APPS.values() for digest in built.blobs}
+    planned, kept, update = list[int](), list[Descriptor](), Lock.update
+
+    def inspect_memory(lock: Lock, *changes: Any) -> None:
+        gc.collect()
+        objects = gc.get_objects()
+        planned.append(sum(isinstance(one, PlannedImage) and one.item.source.host == entry["source"] for one in objects))
+        kept.extend(one for one in objects if isinstance(one, Descriptor) and str(one.digest) in wanted)
+        update(lock, *changes)
+
+    monkeypatch.setattr(Lock, "update", inspect_memory)
+
+    report = mirrors.run(entry)
+
+    assert report.status == "complete", error_lines(report)
+    assert planned == [len(APPS), len(APPS)]  # the intentions, then the results
+    assert kept == []
+
+
+def test_a_run_that_is_cancelled_during_planning_records_no_image(
+    mirrors: DividedMirrors, entry: dict[str, Any], source: FakeRegistry, target: FakeRegistry
 ) -> None:
     cancel = CancelToken()
     with FakeRegistry() as late:  # the images of the first source are planned before the second source is listed
         images.load(late, "late", APPS["app0"], "v1")
 
         def cancel_after_survey() -> None:
-            assert poll_until(mirrors.lock.exists, timeout_s=30)
+            surveyed = {f"/v2/{name}/manifests/v1" for name in APPS}
+            assert poll_until(lambda: surveyed <= {one.path for one in source.requests}, timeout_s=30)
             cancel.request("the user")
 
         late.inject(Fault(path="/v2/_catalog", action=Call(cancel_after_survey)))
@@ -232,7 +259,7 @@ def test_a_run_that_is_cancelled_during_planning_records_no_image_as_mirrored(
 
     assert report.status == "stopped"
     assert {outcomes(report)[f"{target.host}/{name}:v1"] for name in APPS} == {"failed"}
-    assert not any(record["mirrored"] for record in mirrors.read_lock().values())
+    assert mirrors.read_lock() == {}
     assert not [one.path for one in target.requests if one.method == "PUT"]
 
 

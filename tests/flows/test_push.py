@@ -404,7 +404,7 @@ def test_the_plan_of_a_push_has_the_content_to_send(push: Push) -> None:
         plan = plan_of(push("one", f"{fake.host}/app:v1"))
     (image,) = plan.images
     assert {str(one.digest) for one in image.sent} == {*ONE.descriptors}
-    assert plan.missing == frozenset()
+    assert plan.cost.fetched == 0
 
 
 def test_a_pushed_artifact_is_listed_under_the_fallback_tag_of_its_subject(

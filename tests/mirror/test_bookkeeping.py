@@ -161,10 +161,10 @@ def test_a_record_of_other_entries_never_becomes_unwanted() -> None:
 
 def test_only_the_plan_of_a_dry_run_counts_the_pulls_that_it_needs() -> None:
     quotas = {"source.example": Quota(limit=100, remaining=42, window_s=21600)}
-    dry = Plan(images=(image(),), missing=frozenset({IMAGE}), quotas=quotas)
-    real = Plan(images=(image(),), quotas=quotas, is_dry=False)
+    dry = Plan(images=(image(),), cost=PlanCost.of([image()], {IMAGE}), quotas=quotas)
+    real = replace(dry, is_dry=False)
 
-    assert (PlanCost(dry).pulls_from("source.example"), PlanCost(real).pulls_from("source.example")) == (1, None)
+    assert (dry.pulls_from("source.example"), real.pulls_from("source.example")) == (1, None)
     assert plan_summary(dry).endswith("; source.example: 1 of 42 pulls left")
     assert plan_summary(real).endswith("; source.example: 42 pulls left")
 

@@ -3,11 +3,13 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from prefect_dist.mirror.lock import Lock
+from prefect_dist.mirror.lock import Lock, Locked
+from prefect_dist.ocispec import Digest, Platform, Reference
 from prefect_dist.ocispec.errors import Denied
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
@@ -59,3 +61,33 @@ def test_a_lock_file_that_an_object_store_refuses_has_the_remedy_of_the_store(mo
             Lock("s3://bucket/lock.json").read()
         assert refusing.requests
     assert str(refused.value) == "lock file s3://bucket/lock.json: Forbidden; check the credentials and their permissions"
+
+
+def test_a_lock_returns_its_own_records_without_parsing_and_reads_the_changes_of_others(tmp_path: Path) -> None:
+    lock, other = (Lock(str(tmp_path / "lock.json"), run="mirror all") for _ in range(2))
+    digests, now = [Digest.of(text) for text in (b"1", b"2", b"3")], datetime.now(UTC)
+    plain, full = (Reference.parse(f"target.example/app:v{number}") for number in (2, 1))
+    records = {
+        plain: Locked(source="source.example/app:v2", digest=digests[0], mirrored=None, own=False),
+        full: Locked(
+            source="source.example/app:v1",
+            digest=digests[0],
+            mirrored=now,
+            own=True,
+            platforms=(Platform.parse("linux/arm64/v8"),),
+            rewritten=True,
+            single=Platform.parse("linux/amd64"),
+            referrers={digests[1]: "sha256-1.sig", digests[2]: None},
+            unwanted=now,
+            replaces=digests[2],
+            related=("referrers",),
+        ),
+    }
+
+    lock.update(lambda _: records, lambda _: {full: now})
+
+    assert lock.read() is records
+    assert other.read() == records
+    other.update(lambda found: {plain: found[plain]}, lambda pending: {**pending, plain: now})
+    assert lock.read() == {plain: records[plain]}
+    assert lock.read() == other.read()
