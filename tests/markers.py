@@ -34,6 +34,8 @@ _STARTERS: dict[Callable[..., Any], str] = {
     command: "process",
     dist: "process",
 }
+_GROUPS = {"server": "deployments", "prefect": "prefect"}
+"""The groups of tests by their fixtures. The server with deployments is in use for minutes, so it has its own group."""
 
 
 def mark_by_peers(item: pytest.Item) -> None:
@@ -46,8 +48,11 @@ def mark_by_peers(item: pytest.Item) -> None:
         found |= _marks_of(definitions[-1].func)
     for name in found:
         item.add_marker(name)
-    if "server" in item.fixturenames:  # one process of pytest-xdist runs all tests that need the worker
-        item.add_marker(pytest.mark.xdist_group("deployments"))
+    # One process of pytest-xdist runs all tests of a group. A Prefect server costs 7 s of CPU time to start and 2 % of a core.
+    for fixture, group in _GROUPS.items():
+        if fixture in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group(group))
+            return
 
 
 @cache
