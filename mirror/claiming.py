@@ -63,6 +63,8 @@ class Claiming:
                 self._waiting[name] = waiting
             else:
                 del self._waiting[name]
+        if self.is_complete:  # no later call needs the claims, which take memory for each target
+            self._claims, self._admitted = Claims(), set()
         return admitted
 
     def _divide(self, items: Iterable[SyncItem]) -> tuple[list[SyncItem], list[SyncItem]]:

@@ -50,7 +50,7 @@ class PlanCost:
             sent=len(sent),
             sent_bytes=sum(one.size for one in sent),
             requests=len(fetched) + publications + 2 * sum(not one.is_manifest for one in sent),
-            pulls=_count_pulls(images, {one.digest for one in fetched}),
+            pulls=_count_pulls(images, missing),
             stored=len(stored),
             stored_bytes=sum(stored),
         )
@@ -75,8 +75,8 @@ def _count_uploads(image: "PlannedImage") -> int:
     return sum(one.is_manifest for one in image.sent) + len({one.digest for one in image.sent if not one.is_manifest})
 
 
-def _count_pulls(images: "Iterable[PlannedImage]", fetched: Collection[Digest]) -> Mapping[str, int]:
-    """Return the number of fetched manifests of images, by source registry."""
+def _count_pulls(images: "Iterable[PlannedImage]", missing: Collection[Digest]) -> Mapping[str, int]:
+    """Return the number of manifests of images to fetch, by source registry."""
     pulled = ((image, one) for image in images for one in image.content if one.is_manifest and one.kind != "index")
-    sources = {one.digest: image.item.source.host for image, one in pulled if one.digest in fetched}
+    sources = {one.digest: image.item.source.host for image, one in pulled if one.digest in missing}
     return Counter(sources.values())

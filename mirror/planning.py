@@ -51,6 +51,7 @@ class Planning:
         self._progress = SurveyProgress(notify)
         self._selections = list[Selected]()
         self._surveys = list[SurveyedImages]()
+        self._missing = set[Digest]()
         self._open_surveys = 0
 
     def begin(self) -> None:
@@ -75,7 +76,7 @@ class Planning:
     def _hand_over(self, claiming: Claiming, surveyed: SurveyedImages) -> None:
         """Hand over surveyed images, and the plan after the last images."""
         self._open_surveys -= 1
-        surveyed = find_missing_content(self._session.store, surveyed)
+        surveyed = self._find_missing(surveyed)
         self._surveys.append(replace(surveyed, origins={}))  # without results that only the walk needs
         is_last = claiming.is_complete and not self._open_surveys
         # The walk uploads the content of images as soon as it takes them. The plan shows the state before.
@@ -83,6 +84,12 @@ class Planning:
         self._receiver.take_images(surveyed.images, surveyed.origins)
         if plan is not None:
             self._receiver.take_plan(plan)
+
+    def _find_missing(self, surveyed: SurveyedImages) -> SurveyedImages:
+        """Note the content that the store lacks. Return the images, failed if reading the store fails."""
+        found, missing = find_missing_content(self._session.store, surveyed)
+        self._missing |= missing
+        return found
 
     def _make_plan(self) -> Plan:
         order = {id(entry): number for number, entry in enumerate(self._request.entries)}
@@ -96,7 +103,6 @@ class Planning:
         entries = (*self._request.entries, *self._request.others)
         orphans = find_orphans(images, trusted, entries, self._request.locked, held=held, selected=chosen)
         notes = {**orphans.notes, **idle}
-        missing = frozenset[Digest]().union(*(surveyed.missing for surveyed in self._surveys))
         return Plan(
             images=tuple(images),
             orphans=orphans.tags,
@@ -104,7 +110,7 @@ class Planning:
             unnamed=tuple(unnamed for selected in selections for unnamed in selected.unnamed),
             idle=tuple(notes[at] for at in dict.fromkeys(entry.at for entry in self._request.entries) if at in notes),
             trusted=len(trusted),
-            cost=PlanCost.of([image for image in images if image.is_needed], missing),
+            cost=PlanCost.of([image for image in images if image.is_needed], self._missing),
             quotas=self._session.remotes.registries.quotas(),
             is_dry=self._request.is_dry,
         )

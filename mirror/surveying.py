@@ -68,13 +68,11 @@ class SurveyedImages:
         images: the planned images.
         origins: the survey of each image, if the request wants the surveys.
         trusted: the images for which the lock file makes requests needless.
-        missing: the digests of needed content that the store lacks.
     """
 
     images: tuple[PlannedImage, ...]
     origins: Mapping[PlannedImage, units.Answers[QueryResult]]
     trusted: tuple[SyncItem, ...]
-    missing: frozenset[Digest] = frozenset()
 
 
 def survey_images(
@@ -103,15 +101,18 @@ def survey_images(
     return SurveyedImages(images=tuple(images), origins=origins, trusted=tuple(trusted))
 
 
-def find_missing_content(store: ContentStore, surveyed: SurveyedImages) -> SurveyedImages:
-    """Return the images with the content that the store lacks. If reading the store fails, images that need content fail."""
+def find_missing_content(store: ContentStore, surveyed: SurveyedImages) -> tuple[SurveyedImages, frozenset[Digest]]:
+    """Return the images, and the digests of needed content that the store lacks.
+
+    If reading the store fails, the images that need content fail.
+    """
     content = {one.digest: one for image in surveyed.images if image.is_needed for one in image.content}
     try:
         held = list(store.each(store.holds, content.values()))
     except DistError as exc:
         failed = (fail_image(image.item, exc) if image.is_needed else image for image in surveyed.images)
-        return replace(surveyed, images=tuple(failed))
-    return replace(surveyed, missing=frozenset(digest for digest, is_held in zip(content, held, strict=True) if not is_held))
+        return replace(surveyed, images=tuple(failed)), frozenset()
+    return surveyed, frozenset(digest for digest, is_held in zip(content, held, strict=True) if not is_held)
 
 
 def _survey_unit(
