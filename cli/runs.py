@@ -84,7 +84,9 @@ def _print_report(context: Context, report: RunReport, record: "Record | None", 
         output.print_lines([render.summary_line(report)])
     else:
         # Errors are printed below, once for each cause.
-        output.print_rows([{head: cell for head, cell in row.items() if head != "error"} for row in render.table(report)])
+        output.print_rows(
+            [{head: cell for head, cell in row.items() if head != "error"} for row in render.table(report).list_cells()]
+        )
         addresses = () if record is None else (record.address,)
         output.print_lines([render.summary_line(report), f"store: {report.store}", *addresses])
     if context.output == "text":

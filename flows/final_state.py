@@ -1,6 +1,6 @@
 """The end of every run: artifacts with results and failures, and a final state with the summary as message."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -63,11 +63,11 @@ def _log_failures(report: RunReport) -> None:
         log.error("and %s: see the artifact failures", format_count(len(causes) - _MOST_LOGGED, "more cause"))
 
 
-def tabulate(rows: Sequence[Mapping[str, str | int]], *, key: str, description: str) -> None:
-    """Publish rows as an artifact of the current flow run, at most as many as a page can show."""
-    left = len(rows) - _MOST_ROWS
+def tabulate(table: render.Table, *, key: str, description: str) -> None:
+    """Publish a table as an artifact of the current flow run, at most as many rows as a page can show."""
+    left = len(table.rows) - _MOST_ROWS
     more = f" (and {left} more rows, which are not shown)" if left > 0 else ""
-    shown = [dict(row) for row in rows[:_MOST_ROWS]]
+    shown: list[dict[str, Any]] = [*table.list_cells(_MOST_ROWS)]
     _publish(TableArtifact(table=shown, key=key, description=f"{description}{more}"))
 
 

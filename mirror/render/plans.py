@@ -5,14 +5,14 @@ from typing import Any
 
 from prefect_dist.mirror.plan import Plan
 from prefect_dist.mirror.render.lines import list_nonzero
-from prefect_dist.mirror.render.table import Cells, tabulate_rows
+from prefect_dist.mirror.render.table import Table
 from prefect_dist.mirror.results import plan_rows
 from prefect_dist.ocispec.units import format_count, size
 
 
-def plan_table(plan: Plan) -> list[Cells]:
-    """Return the cells of a plan, without unchanged targets."""
-    return tabulate_rows(plan_rows(plan))
+def plan_table(plan: Plan) -> Table:
+    """Return the table of a plan, without unchanged targets."""
+    return Table.of(plan_rows(plan))
 
 
 def plan_summary(plan: Plan) -> str:

@@ -3,10 +3,12 @@
 A row maps columns to cells. The column `error` has the errors.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import singledispatch
+from typing import Self
 
-from prefect_dist.mirror.report import AuditRow, BlobRow, LeftoverRow, NameRow, OrphanRow, Row, RunReport, TargetRow
+from prefect_dist.mirror.report import AuditRow, BlobRow, LeftoverRow, NameRow, OrphanRow, Row, RunReport, TargetRow, UnpackRow
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.units import size
@@ -16,15 +18,37 @@ from prefect_dist.transfer.image_report import ImageReport
 Cells = dict[str, str | int]
 
 
-def table(report: RunReport) -> list[Cells]:
-    """Return the cells of a report, without the targets of a mirror that are unchanged or that a stopped run did not reach."""
-    return tabulate_rows(report.rows)
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows, those with errors first. A run may have 100,000 rows, so the cells of a row exist only while a caller uses them."""
+
+    rows: Sequence[Row]
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> Self:
+        """Return the table of rows, without rows that tables do not show."""
+        return cls(sorted(filter(_is_shown, rows), key=lambda row: not _has_error(row)))
+
+    def list_cells(self, most: int | None = None) -> list[Cells]:
+        """Return the cells of the rows, or of the first `most` rows."""
+        return [_cells(row) for row in self.rows[:most]]
 
 
-def tabulate_rows(rows: Iterable[Row]) -> list[Cells]:
-    """Return the cells of rows, with errors first."""
-    shown = [cells for row in rows if (cells := _cells(row))]
-    return sorted(shown, key=lambda cells: not cells["error"])
+def table(report: RunReport) -> Table:
+    """Return the table of a report, without the targets of a mirror that are unchanged or that a stopped run did not reach."""
+    return Table.of(report.rows)
+
+
+def _is_shown(row: Row) -> bool:
+    if isinstance(row, TargetRow | OrphanRow | AuditRow):
+        return not _is_unreached(row.errors) and row.outcome != "unchanged"
+    return not isinstance(row, UnpackRow)
+
+
+def _has_error(row: Row) -> bool:
+    if isinstance(row, LeftoverRow | UnpackRow):
+        return False
+    return bool(row.failures if isinstance(row, ImageReport) else row.errors)
 
 
 @singledispatch
@@ -49,8 +73,6 @@ def _(row: ImageReport) -> Cells:
 
 @_cells.register
 def _(row: TargetRow) -> Cells:
-    if row.outcome == "unchanged" or _is_unreached(row.errors):
-        return {}
     return {
         "image": str(row.source),
         "target": str(row.target or ""),
@@ -65,8 +87,6 @@ def _(row: TargetRow) -> Cells:
 
 @_cells.register
 def _(row: OrphanRow) -> Cells:
-    if _is_unreached(row.errors):
-        return {}
     return {
         "image": row.source,
         "target": str(row.target),
@@ -81,8 +101,6 @@ def _(row: OrphanRow) -> Cells:
 
 @_cells.register
 def _(row: AuditRow) -> Cells:
-    if _is_unreached(row.errors):
-        return {}
     note = "; ".join(row.faults) if row.outcome == "repaired" else ""
     return {"target": str(row.target), "outcome": row.outcome, "note": note, "error": _join(row.errors)}
 

@@ -88,7 +88,7 @@ def test_a_check_of_complete_targets_is_ok_and_sends_no_content(
 
     for repair in (False, True):
         report = mirrors.check(repair=repair)
-        assert (report.status, report.counts["ok"], report.rows, table(report)) == ("complete", 1, (), [])
+        assert (report.status, report.counts["ok"], report.rows, table(report).list_cells()) == ("complete", 1, (), [])
         assert summary_line(report).startswith("check of mirror complete: 1 ok in ")
         assert mirrors.take_requests(source) == []
         assert {one.method for one in mirrors.take_requests(target)} == {"GET", "HEAD"}
@@ -108,7 +108,7 @@ def test_each_damage_is_repaired_from_the_store_and_checked_again(mirrors: Mirro
         report = mirrors.check(repair=True)
 
         assert report.status == "complete", error_lines(report)
-        assert Counter(row["outcome"] for row in table(report)) == {"repaired": len(DAMAGE)}
+        assert Counter(row["outcome"] for row in table(report).list_cells()) == {"repaired": len(DAMAGE)}
         assert {damage: find_lost(target) for damage, target in targets.items()} == {damage: [] for damage in DAMAGE}
         by_damage = {damage: mirrors.take_requests(target) for damage, target in targets.items()}
         assert {damage: set(count_uploads(one)) for damage, one in by_damage.items()} == {
@@ -194,7 +194,7 @@ def test_each_target_is_repaired_with_only_the_content_that_it_lacks(
     report = mirrors.check(repair=True)
 
     assert report.status == "complete", error_lines(report)
-    assert [row["outcome"] for row in table(report)] == ["repaired", "repaired"]
+    assert [row["outcome"] for row in table(report).list_cells()] == ["repaired", "repaired"]
     assert count_uploads(mirrors.take_requests(target)) == {LAYER: 1}
     assert count_uploads(mirrors.take_requests(other)) == {}
     assert find_missing(target, "copy", INDEX, "v1") + find_missing(other, "copy", INDEX, "v1") == []
@@ -296,7 +296,7 @@ def test_an_unresolved_target_is_not_damaged_and_gets_no_content(
     report = mirrors.check(repair=True)
 
     assert report.status == "failed"
-    assert [row["outcome"] for row in table(report)] == ["unresolved", "repaired"]
+    assert [row["outcome"] for row in table(report).list_cells()] == ["unresolved", "repaired"]
     assert [str(row.target) for row in report.select(AuditRow) if row.outcome == "unresolved"] == [f"{other.host}/copy:v1"]
     (error,) = error_lines(report)
     assert error.startswith(f"{other.host}/copy:v1: layer {LAYER} ")
@@ -353,7 +353,10 @@ def test_the_index_under_a_fallback_tag_is_repaired_without_a_referrers_api(mirr
         report = mirrors.check(repair=True)
 
         assert report.status == "complete", error_lines(report)
-        assert table(report)[0]["note"] == f"referrer {BILL.root.digest} is not in the list of referrers of its subject"
+        assert (
+            table(report).list_cells()[0]["note"]
+            == f"referrer {BILL.root.digest} is not in the list of referrers of its subject"
+        )
         listed = target.manifest("app", listing)
         assert listed is not None
         assert BILL.root.digest.encode() in listed[1]
@@ -395,7 +398,7 @@ def test_a_stopped_check_has_one_error_for_all_unreached_targets(
     assert (report.status, report.counts["damaged"]) == ("stopped", 0)
     unreached = report.counts["unresolved"]
     assert error_lines(report) == [f"{format_count(unreached, 'target')} not finished: {describe_stop('asked to end')}"]
-    assert table(report) == []
+    assert table(report).list_cells() == []
 
 
 def test_a_check_without_a_lock_file_is_an_error(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:

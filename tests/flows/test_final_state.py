@@ -50,7 +50,7 @@ def test_an_artifact_shows_500_rows_and_names_the_number_of_hidden_rows(prefect:
     assert shown.keys() == {"fetch", "summary"}
     assert shown["fetch"]["data"].count("a.example/app:") == 500
     assert shown["fetch"]["description"] == f"{summary_line(REPORT)} (and 2 more rows, which are not shown)"
-    assert len(table(REPORT)) == 502
+    assert len(table(REPORT).rows) == 502
 
 
 def test_failures_are_escaped_and_only_the_first_500_are_shown(prefect: PrefectServer) -> None:

@@ -257,7 +257,7 @@ def test_a_stopped_run_reports_and_the_next_run_resumes(mirrors: Mirrors, source
     assert "failed" in results(report).values()
     unreached = list(results(report).values()).count("failed")
     assert error_lines(report) == [f"{unreached} target{'s' * (unreached > 1)} not finished: {describe_stop('asked to end')}"]
-    assert "failed" not in {row["outcome"] for row in table(report)}
+    assert "failed" not in {row["outcome"] for row in table(report).list_cells()}
     before = count_reads(mirrors.take_requests(source))
     sent = count_uploads(mirrors.take_requests(target))
 

@@ -326,7 +326,7 @@ def test_the_limit_applies_to_all_entries_of_a_run_together(
         *((other, "held") for other in others),
     ]
     assert "3 orphaned, 1 to remove, 2 held back by prune.most; " in summary_line(dry)
-    assert [str(row["note"]).partition("; ")[2] for row in table(dry)] == [
+    assert [str(row["note"]).partition("; ")[2] for row in table(dry).list_cells()] == [
         "stays if this registry deletes only whole manifests and another tag needs this one: decided at removal",
         *["held back in this run by prune.most (1)"] * 2,
     ]

@@ -22,7 +22,7 @@ def test_rows_with_errors_precede_rows_without_errors() -> None:
     damaged = AuditRow(target=name_target(4), outcome="damaged", errors=(Denied("a blob is missing"),))
     failed = AuditRow(target=name_target(5), outcome="failed", errors=(Denied("refused"),))
 
-    shown = table(make_report(*repaired, unresolved, damaged, failed))
+    shown = table(make_report(*repaired, unresolved, damaged, failed)).list_cells()
 
     assert [row["outcome"] for row in shown] == ["unresolved", "damaged", "failed", "repaired", "repaired", "repaired"]
     assert [row["target"] for row in shown[-3:]] == [str(row.target) for row in repaired]
