@@ -27,6 +27,7 @@ from prefect_dist.transfer.events import Note, Notify
 _API_AWAY_S = 600.0
 _PAUSE_S = 1.0
 _PAGE = 100  # flow runs per request to Prefect
+_ENTRY_POINT = "prefect_dist.flows.mirror_shard.mirror_shard"
 _DEPLOY_AGAIN = "deploy this version again: prefect deploy --all"
 _BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 T = TypeVar("T")
@@ -111,8 +112,8 @@ class ShardFlowRuns:
         try:
             return self._api.wait(lambda: client().read_deployment_by_name(self._name))
         except NotFound:
-            remedy = "create the deployments with dist init and prefect deploy --all, or leave out --workers"
-            raise InvalidInput(f"Prefect has no deployment {self._name}; {remedy}") from None
+            remedy = f"deploy the entry point {_ENTRY_POINT} to a work pool, or run in one process"
+            raise InvalidInput(f"Prefect has no deployment {self._name}; {remedy} (see dist init)") from None
 
     def submit(self, parameters: Mapping[str, Any], *, key: str, name: str) -> UUID | None:
         """Submit a flow run. Return None if the API is unreachable. For an existing key, Prefect returns the existing flow run.

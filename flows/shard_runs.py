@@ -38,6 +38,12 @@ _POLL_S = 1.0
 _SILENCE_S = 3 * ALIVE_S
 # A worker polls its work pool every 15 s, and shows itself every 30 s.
 _NO_WORKER_S = 60.0
+# The first look for a worker, early enough for a person who forgot to start one, and the time between later looks.
+_FIRST_LOOK_S, _NEXT_LOOK_S = 15.0, 300.0
+_NO_PLACE = (
+    "no shard has started yet: the workers have no free place, or a limit in Prefect is reached; start another worker or raise "
+    "its --limit; a parent that is a run of a deployment takes one place"
+)
 # A worker sets a flow run to Pending before it starts the process. A machine may pull a large image first.
 _PENDING_S = 600.0
 _MOST_ATTEMPTS = 3
@@ -123,7 +129,9 @@ class ShardOptions:
             "dialect": dialect,
             "to": list(to),
         }
-        return lambda notify: ShardRuns(parameters, workers=workers, notify=notify, deployment=self.deployment)
+        return lambda notify: ShardRuns(
+            parameters, workers=workers, notify=notify, deployment=self.deployment, title=spec.configuration
+        )
 
 
 def _limit_workers(workers: int, spec: RunSpec) -> int:
@@ -134,18 +142,22 @@ def _limit_workers(workers: int, spec: RunSpec) -> int:
 
 
 class ShardRuns:
-    """Carries out shards, at most `workers` at a time. `parameters` are those of every shard.
+    """Carries out shards, at most `workers` at a time. `parameters` are those of every shard. `title` is for their names.
 
     Raises:
         InvalidInput: Prefect has no deployment for shards.
         DistError: see `PatientApi.call`.
     """
 
-    def __init__(self, parameters: Mapping[str, Any], *, workers: int, notify: Notify, deployment: str) -> None:
+    def __init__(
+        self, parameters: Mapping[str, Any], *, workers: int, notify: Notify, deployment: str, title: str | None = None
+    ) -> None:
         self.run, self.workers = str(flow_run.id), workers
         self._parameters, self._notify, self._cancel = parameters, notify, current_token()
         self._flow_runs = ShardFlowRuns(deployment, PatientApi(notify, self._cancel))
+        self._prefix = "" if title is None else f"{title}: "
         self._deadline: float | None = None  # of the wait for cancelled shards
+        self._next_look_s = _FIRST_LOOK_S
 
     def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
         """Return the shards that an earlier attempt of this run submitted, with the digests of their inputs."""
@@ -202,7 +214,7 @@ class ShardRuns:
         A shard that an earlier attempt of this run submitted is the same flow run.
         """
         own = {"run": self.run, "shard": attempt.number, "digest": str(attempt.digest), "workers": self.workers}
-        name = f"shard {attempt.number}" + (f", attempt {attempt.attempt}" if attempt.attempt > 1 else "")
+        name = f"{self._prefix}shard {attempt.number}" + (f", attempt {attempt.attempt}" if attempt.attempt > 1 else "")
         attempt.submitted = time.monotonic()
         return self._flow_runs.submit(
             {**self._parameters, **own}, key=self._make_key(attempt.number, attempt.attempt), name=name
@@ -225,7 +237,7 @@ class ShardRuns:
         if self._deadline is not None:
             self._cancel_again(run for run in found.values() if run.id not in ended)
         elif not ended:
-            self._require_worker(running)
+            self._watch_start(running)
         return ended
 
     def _find_end(self, run: UUID, attempt: ShardAttempt, record: FlowRun | None, files: RunFiles) -> _End | None:
@@ -234,19 +246,19 @@ class ShardRuns:
             record = record or self._flow_runs.read_one(run)
         except NotFound:
             return _End(f"was deleted: flow run {run}")
-        state = None if record is None else record.state
-        if state is None:
+        if record is None or (state := record.state) is None:
             return None
         if state.is_final():
-            why = f"ended as {state.name}: {state.message or 'no reason given'}"
+            why = f"ended as {state.name}{_describe_place(record)}: {state.message or 'no reason given'}"
             return _End(why, is_final=state.type in (StateType.FAILED, StateType.COMPLETED))
-        if state.type is StateType.RUNNING:
+        if state.type is StateType.RUNNING and not attempt.is_started:
             attempt.note_start()
+            self._notify(Note(f"shard {attempt.number} started{_describe_place(record)}"))
         reason: str | None = None
         if attempt.is_stuck(state.type):
             reason = f"stayed Pending for {_PENDING_S / 60:.0f} minutes"
         elif attempt.is_started and attempt.is_silent(find_last_sign(attempt, files)):
-            reason = f"gave no sign of life for {_SILENCE_S:.0f} s"
+            reason = f"gave no sign of life{_describe_place(record)} for {_SILENCE_S:.0f} s"
         if reason is None or not self._flow_runs.mark_crashed(run, f"the shard {reason}"):
             return None
         return _End(reason)
@@ -287,12 +299,28 @@ class ShardRuns:
     def _can_retry(self, attempt: ShardAttempt, end: _End) -> bool:
         return not end.is_final and attempt.attempt < _MOST_ATTEMPTS and self._cancel.reason is None
 
-    def _require_worker(self, running: Mapping[UUID, ShardAttempt]) -> None:
-        """Raise an error if no shard has started for a minute, and no worker polls the work pool."""
+    def _watch_start(self, running: Mapping[UUID, ShardAttempt]) -> None:
+        """Note after some time that no shard has started, and raise an error after a minute without a worker."""
         if any(attempt.is_started for attempt in running.values()) or not running:
             return
-        if time.monotonic() - min(attempt.submitted for attempt in running.values()) > _NO_WORKER_S:
+        waited_s = time.monotonic() - min(attempt.submitted for attempt in running.values())
+        if waited_s < self._next_look_s:
+            return
+        self._next_look_s = _NO_WORKER_S if waited_s < _NO_WORKER_S else waited_s + _NEXT_LOOK_S
+        try:
             self._flow_runs.require_worker()
+        except Unavailable as exc:
+            if waited_s >= _NO_WORKER_S:
+                raise
+            self._notify(Note(str(exc)))
+        else:
+            if waited_s >= _NO_WORKER_S:
+                self._notify(Note(_NO_PLACE))
+
+
+def _describe_place(record: FlowRun) -> str:
+    """Return the machine and the process of a flow run as text, empty if the worker has not reported them yet."""
+    return f" on {record.infrastructure_pid}" if record.infrastructure_pid else ""
 
 
 def find_last_sign(attempt: ShardAttempt, files: RunFiles) -> datetime | None:

@@ -19,7 +19,8 @@ from prefect_dist.mirror.shards import divide_images
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.remotes import Quota
-from prefect_dist.transfer.events import Notify
+from prefect_dist.transfer.cancellation import Stopped
+from prefect_dist.transfer.events import Notify, ShardsAdvanced
 from prefect_dist.transfer.pool import Pool
 from prefect_dist.transfer.repositories import NewRepositories
 from prefect_dist.transfer.stats import TransferStats
@@ -86,11 +87,13 @@ class DividedApplying(Applying):
         if (stopped := self._session.cancel.error) is not None:
             failures = dict.fromkeys((target for shard in shards for target in shard.targets), (stopped,))
             return MirrorResults(failures=failures, is_stopped=True)
-        found = list[MirrorResults]()
-        for place, result in self._division.carry_out(shards, format_count(len(self.plan.due), "image")):
+        found, ended, due = list[MirrorResults](), 0, len(self.plan.due)
+        for place, result in self._division.carry_out(shards, format_count(due, "image")):
             found.append(
-                _fail(shards[place], result) if isinstance(result, DistError) else _take(shards[place], result.results)
+                _fail(shards[place], result) if isinstance(result, DistError) else self._take(shards[place], result.results)
             )
+            ended += len(shards[place].images)
+            self._notify(ShardsAdvanced(ended, due))
         results = merge_results(found, is_stopped=self._session.cancel.reason is not None)
         self._is_complete = not results.is_stopped and not results.failures
         return results
@@ -101,6 +104,20 @@ class DividedApplying(Applying):
         light = {image: image.without_content() for image in self.plan.images}
         self.plan = replace(self.plan, images=tuple(light.values()))
         return [self._make_input(tuple(light[image] for image in images)) for images in divided]
+
+    def _take(self, shard: MirrorShardInput, results: MirrorResults) -> MirrorResults:
+        """Return the results of a shard. If the shard was stopped, only its own targets are interrupted, not the whole run.
+
+        A stopped shard knows only that its worker stopped it. If this run was cancelled, that is the reason.
+        """
+        if not results.is_stopped:
+            return results
+        reason = self._session.cancel.error
+        failures = {
+            target: tuple(reason if reason is not None and isinstance(error, Stopped) else error for error in errors)
+            for target, errors in results.failures.items()
+        }
+        return replace(results, failures=failures, interrupted=shard.targets)
 
     def _make_input(self, images: tuple[PlannedImage, ...]) -> MirrorShardInput:
         shard = MirrorShardInput(images=images)
@@ -125,11 +142,6 @@ class DividedApplying(Applying):
 def _fail(shard: MirrorShardInput, error: DistError) -> MirrorResults:
     """Return the results of a shard that failed at all its targets."""
     return MirrorResults(failures=dict.fromkeys(shard.targets, (error,)), begun=shard.targets)
-
-
-def _take(shard: MirrorShardInput, results: MirrorResults) -> MirrorResults:
-    """Return the results of a shard. If the shard was stopped, only its own targets are interrupted, not the whole run."""
-    return replace(results, interrupted=shard.targets) if results.is_stopped else results
 
 
 def merge_results(found: Iterable[MirrorResults], *, is_stopped: bool) -> MirrorResults:

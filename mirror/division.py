@@ -125,12 +125,15 @@ class Division:
         if inputs:
             shards = format_count(len(inputs), "shard")
             self._notify(Note(f"{work} in {shards}, at most {self._runner.workers} at a time"))
-        for number, error in self._run(dict(enumerate(inputs, start=first))):
+        for ended, (number, error) in enumerate(self._run(dict(enumerate(inputs, start=first))), start=1):
+            progress = f"{ended} of {format_count(len(inputs), 'shard')} ended"
             try:
                 result = self._read_result(number, inputs[number - first], error)
             except DistError as exc:
+                self._notify(Note(f"{progress}; shard {number} failed: {exc}"))
                 yield number - first, exc.with_traceback(None)
                 continue
+            self._notify(Note(progress))
             self.stats = add_stats([self.stats, result.stats])
             self.quotas |= result.quotas
             self._pool.runs += result.tasks

@@ -27,6 +27,7 @@ from prefect_dist.transfer.events import (
     Note,
     Notify,
     Planned,
+    ShardsAdvanced,
     StepDone,
     StepFailed,
     Throttled,
@@ -107,6 +108,7 @@ class ProgressCounter:
     def __init__(self, *, planning: float = 0) -> None:
         self._share, self._guard = planning, Lock()
         self._planned = 0, 0
+        self._shared = 0, 0
         self._asked = 0
         self._has_failed_step = False
         self._hashed: BlobsHashed | None = None
@@ -129,13 +131,14 @@ class ProgressCounter:
         """
         with self._guard:
             count, total = self._planned
+            shared, to_share = self._shared
             pieces = list(self._content.values())
             things = [*self._images.values(), *(piece.state for piece in pieces)]
             unresolved = list(self._unresolved.values())
             asked = max(self._asked, unresolved.count("image")) + unresolved.count("list")
             hashed, to_hash = (0, 0) if self._hashed is None else (self._hashed.size, self._hashed.total_size)
-        known = to_hash + self._EACH_BYTES * len(things) + sum(piece.size for piece in pieces)
-        over = hashed + self._EACH_BYTES * things.count("over") + sum(piece.there for piece in pieces)
+        known = to_hash + self._EACH_BYTES * (len(things) + to_share) + sum(piece.size for piece in pieces)
+        over = hashed + self._EACH_BYTES * (things.count("over") + shared) + sum(piece.there for piece in pieces)
         resolved = 1 - len(unresolved) / asked if unresolved else 1
         return resolved * (self._share * (count / total if total else 0) + (1 - self._share) * (over / known if known else 0))
 
@@ -144,11 +147,13 @@ class ProgressCounter:
         with self._guard:
             hashed = self._hashed
             count, total = self._planned
+            shared, to_share = self._shared
             unresolved, images = len(self._unresolved), list(self._images.values())
             pieces = list(self._content.values())
         parts = [] if hashed is None else [describe_hashing(hashed)]
         parts += [f"{count} of {format_count(total, 'image')} compared"] if total else []
         parts += [f"{unresolved} unresolved"] if unresolved else []
+        parts += [f"{shared} of {format_count(to_share, 'image')} in ended shards"] if to_share else []
         parts += (
             [f"{images.count('over')} of {format_count(len(images), 'image')} finished{_failed_count(images)}"]
             if images
@@ -171,6 +176,8 @@ class ProgressCounter:
             case Planned(count, total):
                 self._planned = count, total
                 self._asked = max(self._asked, total)  # a later audit of repaired images has a lower total
+            case ShardsAdvanced(count, total):
+                self._shared = count, total
             case BlobsHashed():
                 self._hashed = event
             case Unresolved(name, kind):

@@ -37,6 +37,14 @@ class Planned:
     total: int
 
 
+@dataclass(frozen=True, slots=True)
+class ShardsAdvanced:
+    """The ended shards, which other processes carried out, had `count` of `total` images. Emitted by the run's thread."""
+
+    count: int
+    total: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobsHashed:
     """The run has hashed `count` of `total` blobs of the store, with `size` of `total_size` bytes.
@@ -165,6 +173,7 @@ class Recording:
 Event = (
     Note
     | Planned
+    | ShardsAdvanced
     | BlobsHashed
     | Unresolved
     | ImageResolving

@@ -83,7 +83,8 @@ def _summarize_check(report: RunReport) -> str:
     parts += list_nonzero(*((counts[outcome], outcome) for outcome in ("damaged", "repaired", "failed", "unresolved")))
     parts += [f"{size(counts['sent_bytes'])} sent"] if counts["sent_bytes"] else []
     unchecked = f"; {format_count(counts['unchecked'], 'tag')} without an entry not checked" if counts["unchecked"] else ""
-    return f"check of {report.configuration} {report.status}: {', '.join(parts)} in {duration(report.seconds)}{unchecked}"
+    title = "check" if report.configuration is None else f"check of {report.configuration}"
+    return f"{title} {report.status}: {', '.join(parts)} in {duration(report.seconds)}{unchecked}"
 
 
 def _summarize_verify(report: RunReport) -> str:

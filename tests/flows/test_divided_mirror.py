@@ -294,6 +294,31 @@ def test_a_store_that_refuses_to_delete_files_costs_a_note(
     assert "files of the run stay in the content store until gc removes them" in mirrors.notes[-1]
 
 
+def test_the_targets_of_a_cancelled_run_have_the_reason_of_the_parent(mirrors: DividedMirrors, entry: dict[str, Any]) -> None:
+    """The shards know only that their workers stopped them."""
+    cancel = CancelToken()
+
+    def cancel_parent(raw: bytes) -> bytes:
+        cancel.request("interrupted")
+        return raw
+
+    with use_token(cancel):
+        report = mirrors.run(entry, inputs={0: cancel_parent}, stopped=(0, 1))
+
+    assert report.status == "stopped"
+    assert {line.rpartition(": ")[2].partition(";")[0] for line in error_lines(report)} == {"interrupted"}
+
+
+def test_the_progress_of_a_run_counts_the_images_of_ended_shards(mirrors: DividedMirrors, entry: dict[str, Any]) -> None:
+    mirrors.run(entry)
+
+    assert mirrors.notes[-2:] == ["1 of 2 shards ended", "2 of 2 shards ended"]
+    assert (mirrors.progress.words(), mirrors.progress.fraction()) == (
+        "6 of 6 images compared, 6 of 6 images in ended shards",
+        1,
+    )
+
+
 def test_the_parent_shows_that_it_is_alive_while_shards_wait(mirrors: DividedMirrors, entry: dict[str, Any]) -> None:
     """gc removes the files of a run after a day without a write."""
     seen = list[bool]()

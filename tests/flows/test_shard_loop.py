@@ -184,6 +184,7 @@ def test_a_shard_that_stays_pending_is_marked_as_crashed_and_started_again(
 def test_only_a_pool_that_needs_a_worker_fails_without_a_worker(
     parent: Parent, monkeypatch: pytest.MonkeyPatch, pool: str | None, workers: list[str], says: str | None
 ) -> None:
+    monkeypatch.setattr(shard_runs, "_FIRST_LOOK_S", 0.0)
     monkeypatch.setattr(shard_runs, "_NO_WORKER_S", 0.0)
     parent.prefect.pool, parent.prefect.workers = pool, workers
     looks = list[int]()
@@ -198,10 +199,36 @@ def test_only_a_pool_that_needs_a_worker_fails_without_a_worker(
     monkeypatch.setattr(parent.prefect, "read_flow_runs", read)
     if says is None:
         assert parent.carry_out() == {0: None, 1: None}
+        assert [note.partition(":")[0] for note in parent.notes] == ["no shard has started yet"]
         return
     with pytest.raises(Unavailable, match=says):
         parent.carry_out()
     assert parent.prefect.states == [("shard 0", "CANCELLING"), ("shard 1", "CANCELLING")]
+
+
+def test_a_missing_worker_is_noted_before_the_run_fails_and_the_place_of_each_shard_is_noted(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_runs, "_FIRST_LOOK_S", 0.0)
+    parent.prefect.workers = ["OFFLINE"]
+
+    def start_all(**given: Any) -> list[FlowRun]:
+        for run in parent.prefect.runs.values() if len(parent.notes) == 1 else ():
+            run.state, run.infrastructure_pid = Running(), "vm-2:5432"
+        if len(parent.notes) == 3:
+            for run in parent.prefect.runs.values():
+                run.state = Failed(message="/etc/mirror.yaml: no such file")
+        return FakePrefect.read_flow_runs(parent.prefect, **given)
+
+    monkeypatch.setattr(parent.prefect, "read_flow_runs", start_all)
+
+    errors = parent.carry_out()
+
+    hint = "no worker polls the work pool dist of the deployment mirror-shard/mirror-shard; start one with: "
+    hint += "prefect worker start --pool dist"
+    assert parent.notes == [hint, "shard 0 started on vm-2:5432", "shard 1 started on vm-2:5432"]
+    failed = "of this run ended as Failed on vm-2:5432: /etc/mirror.yaml: no such file"
+    assert errors == {number: f"shard {number} {failed}" for number in range(2)}
 
 
 @pytest.mark.parametrize(
@@ -244,6 +271,7 @@ def test_the_error_of_the_parent_is_reported_although_the_api_is_then_unreachabl
 ) -> None:
     """At its end, the parent cancels the flow runs in flight."""
     monkeypatch.setattr(shard_api, "_API_AWAY_S", 0.0)
+    monkeypatch.setattr(shard_runs, "_FIRST_LOOK_S", 0.0)
     monkeypatch.setattr(shard_runs, "_NO_WORKER_S", 0.0)
 
     def lose_api(*given: Any, **named: Any) -> httpx.Response:

@@ -102,8 +102,8 @@ def test_workers_carry_out_the_shards_of_a_run_and_each_blob_is_transferred_once
     with temporary_settings({PREFECT_API_URL: server.url}):
         assert find_submitted(run) == digests
     assert [(one["name"], one["state_type"]) for one in sorted(shards, key=lambda one: one["name"])] == [
-        ("shard 0", "COMPLETED"),
-        ("shard 1", "COMPLETED"),
+        ("mirror: shard 0", "COMPLETED"),
+        ("mirror: shard 1", "COMPLETED"),
     ]
     reads = Counter(one.path for one in source.requests if one.method == "GET" and "/blobs/" in one.path)
     assert set(reads.values()) == {1}
@@ -133,8 +133,8 @@ def test_workers_check_and_repair_the_targets_of_a_mirror(
     assert "2 ok" in state["message"]
     assert "2 repaired" in state["message"]
     assert {(one["name"], one["state_type"]) for one in list_shards(server, run)} == {
-        ("shard 0", "COMPLETED"),
-        ("shard 1", "COMPLETED"),
+        ("mirror: shard 0", "COMPLETED"),
+        ("mirror: shard 1", "COMPLETED"),
     }
     assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
     assert set(count_uploads(target.requests[before:])) == {layer}
@@ -164,7 +164,9 @@ def test_shards_whose_process_is_killed_or_stopped_run_again_and_resume(
     assert server.wait_for_end(run)["type"] == "COMPLETED", server.logs(run)
     assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
     shards = list_shards(server, run)
-    assert {one["name"] for one in shards} == {f"shard {number}{again}" for number in (0, 1) for again in ("", ", attempt 2")}
+    assert {one["name"] for one in shards} == {
+        f"mirror: shard {number}{again}" for number in (0, 1) for again in ("", ", attempt 2")
+    }
     assert Counter(one["state_type"] for one in shards) == {"CRASHED": 1, "CANCELLED": 1, "COMPLETED": 2}
     for name, layer in layers.items():
         ranges = [one.headers.get("range") for one in source.requests if one.path == f"/v2/{name}/blobs/{layer}"]
@@ -233,7 +235,7 @@ def test_a_prefect_server_without_the_deployment_is_named(prefect: PrefectServer
     with temporary_settings({PREFECT_API_URL: prefect.url}):
         state = mirror(text, str(tmp_path / "store"), workers=2, worker_deployment="mirror-shard/none", return_state=True)
     assert state.is_failed()
-    assert str(state.message).startswith("Prefect has no deployment mirror-shard/none; create the deployments with dist init")
+    assert str(state.message).startswith("Prefect has no deployment mirror-shard/none; deploy the entry point prefect_dist")
 
 
 @flow

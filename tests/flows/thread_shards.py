@@ -12,6 +12,7 @@ from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.config import parse_mirror
 from prefect_dist.mirror.direct import SilentObserver, WholeMirror, WholeRun
 from prefect_dist.mirror.entry import Entry
+from prefect_dist.mirror.progress import ProgressCounter
 from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run import MirrorJob, run_mirror
 from prefect_dist.mirror.run_spec import RunContext
@@ -91,8 +92,10 @@ class DividedMirrors(DirectMirrors):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.submitted, self.steps, self.notes = dict[int, Digest](), list[str](), list[str]()
+        self.progress = ProgressCounter(planning=0.5)
 
     def _notify(self, event: Event, /) -> None:
+        self.progress(event)
         if isinstance(event, Note):
             self.notes.append(event.text)
 
