@@ -24,6 +24,7 @@ def config(file: MirrorFile, /, *, dialect: From = "dist", to: To = None, contex
     from prefect_dist.mirror.claims import list_known_conflicts, list_known_overlaps
     from prefect_dist.mirror.yamlfile import in_order
 
+    inputs.refuse_block(file)
     wanted = inputs.load_mirror(file, dialect, to or ())
     if conflicts := [*list_known_conflicts(wanted.entries), *list_known_conflicts(wanted.seed)]:
         raise BadInput(*in_order(conflicts, wanted.path))

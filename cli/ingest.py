@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 
 from prefect_dist.cli import inputs, output
-from prefect_dist.cli.options import Shared
+from prefect_dist.cli.options import Shared, integer
 from prefect_dist.ocispec import Digest, Hasher
 from prefect_dist.ocispec.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
 from prefect_dist.ocispec.units import format_count
@@ -26,9 +26,7 @@ def ingest(
     key: Annotated[str, Parameter(name="KEY", help="A name for the ingest while it is in flight; resume by the same key.")],
     /,
     *,
-    expected_size: Annotated[
-        int | None, Parameter(validator=validators.Number(gte=0), help="Expected number of bytes.")
-    ] = None,
+    expected_size: Annotated[int | None, integer("Expected number of bytes.", lowest=0)] = None,
     expected_digest: Annotated[str | None, Parameter(help="Expected digest of the content.")] = None,
     resume: Annotated[
         bool | None,

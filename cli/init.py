@@ -24,8 +24,8 @@ Next:
      dist config mirror.yaml
      dist mirror mirror.yaml --dry-run
 
-2. To deploy, set PREFECT_API_URL to your Prefect server (prefect server start), and save the configuration and the
-   location of the content store as blocks, here or in the UI:
+2. To deploy, set PREFECT_API_URL to your Prefect server (prefect --no-prompt server start), and save the configuration and
+   the location of the content store as blocks, here or in the UI:
 
      python - <<'END'
      from pathlib import Path
@@ -40,7 +40,10 @@ Next:
 
 3. On each machine that runs deployments, with prefect-dist installed and PREFECT_API_URL set:
 
-     prefect worker start --pool dist
+     prefect worker start --pool dist --limit 4
+
+   The limit is the number of runs on this machine at the same time. A run with the parameter workers takes a place for itself
+   and one for each shard, so the limits of all machines together should be at least workers + 1.
 """
 
 
@@ -61,7 +64,11 @@ def init(
         raise BadInput(f"{directory}: expected a directory, got a file")
     files = dict(_project_files(resources.files("prefect_dist") / "project"))
     if existing := _list_existing(target, files):
-        raise AlreadyExists(f"{directory}: {', '.join(existing)}: file exists; nothing was written; choose another directory")
+        remedy = "choose another directory"
+        if "prefect.yaml" in existing:
+            add = "run dist init in an empty directory and copy them from its prefect.yaml"
+            remedy += f"; to add the deployments to this project, {add}"
+        raise AlreadyExists(f"{directory}: {', '.join(existing)}: file exists; nothing was written; {remedy}")
     _write(target, files)
     if context.output == "json":
         output.print_json({"directory": directory, "files": list(files)})

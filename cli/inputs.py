@@ -123,6 +123,20 @@ def load_audited_mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] 
     return _require_valid(lambda: config.load(path, parse))
 
 
+def refuse_block(config: str, flow: str | None = None) -> None:
+    """Raise an error if `config` names a Prefect block. `flow` is the flow whose deployment can read the block.
+
+    Raises:
+        BadInput: `config` begins with `block:`.
+    """
+    if not config.startswith(BLOCK):
+        return
+    message = f"{config} is a Prefect block, which commands cannot read; pass a file or URL"
+    if flow is not None:
+        message += f", or run the deployment: prefect deployment run {flow}/{flow} --param config={config}"
+    raise BadInput(message)
+
+
 def _choose_parser(dialect: Dialect, to: Sequence[str]) -> "Parser":
     from prefect_dist.mirror import skopeo
 

@@ -73,6 +73,7 @@ def mirror(
 
     if workers > 1:
         refuse_login(login, "worker processes do not get it")
+    inputs.refuse_block(config, "mirror")
     path, to = inputs.make_absolute(config), [inputs.make_locator_absolute(one) for one in to or ()]
     wanted = inputs.load_mirror(path, dialect, to)
     parameters = {
@@ -111,6 +112,7 @@ def check(
 
     if workers > 1:
         refuse_login(login, "worker processes do not get it")
+    inputs.refuse_block(config, "check")
     path, to = inputs.make_absolute(config), [inputs.make_locator_absolute(one) for one in to or ()]
     wanted = inputs.load_audited_mirror(path, dialect, to)
     parameters = {
@@ -153,7 +155,7 @@ def seed(
 
     if workers > 1:
         refuse_login(login, "worker processes do not get it")
-
+    inputs.refuse_block(images, "seed")
     parameters: dict[str, Any] = {
         "rewrite_index": rewrite_index,
         "referrers": referrers,

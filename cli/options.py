@@ -16,7 +16,7 @@ Origin = Literal["option", "environment", "default"]
 Dialect = Literal["dist", "skopeo"]
 Grain = Literal["descriptor", "image"]
 _POSITIVE = validators.Number(gt=0)
-_CONCURRENCY = validators.Number(gte=1, lte=64)
+_PARALLEL_TASKS = "Maximum number of parallel tasks, 1 to 64."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +56,20 @@ def duration(text: str) -> Parameter:
     return Parameter(converter=_convert_duration, validator=_POSITIVE, help=text)
 
 
+def integer(text: str, *, lowest: int, highest: int | None = None) -> Parameter:
+    """Return a parameter with the help `text`, whose value is an integer from `lowest` to `highest`."""
+    return Parameter(converter=_convert_integer, validator=validators.Number(gte=lowest, lte=highest), help=text)
+
+
+def _convert_integer(_type: Any, tokens: "Sequence[Token]") -> int:
+    """Return the integer. The converter of cyclopts would round 1.5 without a message."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"expected an integer, got {text!r}") from None
+
+
 def _convert_duration(_type: Any, tokens: "Sequence[Token]") -> float:
     from prefect_dist.ocispec import units
     from prefect_dist.ocispec.errors import InvalidInput
@@ -72,11 +86,8 @@ def _convert_duration(_type: Any, tokens: "Sequence[Token]") -> float:
 
 
 Shared = Annotated[Context, Parameter(parse=False)]
-Concurrency = Annotated[int, Parameter(validator=_CONCURRENCY, help="Maximum number of parallel tasks, 1 to 64.")]
-ConfiguredConcurrency = Annotated[
-    int | None,
-    Parameter(validator=_CONCURRENCY, help="Maximum number of parallel tasks, 1 to 64. Default: that of FILE, or 8."),
-]
+Concurrency = Annotated[int, integer(_PARALLEL_TASKS, lowest=1, highest=64)]
+ConfiguredConcurrency = Annotated[int | None, integer(f"{_PARALLEL_TASKS} Default: that of FILE, or 8.", lowest=1, highest=64)]
 From = Annotated[
     Dialect, Parameter(name="--from", help="Format of FILE: dist (includes regsync version 1), or skopeo (skopeo sync).")
 ]
@@ -84,7 +95,7 @@ To = Annotated[
     list[str] | None,
     option("Target registry, with or without a path; required by --from skopeo; repeatable."),
 ]
-Retries = Annotated[int, Parameter(validator=validators.Number(gte=0), help="Number of retries per descriptor.")]
+Retries = Annotated[int, integer("Number of retries per descriptor.", lowest=0)]
 Referrers = Annotated[
     bool,
     option("Include signatures, SBOMs and attestations: referrers, and the digest tags of cosign."),
@@ -104,9 +115,11 @@ Direct = Annotated[bool, option("Run in this process without Prefect, which reco
 Quiet = Annotated[bool, option("Print only the summary and failures.", name=["--quiet", "-q"])]
 Workers = Annotated[
     int,
-    Parameter(
-        validator=validators.Number(gte=1, lte=100),
-        help="Worker processes that share the run: on this machine, or in the work pool of the configured Prefect server.",
+    integer(
+        "Maximum number of parallel shards, 1 to 100, as processes of this machine or as runs in the work pool of the "
+        "configured Prefect server; 1 does not divide the run.",
+        lowest=1,
+        highest=100,
     ),
 ]
 DryRun = Annotated[bool, option("Print the plan and change nothing.")]

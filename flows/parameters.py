@@ -58,7 +58,8 @@ WorkerDeployment = Annotated[
     str, label("Worker deployment", "Deployment of the flow mirror-shard whose work pool runs the shards")
 ]
 Workers = Annotated[
-    int, label("Workers", "Number of worker processes that share the run, as runs of the deployment mirror-shard", ge=1, le=100)
+    int,
+    label("Workers", "Maximum number of parallel shards, 1 to 100; 1 does not divide the run", ge=1, le=100),
 ]
 Retries = Annotated[int, label("Retries", "Maximum retries of each task", ge=0)]
 _GRAIN = "The work of one task run: descriptor, or image, which costs less"

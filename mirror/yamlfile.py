@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported
 from prefect_dist.ocispec.reference import is_relative, make_absolute
 from prefect_dist.storage.statefile import StateFile
 
@@ -170,10 +170,11 @@ def read(path: str) -> Document:
 
     Raises:
         InvalidInput: the file is not readable, is no YAML, or contains a key twice.
+        Unsupported: the URL is not that of an object store.
         Denied, Unavailable: an error of the file system of a URL.
     """
     if "://" in path:
-        raw = StateFile(path).read()
+        raw = _open(path).read()
         if raw is None:
             raise InvalidInput("no such file", subject=path)
         return parse_yaml(raw, path)
@@ -182,6 +183,14 @@ def read(path: str) -> Document:
     except OSError as exc:
         raise InvalidInput(f"{exc.strerror}", subject=path) from exc
     return parse_yaml(raw, path)
+
+
+def _open(url: str) -> StateFile:
+    try:
+        return StateFile(url)
+    except Unsupported as exc:
+        expected = "expected a path, or the URL of a file on an object store (s3://, gs://, az:// or abfs://)"
+        raise Unsupported(expected, subject=url) from exc
 
 
 def parse_yaml(raw: bytes, path: str, *, is_file: bool = True) -> Document:

@@ -20,6 +20,8 @@ from tests.peers.tls import self_signed
 HTML = b"<html><body>Sign in to continue</body></html>"
 GOOD = images.image(300, layers=2)
 LAYER = list(GOOD.blobs)[-1]
+_NO_BLOCK = "is a Prefect block, which commands cannot read; pass a file or URL"
+_RUN = "prefect deployment run"
 
 
 @pytest.fixture
@@ -74,12 +76,25 @@ def test_an_invalid_reference_is_bad_input(reference: str, says: str, tmp_path: 
         (("fetch",), "REF"),
         (("fetch", "redis", "--platform", "amd64"), "expected os/architecture"),
         (("fetch", "redis", "--concurrency", "0"), "concurrency"),
+        (("fetch", "redis", "--concurrency", "1.5"), "--concurrency: expected an integer, got '1.5'"),
+        (("mirror", "m.yaml", "--workers", "1.5"), "--workers: expected an integer, got '1.5'"),
+        (("mirror", "m.yaml", "--workers", "101"), "--workers. Must be <= 100"),
+        (("mirror", "m.yaml", "--retries", "0.5"), "--retries: expected an integer, got '0.5'"),
+        (("mirror", "block:a"), f"block:a {_NO_BLOCK}, or run the deployment: {_RUN} mirror/mirror --param config=block:a"),
+        (("check", "block:a"), f"block:a {_NO_BLOCK}, or run the deployment: {_RUN} check/check --param config=block:a"),
+        (("seed", "block:a"), f"block:a {_NO_BLOCK}, or run the deployment: {_RUN} seed/seed --param config=block:a"),
+        (("config", "block:a"), f"block:a {_NO_BLOCK}"),
+        (
+            ("mirror", "http://a.invalid/m.yaml"),
+            "http://a.invalid/m.yaml: expected a path, or the URL of a file on an object store",
+        ),
         (("get", "sha256:12"), "expected 64 characters"),
         (("ls", "redis"), "prefix 'redis': expected the beginning of a digest"),
         (("ls", ""), "prefix ''"),
         (("ingest", ""), "key ''"),
         (("ingest", "k", "--expected-digest", "md5:00"), "md5 is not supported"),
         (("ingest", "k", "--expected-size", "-1"), "expected-size"),
+        (("ingest", "k", "--expected-size", "1.5"), "--expected-size: expected an integer, got '1.5'"),
         (("delete", "sha256:12"), "expected 64 characters"),
         (("rm",), "NAME"),
         (("export", "redis"), "expected NAME... FILE, got only 'redis'"),

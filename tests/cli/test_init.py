@@ -14,6 +14,8 @@ from tests.source import ROOT
 AUTOMATIONS = sorted(f"automations/{path.name}" for path in (ROOT / "automations").iterdir())
 FILES = [*AUTOMATIONS, "mirror.schema.json", "mirror.yaml", "prefect.yaml"]
 
+_COPY = "to add the deployments to this project, run dist init in an empty directory and copy them from its prefect.yaml"
+
 
 def written(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
@@ -54,15 +56,15 @@ def test_the_configuration_that_init_writes_is_valid(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("existing", "named"),
+    ("existing", "named", "advice"),
     [
-        (["prefect.yaml"], "prefect.yaml"),
-        (["automations/silent.yaml", "mirror.yaml"], "automations/silent.yaml, mirror.yaml"),
-        (["automations"], "automations"),
+        (["prefect.yaml"], "prefect.yaml", f"; {_COPY}"),
+        (["automations/silent.yaml", "mirror.yaml"], "automations/silent.yaml, mirror.yaml", ""),
+        (["automations"], "automations", ""),
     ],
     ids=["one", "two", "a file in place of a folder"],
 )
-def test_init_overwrites_nothing(tmp_path: Path, existing: list[str], named: str) -> None:
+def test_init_overwrites_nothing(tmp_path: Path, existing: list[str], named: str, advice: str) -> None:
     for name in existing:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
@@ -70,7 +72,7 @@ def test_init_overwrites_nothing(tmp_path: Path, existing: list[str], named: str
     result = dist("init", tmp_path)
 
     assert result.code == 1
-    assert result.line == f"dist: {tmp_path}: {named}: file exists; nothing was written; choose another directory"
+    assert result.line == f"dist: {tmp_path}: {named}: file exists; nothing was written; choose another directory{advice}"
     assert written(tmp_path) == existing
     assert {(tmp_path / name).read_text() for name in existing} == {"mine"}
 
