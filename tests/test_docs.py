@@ -144,10 +144,11 @@ def test_every_command_of_dist_that_a_page_shows_exists(page: Path) -> None:
     assert not {name for name in shown if name not in app} - prose
 
 
-def test_the_entrypoint_of_every_deployment_is_a_flow() -> None:
+@pytest.mark.parametrize("file", ["prefect.yaml", "docs/how-to/library.md"])
+def test_the_entrypoint_of_every_deployment_is_a_flow(file: str) -> None:
     from prefect import Flow
 
-    entrypoints = re.findall(r"entrypoint: (\S+)\.(\w+)", (TOP / "prefect.yaml").read_text())
+    entrypoints = re.findall(r"entrypoint: (\S+)\.(\w+)", (TOP / file).read_text())
 
     assert entrypoints
     assert all(isinstance(getattr(import_module(module), name), Flow) for module, name in entrypoints)
