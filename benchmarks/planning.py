@@ -70,6 +70,9 @@ class NoShards:
         for number in shards:
             yield number, Unavailable("the measurement carries out no shard")
 
+    def read_result(self, _number: int, _files: RunFiles, /) -> None:
+        """Return no result."""
+
 
 def main() -> None:
     """Measure, and print the costs."""

@@ -94,6 +94,10 @@ class _ReleasingRunner:
         self._slots.close()
         yield from self._runner.carry_out(shards, files)
 
+    def read_result(self, number: int, files: RunFiles) -> bytes | None:
+        """Return the result of a shard, see `ShardRunner`."""
+        return self._runner.read_result(number, files)
+
 
 @contextmanager
 def _open_pool(spec: RunSpec, session: Session, grain: Grain) -> Iterator[tuple[PrefectPool, RunScopes]]:

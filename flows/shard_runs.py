@@ -5,6 +5,7 @@ or is silent. A shard shows that it is alive by a file in the content store. So 
 although Prefect still shows the run as Running.
 """
 
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from prefect_dist.flows.parameters import Network
 from prefect_dist.flows.shard_api import PatientApi, ShardFlowRuns
 from prefect_dist.mirror.hosts_file import MAX_CONCURRENCY
 from prefect_dist.mirror.run_spec import RunSpec
-from prefect_dist.mirror.shard_format import read_stopped
+from prefect_dist.mirror.shard_format import read_stopped, verify
 from prefect_dist.mirror.skopeo import Dialect
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound, Unavailable
@@ -156,12 +157,14 @@ class ShardRuns:
         self._parameters, self._notify, self._cancel = parameters, notify, current_token()
         self._flow_runs = ShardFlowRuns(deployment, PatientApi(notify, self._cancel))
         self._prefix = "" if title is None else f"{title}: "
+        self._keys = dict[int, str]()
         self._deadline: float | None = None  # of the wait for cancelled shards
         self._next_look_s = _FIRST_LOOK_S
 
     def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
         """Return the shards that an earlier attempt of this run submitted, with the digests of their inputs."""
         found = self._flow_runs.find_by_keys([self._make_key(number, 1) for number in sorted(numbers)])
+        self._keys |= {run.parameters["shard"]: run.parameters["key"] for run in found}
         return {run.parameters["shard"]: Digest.parse(run.parameters["digest"]) for run in found}
 
     def prepare_planning(self) -> None:
@@ -191,6 +194,17 @@ class ShardRuns:
         for attempt in waiting:
             yield attempt.number, self._cancel.error
 
+    def read_result(self, number: int, files: RunFiles) -> bytes | None:
+        """Return the result of a shard without its signature, or None if the shard has no result.
+
+        Raises:
+            Corrupt: the result is not from the shard.
+            DistError: the store.
+        """
+        name = f"result-{number}.json"
+        signed, key = files.read(name), self._keys.get(number)
+        return None if signed is None or key is None else verify(signed, key, at=f"{files.url}/{name}")
+
     def _submit_next(self, waiting: deque[ShardAttempt], running: dict[UUID, ShardAttempt]) -> Iterator[tuple[int, DistError]]:
         """Submit waiting shards, up to `workers` in flight. If Prefect's API is unreachable, the shards keep waiting.
 
@@ -214,6 +228,7 @@ class ShardRuns:
         A shard that an earlier attempt of this run submitted is the same flow run.
         """
         own = {"run": self.run, "shard": attempt.number, "digest": str(attempt.digest), "workers": self.workers}
+        own["key"] = self._keys.setdefault(attempt.number, secrets.token_hex(16))
         name = f"{self._prefix}shard {attempt.number}" + (f", attempt {attempt.attempt}" if attempt.attempt > 1 else "")
         attempt.submitted = time.monotonic()
         return self._flow_runs.submit(
@@ -289,7 +304,7 @@ class ShardRuns:
         counts only if the shard is not started again.
         """
         try:
-            raw = files.read(f"result-{attempt.number}.json")
+            raw = self.read_result(attempt.number, files)
         except DistError as exc:
             return exc.with_traceback(None)
         if raw is not None and not (read_stopped(raw) and self._can_retry(attempt, end)):

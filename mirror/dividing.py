@@ -4,6 +4,7 @@ Only this process plans, writes the lock file, removes tags and reports. The ima
 store, which all processes share.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -103,7 +104,9 @@ class DividedApplying(Applying):
         divided = divide_images(self.plan.due, workers=self._division.workers)
         light = {image: image.without_content() for image in self.plan.images}
         self.plan = replace(self.plan, images=tuple(light.values()))
-        return [self._make_input(tuple(light[image] for image in images)) for images in divided]
+        new = self._session.memo(NewRepositories).list_new()
+        shards = [MirrorShardInput(images=tuple(light[image] for image in images)) for images in divided]
+        return [replace(shard, new=own) for shard, own in zip(shards, assign_new(shards, new), strict=True)]
 
     def _take(self, shard: MirrorShardInput, results: MirrorResults) -> MirrorResults:
         """Return the results of a shard. If the shard was stopped, only its own targets are interrupted, not the whole run.
@@ -119,11 +122,6 @@ class DividedApplying(Applying):
         }
         return replace(results, failures=failures, interrupted=shard.targets)
 
-    def _make_input(self, images: tuple[PlannedImage, ...]) -> MirrorShardInput:
-        shard = MirrorShardInput(images=images)
-        new = self._session.memo(NewRepositories).list_new()
-        return replace(shard, new=new.intersection(target.locator for target in shard.targets))
-
     def _record_intentions(self) -> None:
         """Record the intentions, unless the run is stopped. If recording fails, the run fails before publication."""
         if self._session.cancel.reason is not None:
@@ -137,6 +135,13 @@ class DividedApplying(Applying):
         """Remove the files of a complete run. A later attempt of an incomplete run needs the files."""
         if self._is_complete:
             self._division.remove_files()
+
+
+def assign_new(shards: Sequence[MirrorShardInput], new: frozenset[str]) -> list[frozenset[str]]:
+    """Return the new repositories that each shard need not ask for content: new ones that no other shard uploads to."""
+    places = [frozenset(target.locator for target in shard.targets) for shard in shards]
+    count = Counter(place for found in places for place in found)
+    return [frozenset(place for place in found & new if count[place] == 1) for found in places]
 
 
 def _fail(shard: MirrorShardInput, error: DistError) -> MirrorResults:

@@ -47,6 +47,14 @@ class ShardRunner(Protocol):
             DistError: the shards that have not ended cannot be carried out.
         """
 
+    def read_result(self, number: int, files: RunFiles) -> bytes | None:
+        """Return the result of a shard without its signature, or None if the shard has no result.
+
+        Raises:
+            Corrupt: the result is not from the shard.
+            DistError: the store.
+        """
+
 
 class ShardResult(Protocol):
     """The result of a shard."""
@@ -171,11 +179,11 @@ class Division:
         Raises:
             DistError: `error` if the result is missing; the result is damaged; or an error of the store.
         """
-        name = f"result-{number}.json"
-        raw = self._files.read(name)
+        at = f"{self._files.url}/result-{number}.json"
+        raw = self._runner.read_result(number, self._files)
         if raw is None:
-            raise error or Unavailable("the shard ended without a result", subject=f"{self._files.url}/{name}")
-        return one.parse_result(raw, at=f"{self._files.url}/{name}")
+            raise error or Unavailable("the shard ended without a result", subject=at)
+        return one.parse_result(raw, at=at)
 
     def remove_files(self) -> None:
         """Remove the files of the run. If the store refuses, the files stay until gc removes them."""

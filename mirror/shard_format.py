@@ -1,5 +1,10 @@
-"""The JSON format of the files of a divided run: errors, and checks of the version and of damaged files."""
+"""The format of the files of a divided run: signatures, errors, and checks of the version and of damaged files.
 
+The parent passes a key to each shard, and the shard signs its result. So a program that can only write to the content store
+cannot invent results. The first line of a result is the signature, and the JSON follows.
+"""
+
+import hmac
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -29,6 +34,27 @@ _CLASSES: Mapping[str, type[DistError]] = {
     one.__name__: one
     for one in (InvalidInput, NotFound, AlreadyExists, Busy, Unavailable, Corrupt, Denied, Conflict, Unsupported, Stopped)
 }
+
+
+def sign(raw: bytes, key: str) -> bytes:
+    """Return the content of a result with its signature."""
+    return _make_signature(raw, key) + b"\n" + raw
+
+
+def verify(signed: bytes, key: str, *, at: str) -> bytes:
+    """Return the content of a result without its signature.
+
+    Raises:
+        Corrupt: the signature is wrong.
+    """
+    signature, _, raw = signed.partition(b"\n")
+    if not hmac.compare_digest(signature, _make_signature(raw, key)):
+        raise Corrupt("the result has no signature of the shard; another program has changed the file; run again", subject=at)
+    return raw
+
+
+def _make_signature(raw: bytes, key: str) -> bytes:
+    return hmac.new(key.encode(), raw, "sha256").hexdigest().encode()
 
 
 def dump(document: Mapping[str, Any]) -> bytes:

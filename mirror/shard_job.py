@@ -18,7 +18,7 @@ from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.results import build_mirror_report
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
 from prefect_dist.mirror.scopes import MirrorScopes
-from prefect_dist.mirror.shard_format import read_kind
+from prefect_dist.mirror.shard_format import read_kind, sign
 from prefect_dist.mirror.skopeo import Dialect, choose_parser
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound
@@ -31,13 +31,14 @@ from prefect_dist.transfer.session import SessionSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob:
-    """The work of one shard. `run_name` names the files of the divided run in the content store.
+    """The work of one shard. `run_name` names the files of the divided run in the content store. `key` signs the result.
 
     `wanted` is the input of the shard. `entries` are the entries of the configuration, which a shard of a check needs.
     """
 
     run_name: str
     number: int
+    key: str
     wanted: MirrorShardInput | CheckShardInput
     entries: tuple[Entry, ...] = ()
 
@@ -64,7 +65,7 @@ class ShardJob:
         else:
             result, report = _mirror(self.wanted, context, scopes)
         files = context.pool.session.store.open_run(self.run_name)
-        files.write(f"result-{self.number}.json", result.to_json())
+        files.write(f"result-{self.number}.json", sign(result.to_json(), self.key))
         return report
 
     def _check(self, wanted: CheckShardInput, context: RunContext, scopes: MirrorScopes) -> tuple[CheckShardResult, RunReport]:
@@ -108,6 +109,7 @@ def make_shard_run(
     run: str,
     shard: int,
     digest: str,
+    key: str,
     workers: int,
     config: str | None,
     concurrency: int,
@@ -139,7 +141,7 @@ def make_shard_run(
         # An earlier attempt of the shard may have uploaded content to the new repositories.
         if isinstance(work, MirrorShardInput) and files.read_modification_time(f"alive-{shard}.json") is not None:
             work = replace(work, new=frozenset())
-    job = ShardJob(run_name=run, number=shard, wanted=work, entries=entries)
+    job = ShardJob(run_name=run, number=shard, key=key, wanted=work, entries=entries)
     return RunSpec(job=job, session=session, window=concurrency, retries=retries)
 
 

@@ -4,16 +4,19 @@ import gc
 import json
 import uuid
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prefect_dist.mirror import dividing
 from prefect_dist.mirror.lock import Lock
 from prefect_dist.mirror.mirror_shard_files import MirrorShardResult
 from prefect_dist.mirror.plan import PlannedImage
 from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.mirror.shard_format import read_stopped
+from prefect_dist.mirror.shards import divide_images
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.storage.backend import open_backend
@@ -147,6 +150,25 @@ def test_shards_on_an_object_store_transfer_common_content_once(
     uploads = count_uploads(target.requests)
     assert {digest: uploads[digest] for digest in large} == dict.fromkeys(large, 1)
     assert report.counts["mounted"] >= len(large) * (len(names) - 1)
+
+
+def test_content_of_a_new_repository_that_is_divided_is_uploaded_once(
+    mirrors: DividedMirrors, target: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository that is new in two shards is new only for the first upload."""
+    monkeypatch.setattr(dividing, "divide_images", partial(divide_images, most_tasks=8))
+    variants = (f"linux/arm/v{number}" for number in range(12))  # images with the same layers
+    built = {f"v{number}": images.image(990, layer_bytes=100_000, platform=one) for number, one in enumerate(variants)}
+    with FakeRegistry() as source:
+        for tag, one in built.items():
+            images.load(source, "big", one, tag)
+
+        report = mirrors.run({"source": source.host, "type": "registry", "target": target.host}, workers=4)
+
+    assert report.status == "complete", error_lines(report)
+    assert [tag for tag, one in built.items() if find_missing(target, "big", one, tag)] == []
+    assert set(count_uploads(target.requests).values()) == {1}
+    assert not [one for one in target.requests if "from=big" in one.query]
 
 
 @pytest.mark.parametrize(
@@ -348,7 +370,8 @@ def test_a_stopped_shard_says_so_in_its_result_and_the_run_has_failed(mirrors: D
     report = mirrors.run(entry, stopped=[1])
 
     directory = mirrors.store / "runs" / "run-1"
-    assert [read_stopped((directory / f"result-{number}.json").read_bytes()) for number in range(2)] == [False, True]
+    signed = [(directory / f"result-{number}.json").read_bytes() for number in range(2)]
+    assert [read_stopped(one.partition(b"\n")[2]) for one in signed] == [False, True]
     assert (report.status, report.stopped) == ("failed", None)
     assert Counter(outcomes(report).values()) == {"added": 3, "failed": 3}
     assert error_lines(report) == [

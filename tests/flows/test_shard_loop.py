@@ -19,6 +19,7 @@ from prefect_dist.flows.shard_runs import ShardOptions, ShardRuns
 from prefect_dist.mirror.configured import make_mirror_run
 from prefect_dist.mirror.mirror_shard_files import MirrorShardResult
 from prefect_dist.mirror.results import MirrorResults
+from prefect_dist.mirror.shard_format import sign
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import Denied, DistError, Unavailable
 from prefect_dist.storage.backend import Backend, open_backend
@@ -43,7 +44,8 @@ class Parent:
 
     def write_result(self, shard: int, content: bytes = RESULT) -> None:
         """Write the result of a shard, as its process does."""
-        self.files.write(f"result-{shard}.json", content)
+        (key,) = {run.parameters["key"] for run in self.prefect.runs.values() if run.parameters["shard"] == shard}
+        self.files.write(f"result-{shard}.json", sign(content, key))
 
     def carry_out(self, *, workers: int = 2) -> dict[int, str | None]:
         """Return the errors of two shards."""
@@ -77,6 +79,24 @@ def end_first(parent: Parent, change: Callable[[FlowRun], None]) -> Callable[[Fl
             run.state = Completed()
 
     return work
+
+
+@pytest.mark.parametrize("forge", [lambda raw: raw, lambda raw: sign(raw, "another key")], ids=["unsigned", "other key"])
+def test_a_result_that_another_program_wrote_fails_the_shard(parent: Parent, forge: Callable[[bytes], bytes]) -> None:
+    """More people can write to the content store than can start runs."""
+
+    def forge_result(run: FlowRun) -> None:
+        parent.files.write("result-0.json", forge(RESULT))
+        run.state = Completed()
+
+    parent.prefect.work = end_first(parent, forge_result)
+
+    errors = parent.carry_out()
+
+    assert errors[1] is None
+    assert str(errors[0]).endswith(
+        "/runs/run/result-0.json: the result has no signature of the shard; another program has changed the file; run again"
+    )
 
 
 @pytest.mark.parametrize("result", [STOPPED, CHECK_STOPPED], ids=["mirror", "check"])

@@ -16,6 +16,7 @@ from prefect_dist.mirror.progress import ProgressCounter
 from prefect_dist.mirror.report import RunReport
 from prefect_dist.mirror.run import MirrorJob, run_mirror
 from prefect_dist.mirror.run_spec import RunContext
+from prefect_dist.mirror.shard_format import sign, verify
 from prefect_dist.mirror.shard_job import ShardJob, read_input
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import DistError, Unavailable
@@ -24,6 +25,8 @@ from prefect_dist.transfer.events import Event, Note, ignore_event
 from prefect_dist.transfer.session import SessionSpec, open_session
 from prefect_dist.transfer.threads import ThreadPool
 from tests.flows.mirrors import DirectMirrors
+
+_KEY = "a key"
 
 
 @dataclass
@@ -70,12 +73,17 @@ class ThreadShards:
                     yield running[done], error
                     continue
                 if (replaced := self.results.get(running[done])) is not None:
-                    files.write(f"result-{running[done]}.json", replaced)
+                    files.write(f"result-{running[done]}.json", sign(replaced, _KEY))
                 yield running[done], None
                 if self.error is not None:
                     raise self.error
         for number in sorted(self.lost.intersection(shards)):
             yield number, Unavailable(f"shard {number} crashed three times")
+
+    def read_result(self, number: int, files: RunFiles) -> bytes | None:
+        """Return the result of a shard without its signature."""
+        signed = files.read(f"result-{number}.json")
+        return None if signed is None else verify(signed, _KEY, at=f"{files.url}/result-{number}.json")
 
     def _run(self, number: int) -> RunReport:
         with open_session(self.spec) as session, ThreadPool(session, window=4, retries=0) as pool:
@@ -83,7 +91,7 @@ class ThreadShards:
             if number in self.stopped:
                 session.cancel.set("terminated by the worker")
             wanted = read_input(session.store.open_run(self.run), number, self.submitted[number])
-            return ShardJob(run_name=self.run, number=number, wanted=wanted, entries=self.entries).run(context)
+            return ShardJob(run_name=self.run, number=number, key=_KEY, wanted=wanted, entries=self.entries).run(context)
 
 
 class DividedMirrors(DirectMirrors):
