@@ -83,8 +83,11 @@ class Backend(Protocol):
     def remove_lock(self, path: str) -> None:
         """Remove the file of a lock that no process holds."""
 
+    def has_link(self, directory: str) -> bool:
+        """Return True if `remove` refuses the files of a directory, because a link takes the place of a directory."""
+
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove files. Missing files are skipped."""
+        """Remove files. Missing files are skipped. A directory of the store that is a link is not entered."""
 
     def remove_directory(self, path: str) -> None:
         """Remove an empty directory. A directory with files stays. On an object store, do nothing."""

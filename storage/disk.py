@@ -8,9 +8,11 @@ import shlex
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import groupby
 from typing import Any, TypeVar
 
 from prefect_dist.ocispec.errors import Busy
+from prefect_dist.storage.directories import has_link, open_directory
 from prefect_dist.storage.errors import translate_errors
 from prefect_dist.storage.layout import TEMPORARY
 from prefect_dist.storage.locked_file import LockedFile, shares_locks
@@ -36,6 +38,7 @@ class Disk:
 
     def __init__(self, fs: Any, root: str) -> None:
         self.fs = fs
+        self._root = root
         self.has_locks = self.can_exclude_gc = shares_locks(root)
 
     def translate_errors(self, what: str) -> AbstractContextManager[None]:
@@ -183,20 +186,27 @@ class Disk:
         except (FileNotFoundError, BlockingIOError):
             return
         try:
-            self.fs.rm_file(path)
+            self.remove([path])
         finally:
             os.close(lock)
 
+    def has_link(self, directory: str) -> bool:
+        """Return True if `remove` refuses the files of a directory, because a link takes the place of a directory."""
+        return has_link(self._root, directory)
+
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove files. Missing files are skipped."""
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                self.fs.rm_file(path)
+        """Remove files. Missing files are skipped. A directory of the store that is a link is not entered."""
+        for parent, some in groupby(paths, os.path.dirname):
+            with contextlib.suppress(FileNotFoundError), open_directory(self._root, parent) as directory:
+                for path in some:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.remove(os.path.basename(path), dir_fd=directory)
 
     def remove_directory(self, path: str) -> None:
         """Remove an empty directory. A directory with files stays."""
         try:
-            os.rmdir(path)
+            with open_directory(self._root, os.path.dirname(path)) as parent:
+                os.rmdir(os.path.basename(path), dir_fd=parent)
         except OSError as exc:
             if exc.errno not in (errno.ENOENT, errno.ENOTEMPTY):
                 raise

@@ -210,7 +210,12 @@ class FileIngests:
             yield status
 
     def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
-        """Drop ingests that were not written to since `before`: data with or without a record, and records without data."""
+        """Drop ingests that were not written to since `before`: data with or without a record, and records without data.
+
+        Nothing is dropped if the directory of ingests is a link.
+        """
+        if self._disk.has_link(self._layout.ingests):
+            return
         for path, touched in self._touch_times().items():
             with translate_errors(f"ingest {path}"):
                 if touched < before and (dry_run or self._drop_unless_busy(path)):

@@ -20,6 +20,10 @@ RECORD = ".json"
 # The suffix of a small file that is being written.
 TEMPORARY = ".new"
 _KEY = re.compile(r"[a-f0-9]{64}")
+# A small file, its lock, and the temporary file that replaces it.
+_SUFFIXES = rf"(\.lock|\.[a-f0-9]{{32}}{re.escape(TEMPORARY)})?"
+_RUN_FILE = re.compile(rf"(alive|(shard|result|alive)-[0-9]+)\.json{_SUFFIXES}")
+_CLAIM = re.compile(rf"(sha256-[a-f0-9]{{64}}|sha512-[a-f0-9]{{128}}){_SUFFIXES}")
 # Common systems limit a file name to 255 bytes: 120 of the name, a dash, 64 of its hash, `.json`, and 37 more that make the
 # name unique while the file is written.
 _READABLE = 120
@@ -105,6 +109,14 @@ class Layout:
     def run(self, run: str) -> str:
         """Return the path of the directory with the files of a run that several processes carry out."""
         return f"{self.runs}/{run}"
+
+    def is_claim(self, path: str) -> bool:
+        """Return True for the path of a file in the directory of a group of claims that this program writes."""
+        return _CLAIM.fullmatch(path.rpartition("/")[2]) is not None
+
+    def is_run_file(self, path: str) -> bool:
+        """Return True for the path of a file in the directory of a run that this program writes."""
+        return _RUN_FILE.fullmatch(path.rpartition("/")[2]) is not None
 
     @property
     def lock(self) -> str:

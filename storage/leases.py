@@ -155,7 +155,9 @@ class Leases:
                 yield from found.roots
 
     def sweep(self, *, now: datetime, dry_run: bool) -> Iterator[str]:
-        """Remove the records of dead runs and yield their paths."""
+        """Remove the records of dead runs and yield their paths. Nothing is removed if the directory is a link."""
+        if self._backend.has_link(self._layout.leases):
+            return
         for found in self._records(now):
             if found.is_active:
                 continue

@@ -198,6 +198,10 @@ class Objects:
     def remove_lock(self, path: str) -> None:
         """Do nothing: object stores have no locks."""
 
+    def has_link(self, directory: str) -> bool:  # noqa: ARG002
+        """Return False: object stores have no links."""
+        return False
+
     def remove(self, paths: Sequence[str]) -> None:
         """Remove objects, on S3 a thousand per request. Missing objects are skipped."""
         if self._api:

@@ -25,7 +25,7 @@ class RunFiles:
         """
         if not run or run.strip(".") == "" or not all(one.isalnum() or one in "-._" for one in run):
             raise InvalidInput(f"run {run!r}: expected letters, digits, and - . _")
-        self._backend, self._directory = backend, layout.run(run)
+        self._backend, self._layout, self._directory = backend, layout, layout.run(run)
         self.url = layout.format_path(self._directory)
 
     def write(self, name: str, content: bytes) -> None:
@@ -92,11 +92,12 @@ class RunFiles:
             thread.join()
 
     def remove(self) -> None:
-        """Remove all files of the run, and its directory.
+        """Remove all files of the run that this program has written, and then the directory if it is empty.
 
         Raises:
-            Denied, Unavailable: the file system.
+            Denied, Unavailable: the file system; or the directory is a link, and nothing was removed.
         """
         with self._backend.translate_errors(self.url):
-            self._backend.remove([f"{self._directory}/{name}" for name in self.list_names()])
+            paths = [f"{self._directory}/{name}" for name in self.list_names()]
+            self._backend.remove([path for path in paths if self._layout.is_run_file(path)])
             self._backend.remove_directory(self._directory)

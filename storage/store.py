@@ -241,14 +241,23 @@ class ContentStore:
         claims = self._list_abandoned_claims(min(before, now - _SHARED_LIFE))
         runs = dict(self._list_abandoned_runs(min(before, now - _SHARED_LIFE)))
         run_files = (path for paths in runs.values() for path in paths)
-        for path in (*self._list_temporary(before), *self._sweeps.list_stale_markers(before), *claims, *run_files):
+        found = (*self._list_temporary(before), *self._sweeps.list_stale_markers(before), *claims, *run_files)
+        for path in self._exclude_linked(found):
             if not dry_run:
                 with suppress(NotFound), self._backend.translate_errors(self._layout.format_path(path)):
                     self._backend.remove([path])
             yield path
-        for path in () if dry_run else runs:
+        for path in () if dry_run else self._exclude_linked(runs):
             with self._backend.translate_errors(self._layout.format_path(path)):
                 self._backend.remove_directory(path)
+
+    def _exclude_linked(self, paths: Iterable[str]) -> list[str]:
+        """Return the paths whose directories are in the store, and not behind a link in place of a directory of the store."""
+        found = list(paths)
+        linked = {parent for parent in {path.rpartition("/")[0] for path in found} if self._backend.has_link(parent)}
+        if linked:
+            _log.warning("%s is behind a symbolic link, so gc removes nothing there; use a directory instead", min(linked))
+        return [path for path in found if path.rpartition("/")[0] not in linked]
 
     def _list_temporary(self, before: datetime) -> list[str]:
         directories = (self._layout.root, self._layout.names, self._layout.leases)
@@ -259,7 +268,7 @@ class ContentStore:
         """Yield the claims that no process has written since `before`."""
         for directory in self._list_directories(self._layout.claims):
             for entry in self._list_files(directory["name"]):
-                if modification_time(entry) < before:
+                if self._layout.is_claim(entry["name"]) and modification_time(entry) < before:
                     yield entry["name"]
 
     def _list_abandoned_runs(self, before: datetime) -> Iterator[tuple[str, list[str]]]:
@@ -272,7 +281,7 @@ class ContentStore:
             # On a disk, a new run has a directory before it has a file. The directories of an object store have no time.
             dated = (directory, *files) if self._backend.has_directories else files
             if all(modification_time(entry) < before for entry in dated):
-                yield directory["name"], [entry["name"] for entry in files]
+                yield directory["name"], [entry["name"] for entry in files if self._layout.is_run_file(entry["name"])]
 
     def _list_directories(self, path: str) -> list[dict[str, Any]]:
         return [entry for entry in self._list(path) if entry["type"] == "directory"]
