@@ -52,7 +52,8 @@ def source() -> Iterator[FakeRegistry]:
 def configuration(source: FakeRegistry, target: FakeRegistry, directory: Path) -> str:
     """Return the text of a configuration that mirrors all repositories of a registry."""
     sync = [{"type": "registry", "source": source.host, "target": target.host}]
-    return json.dumps({"store": str(directory / "store"), "lock": str(directory / "lock.json"), "sync": sync})
+    store, lock = str(directory / "store"), str(directory / "lock.json")
+    return json.dumps({"name": "nightly", "store": store, "lock": lock, "sync": sync})
 
 
 def list_shards(server: PrefectServer, run: str) -> list[dict[str, Any]]:
@@ -102,8 +103,8 @@ def test_workers_carry_out_the_shards_of_a_run_and_each_blob_is_transferred_once
     with temporary_settings({PREFECT_API_URL: server.url}):
         assert find_submitted(run) == digests
     assert [(one["name"], one["state_type"]) for one in sorted(shards, key=lambda one: one["name"])] == [
-        ("mirror: shard 0", "COMPLETED"),
-        ("mirror: shard 1", "COMPLETED"),
+        ("nightly: shard 0", "COMPLETED"),
+        ("nightly: shard 1", "COMPLETED"),
     ]
     reads = Counter(one.path for one in source.requests if one.method == "GET" and "/blobs/" in one.path)
     assert set(reads.values()) == {1}
@@ -133,8 +134,8 @@ def test_workers_check_and_repair_the_targets_of_a_mirror(
     assert "2 ok" in state["message"]
     assert "2 repaired" in state["message"]
     assert {(one["name"], one["state_type"]) for one in list_shards(server, run)} == {
-        ("mirror: shard 0", "COMPLETED"),
-        ("mirror: shard 1", "COMPLETED"),
+        ("nightly: shard 0", "COMPLETED"),
+        ("nightly: shard 1", "COMPLETED"),
     }
     assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
     assert set(count_uploads(target.requests[before:])) == {layer}
@@ -165,7 +166,7 @@ def test_shards_whose_process_is_killed_or_stopped_run_again_and_resume(
     assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
     shards = list_shards(server, run)
     assert {one["name"] for one in shards} == {
-        f"mirror: shard {number}{again}" for number in (0, 1) for again in ("", ", attempt 2")
+        f"nightly: shard {number}{again}" for number in (0, 1) for again in ("", ", attempt 2")
     }
     assert Counter(one["state_type"] for one in shards) == {"CRASHED": 1, "CANCELLED": 1, "COMPLETED": 2}
     for name, layer in layers.items():
