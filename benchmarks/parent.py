@@ -22,7 +22,7 @@ from prefect_dist.mirror.lock import Lock
 from prefect_dist.mirror.mirror_shard_files import MirrorShardInput
 from prefect_dist.mirror.plan import Plan, PlannedImage, SyncItem, TargetAction
 from prefect_dist.mirror.results import MirrorResults
-from prefect_dist.mirror.shards import divide_images
+from prefect_dist.mirror.shards import divide_images, weigh_images
 from prefect_dist.ocispec import Descriptor, Digest, Reference, mediatypes
 
 _IMAGES, _TAGS, _WORKERS = 20_000, 10, 10
@@ -52,11 +52,10 @@ def main() -> None:
 
 
 def _plan_images(count: int) -> Iterator[PlannedImage]:
-    """Yield the plans of new images."""
-    for number in range(count):
-        if number % _BATCH == 0:
-            shared = dict[Descriptor, Descriptor]()
-        yield _plan_image(number, shared)
+    """Yield the plans of new images, in the form for the division into shards."""
+    for start in range(0, count, _BATCH):
+        shared = dict[Descriptor, Descriptor]()
+        yield from weigh_images(_plan_image(number, shared) for number in range(start, min(start + _BATCH, count)))
 
 
 def _plan_image(number: int, shared: dict[Descriptor, Descriptor]) -> PlannedImage:

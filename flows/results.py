@@ -1,12 +1,13 @@
 """Results of runs in Prefect. Only the runs of deployments store a result: a summary of the flow, and no results of tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect import get_run_logger
 from prefect.context import FlowRunContext
 from prefect.filesystems import NullFileSystem
+from prefect.results import ResultRecord  # type: ignore[attr-defined]
 from prefect.serializers import JSONSerializer, prefect_json_object_encoder
 
 from prefect_dist.mirror.report import RunReport
@@ -41,8 +42,11 @@ def data_of_state(result: object, storage: "WritableFileSystem | None") -> objec
     run the data is the whole result. A failure to store the result is a warning, because the work is finished.
     """
     context = FlowRunContext.get()
-    if context is None or not (context.persist_result or (context.flow_run and context.flow_run.deployment_id)):
+    if context is None:
         return result
+    if not (context.persist_result or (context.flow_run and context.flow_run.deployment_id)):
+        record = context.result_store.create_result_record(result)
+        return _OpaqueRecord(metadata=record.metadata, result=record.result)
     changed = {"result_storage": storage, "metadata_storage": None, "serializer": _SERIALIZER}
     store = context.result_store.model_copy(update=changed)
     try:
@@ -52,6 +56,17 @@ def data_of_state(result: object, storage: "WritableFileSystem | None") -> objec
         get_run_logger().warning("the result of this run is not stored: %s", exc)
         return result
     return record
+
+
+class _OpaqueRecord(ResultRecord[Any]):
+    """A result in memory whose values Prefect does not visit.
+
+    Prefect looks for futures in the data of the final state. For a report of 100,000 images, the search takes 14 s of CPU time
+    and 150 MB of memory.
+    """
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]
+        yield "metadata", self.metadata
 
 
 def encode(value: object) -> Mapping[str, Any]:

@@ -32,9 +32,6 @@ class DividedApplying(Applying):
 
     This object receives the plan, and records the intentions after the whole plan is made: the memory of planning is free by
     then.
-
-    Attributes:
-        plan: the plan, without the content of the images after the division.
     """
 
     def __init__(
@@ -100,12 +97,9 @@ class DividedApplying(Applying):
         return results
 
     def _divide(self) -> list[MirrorShardInput]:
-        """Divide the plan into shards, and drop the content of the images, which no later step needs."""
-        divided = divide_images(self.plan.due, workers=self._division.workers)
-        light = {image: image.without_content() for image in self.plan.images}
-        self.plan = replace(self.plan, images=tuple(light.values()))
         new = self._session.memo(NewRepositories).list_new()
-        shards = [MirrorShardInput(images=tuple(light[image] for image in images)) for images in divided]
+        divided = divide_images(self.plan.due, workers=self._division.workers)
+        shards = [MirrorShardInput(images=images) for images in divided]
         return [replace(shard, new=own) for shard, own in zip(shards, assign_new(shards, new), strict=True)]
 
     def _take(self, shard: MirrorShardInput, results: MirrorResults) -> MirrorResults:

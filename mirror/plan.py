@@ -1,10 +1,10 @@
 """The plan of a mirror run: values for the action of each image at each target."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Literal, Self
+from typing import Literal
 
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import NO_REFERRERS, Locked
@@ -71,6 +71,18 @@ class TargetAction:
         return self.change == "unchanged" and self.item.is_judged_again
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The number and the bytes of the descriptors that no earlier image of the repository has."""
+
+    count: int
+    size: int
+
+
+NO_LOAD = Load(0, 0)
+"""The load of images that are not divided into shards."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PlannedImage:
     """One image, with the action for each of its targets.
@@ -80,6 +92,7 @@ class PlannedImage:
         content: the complete content of the image at its source.
         sent: the complete content of the image at its targets.
         referrers: the referrers at the source that the survey found.
+        load: the load of the image, for the division into shards.
     """
 
     item: SyncItem
@@ -88,6 +101,7 @@ class PlannedImage:
     sent: tuple[Descriptor, ...]
     actions: tuple[TargetAction, ...]
     referrers: frozenset[Digest] = frozenset()
+    load: Load = NO_LOAD
 
     @property
     def due(self) -> tuple[TargetAction, ...]:
@@ -98,10 +112,6 @@ class PlannedImage:
     def is_needed(self) -> bool:
         """Return whether the store needs the content of the image: for a target or for the gate."""
         return any(action.is_due or action.is_judged for action in self.actions)
-
-    def without_content(self) -> Self:
-        """Return the image without its content, which takes most of the memory of a plan."""
-        return replace(self, content=(), sent=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

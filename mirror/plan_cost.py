@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from prefect_dist.ocispec import Descriptor, Digest
 
@@ -32,42 +32,62 @@ class PlanCost:
     stored: int = 0
     stored_bytes: int = 0
 
-    @classmethod
-    def of(cls, images: "Sequence[PlannedImage]", missing: Collection[Digest]) -> Self:
-        """Return the cost of images that are needed. `missing` are the digests that the store lacks.
+
+class CostCounter:
+    """Adds up the cost of images. A plan may have millions of descriptors, so the counter keeps only a hash of each digest."""
+
+    def __init__(self) -> None:
+        self.cost = PlanCost()
+        self._known = set[int]()
+        self._sent = defaultdict[str, set[int]](set)
+
+    def select_new(self, images: "Iterable[PlannedImage]") -> list[Descriptor]:
+        """Return the distinct content of needed images that the counter does not know."""
+        return _select_unknown((one for image in images if image.is_needed for one in image.content), self._known)
+
+    def add(self, images: "Iterable[PlannedImage]", missing: Collection[Digest]) -> None:
+        """Add the needed images. `missing` are the digests of new content that the store lacks.
 
         The run sends one request for each fetched descriptor and each pushed manifest, one before each tag is set, and three
         for each pushed blob. A blob that the target has or mounts takes fewer.
         """
-        content = _collect_distinct(one for image in images for one in image.content)
-        fetched = [one for one in content if one.digest in missing]
-        stored = [one.size for one in content if one.digest not in missing and not one.is_manifest]
-        sent = _collect_sent(images)
-        publications = sum(len(image.due) * (1 + _count_uploads(image)) for image in images)
-        return cls(
-            fetched=len(fetched),
-            fetched_bytes=sum(one.size for one in fetched),
-            sent=len(sent),
-            sent_bytes=sum(one.size for one in sent),
-            requests=len(fetched) + publications + 2 * sum(not one.is_manifest for one in sent),
-            pulls=_count_pulls(images, missing),
-            stored=len(stored),
-            stored_bytes=sum(stored),
+        needed = [image for image in images if image.is_needed]
+        new = self.select_new(needed)
+        self._known.update(hash(one.digest) for one in new)
+        fetched = [one for one in new if one.digest in missing]
+        stored = [one for one in new if one.digest not in missing and not one.is_manifest]
+        sent, before = self._take_sent(needed), self.cost
+        publications = sum(len(image.due) * (1 + _count_uploads(image)) for image in needed)
+        requests = len(fetched) + publications + 2 * sum(not one.is_manifest for one in sent)
+        self.cost = PlanCost(
+            fetched=before.fetched + len(fetched),
+            fetched_bytes=before.fetched_bytes + _sum_sizes(fetched),
+            sent=before.sent + len(sent),
+            sent_bytes=before.sent_bytes + _sum_sizes(sent),
+            requests=before.requests + requests,
+            pulls=Counter(before.pulls) + _count_pulls(needed, missing),
+            stored=before.stored + len(stored),
+            stored_bytes=before.stored_bytes + _sum_sizes(stored),
         )
 
+    def _take_sent(self, images: "Sequence[PlannedImage]") -> list[Descriptor]:
+        """Return the content that is new for a target registry. The registry may already have some of the content."""
+        by_host = defaultdict[str, list[Descriptor]](list)
+        for image in images:
+            for host in {action.target.host for action in image.due}:
+                by_host[host] += image.sent
+        found = {host: _select_unknown(content, self._sent[host]) for host, content in by_host.items()}
+        for host, content in found.items():
+            self._sent[host].update(hash(one.digest) for one in content)
+        return [one for content in found.values() for one in content]
 
-def _collect_distinct(descriptors: Iterable[Descriptor]) -> Collection[Descriptor]:
-    """Return one descriptor per digest."""
-    return {one.digest: one for one in descriptors}.values()
+
+def _select_unknown(content: Iterable[Descriptor], known: Collection[int]) -> list[Descriptor]:
+    return [one for digest, one in {one.digest: one for one in content}.items() if hash(digest) not in known]
 
 
-def _collect_sent(images: "Iterable[PlannedImage]") -> list[Descriptor]:
-    """Return the distinct content for each target registry. The registry may already have some of the content."""
-    by_host = defaultdict[str, dict[Digest, Descriptor]](dict)
-    for image in images:
-        for host in {action.target.host for action in image.due}:
-            by_host[host].update((one.digest, one) for one in image.sent)
-    return [one for content in by_host.values() for one in content.values()]
+def _sum_sizes(descriptors: Iterable[Descriptor]) -> int:
+    return sum(one.size for one in descriptors)
 
 
 def _count_uploads(image: "PlannedImage") -> int:
@@ -75,8 +95,8 @@ def _count_uploads(image: "PlannedImage") -> int:
     return sum(one.is_manifest for one in image.sent) + len({one.digest for one in image.sent if not one.is_manifest})
 
 
-def _count_pulls(images: "Iterable[PlannedImage]", missing: Collection[Digest]) -> Mapping[str, int]:
-    """Return the number of manifests of images to fetch, by source registry."""
+def _count_pulls(images: "Iterable[PlannedImage]", missing: Collection[Digest]) -> Counter[str]:
+    """Return the number of missing manifests of images, by source registry."""
     pulled = ((image, one) for image in images for one in image.content if one.is_manifest and one.kind != "index")
     sources = {one.digest: image.item.source.host for image, one in pulled if one.digest in missing}
     return Counter(sources.values())

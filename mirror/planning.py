@@ -14,10 +14,9 @@ from prefect_dist.mirror.claiming import Claiming
 from prefect_dist.mirror.listing import Selected, list_registry
 from prefect_dist.mirror.orphans import find_orphans
 from prefect_dist.mirror.plan import Plan, PlannedImage
-from prefect_dist.mirror.plan_cost import PlanCost
+from prefect_dist.mirror.plan_cost import CostCounter
 from prefect_dist.mirror.queries import QueryLoop, run_stage
-from prefect_dist.mirror.surveying import PlanRequest, SurveyedImages, SurveyProgress, find_missing_content, survey_images
-from prefect_dist.ocispec import Digest
+from prefect_dist.mirror.surveying import PlanRequest, SurveyedImages, SurveyProgress, survey_images
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer import units
 from prefect_dist.transfer.events import Notify
@@ -51,7 +50,7 @@ class Planning:
         self._progress = SurveyProgress(notify)
         self._selections = list[Selected]()
         self._surveys = list[SurveyedImages]()
-        self._missing = set[Digest]()
+        self._cost = CostCounter()
         self._open_surveys = 0
 
     def begin(self) -> None:
@@ -70,26 +69,18 @@ class Planning:
         admitted = claiming.claim(host, [item for selected in selections for item in selected.items])
         self._open_surveys += len(admitted)
         for images in admitted:
-            stage = survey_images(self._session, images, self._request, self._progress)
+            stage = survey_images(self._session, images, self._request, self._progress, self._cost)
             run_stage(stage, self._loop, lane=images.host, done=partial(self._hand_over, claiming))
 
     def _hand_over(self, claiming: Claiming, surveyed: SurveyedImages) -> None:
         """Hand over surveyed images, and the plan after the last images."""
         self._open_surveys -= 1
-        surveyed = self._find_missing(surveyed)
         self._surveys.append(replace(surveyed, origins={}))  # without results that only the walk needs
         is_last = claiming.is_complete and not self._open_surveys
-        # The walk uploads the content of images as soon as it takes them. The plan shows the state before.
         plan = self._make_plan() if is_last else None
         self._receiver.take_images(surveyed.images, surveyed.origins)
         if plan is not None:
             self._receiver.take_plan(plan)
-
-    def _find_missing(self, surveyed: SurveyedImages) -> SurveyedImages:
-        """Note the content that the store lacks. Return the images, failed if reading the store fails."""
-        found, missing = find_missing_content(self._session.store, surveyed)
-        self._missing |= missing
-        return found
 
     def _make_plan(self) -> Plan:
         order = {id(entry): number for number, entry in enumerate(self._request.entries)}
@@ -110,7 +101,7 @@ class Planning:
             unnamed=tuple(unnamed for selected in selections for unnamed in selected.unnamed),
             idle=tuple(notes[at] for at in dict.fromkeys(entry.at for entry in self._request.entries) if at in notes),
             trusted=len(trusted),
-            cost=PlanCost.of([image for image in images if image.is_needed], self._missing),
+            cost=self._cost.cost,
             quotas=self._session.remotes.registries.quotas(),
             is_dry=self._request.is_dry,
         )

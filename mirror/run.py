@@ -131,7 +131,7 @@ def run_mirror(
         locked=locked,
         is_dry=job.is_dry,
         workers=pool.window,
-        has_origins=shards is None,
+        is_divided=shards is not None,
     )
     Planning(request, session, notify, applying.walk, receiver).begin()
     results = applying.run()

@@ -8,9 +8,9 @@ fewest bytes.
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from prefect_dist.mirror.plan import PlannedImage
+from prefect_dist.mirror.plan import Load, PlannedImage
 from prefect_dist.ocispec import Digest, Reference
 
 MOST_TASKS = 1000
@@ -27,42 +27,51 @@ _LEAST_TASKS = 300
 
 @dataclass(slots=True)
 class _Group:
-    """Images that belong together: the distinct content with its sizes, and the number of publications."""
+    """Images that belong together, the bytes of their content, and the number of their tasks."""
 
     images: list[PlannedImage] = field(default_factory=list)
-    content: dict[Digest, int] = field(default_factory=dict)
-    publications: int = 0
-
-    @property
-    def size(self) -> int:
-        """The bytes of the distinct content."""
-        return sum(self.content.values())
-
-    @property
-    def tasks(self) -> int:
-        """The number of tasks: one per piece of content and one per publication."""
-        return len(self.content) + self.publications
+    size: int = 0
+    tasks: int = 0
 
     def add(self, image: PlannedImage) -> None:
         """Add an image."""
         self.images.append(image)
-        self.content |= {descriptor.digest: descriptor.size for descriptor in image.content}
-        self.publications += max(len(image.due), 1)
+        self.size += image.load.size
+        self.tasks += _count_tasks(image)
 
     def merge(self, other: "_Group") -> None:
         """Add the images of another group."""
         self.images += other.images
-        self.content |= other.content
-        self.publications += other.publications
+        self.size += other.size
+        self.tasks += other.tasks
+
+
+def weigh_images(images: Iterable[PlannedImage]) -> list[PlannedImage]:
+    """Return images with their load instead of their content.
+
+    Content that several of the images in a target repository have counts for the first of them. An image keeps its manifests if
+    its digest tags are mirrored: the search for orphaned tags needs the manifests.
+    """
+    known = defaultdict[str, set[Digest]](set)
+    return [_weigh(image, known[image.actions[0].target.locator]) for image in images]
+
+
+def _weigh(image: PlannedImage, known: set[Digest]) -> PlannedImage:
+    new = {one.digest: one.size for one in image.content if one.digest not in known}
+    known.update(new)
+    content, sent = (
+        tuple(one for one in found if one.is_manifest and image.item.related.tagged) for found in (image.content, image.sent)
+    )
+    return replace(image, content=content, sent=sent, load=Load(len(new), sum(new.values())))
 
 
 def divide_images(
     images: Sequence[PlannedImage], *, workers: int, most_tasks: int = MOST_TASKS
 ) -> list[tuple[PlannedImage, ...]]:
-    """Return the images in shards for `workers` processes. Each image is in exactly one shard, and no shard is empty.
+    """Return weighed images in shards for `workers` processes. Each image is in exactly one shard, and no shard is empty.
 
-    A shard has at most `most_tasks` tasks, except for a single image with more. The images of a shard have the order of
-    `images`. Equal arguments give equal shards.
+    A shard has at most `most_tasks` tasks by the load of its images, except for a single image with more. The images of a shard
+    have the order of `images`. Equal arguments give equal shards.
     """
     groups = [part for group in _group_by_repository(images) for part in _split(group, most_tasks)]
     total = sum(group.tasks for group in groups)
@@ -117,12 +126,16 @@ def _group_by_repository(images: Iterable[PlannedImage]) -> Iterator[_Group]:
     yield from groups.values()
 
 
+def _count_tasks(image: PlannedImage) -> int:
+    """Return the number of tasks of an image: one per descriptor of its load, and one per publication."""
+    return image.load.count + max(len(image.due), 1)
+
+
 def _split(group: _Group, most_tasks: int) -> Iterator[_Group]:
     """Yield a group in parts of at most `most_tasks` tasks. A part has at least one image."""
     part = _Group()
     for image in group.images:
-        added = sum(descriptor.digest not in part.content for descriptor in image.content) + max(len(image.due), 1)
-        if part.images and part.tasks + added > most_tasks:
+        if part.images and part.tasks + _count_tasks(image) > most_tasks:
             yield part
             part = _Group()
         part.add(image)

@@ -1,15 +1,16 @@
 """The third stage of planning: survey admitted images at the source and the targets, and plan each image."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from prefect_dist.mirror.claiming import Admitted
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Records
 from prefect_dist.mirror.plan import PlannedImage, SyncItem
+from prefect_dist.mirror.plan_cost import CostCounter
 from prefect_dist.mirror.plan_image import fail_image, is_trusted, make_query, plan_image
 from prefect_dist.mirror.queries import Stage, ask
-from prefect_dist.ocispec import Digest
+from prefect_dist.mirror.shards import weigh_images
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.storage import ContentStore
 from prefect_dist.transfer import units
@@ -29,7 +30,8 @@ class PlanRequest:
         locked: the records of the lock file.
         is_dry: true if the run only makes the plan.
         workers: the largest number of requests of one task at a time.
-        has_origins: true if the receiver needs the survey of each image. The surveys take memory.
+        is_divided: true if other processes mirror the images. Then the plan has the load of each image instead of the content,
+            and no surveys, because content and surveys take memory.
     """
 
     entries: Sequence[Entry]
@@ -37,7 +39,7 @@ class PlanRequest:
     locked: Records = field(default_factory=dict)
     is_dry: bool = False
     workers: int = 1
-    has_origins: bool = True
+    is_divided: bool = False
 
 
 # The number of images per task: few tasks for an unchanged mirror.
@@ -66,7 +68,7 @@ class SurveyedImages:
 
     Attributes:
         images: the planned images.
-        origins: the survey of each image, if the request wants the surveys.
+        origins: the survey of each image, unless the run is divided.
         trusted: the images for which the lock file makes requests needless.
     """
 
@@ -76,9 +78,9 @@ class SurveyedImages:
 
 
 def survey_images(
-    session: Session, admitted: Admitted, request: PlanRequest, progress: SurveyProgress
+    session: Session, admitted: Admitted, request: PlanRequest, progress: SurveyProgress, cost: CostCounter
 ) -> Stage[SurveyedImages]:
-    """Compare admitted images with their targets, except trusted images. Return the plans.
+    """Compare admitted images with their targets, except trusted images. Return the plans, and add their cost to `cost`.
 
     Unless the run is dry, the store keeps the manifests of images to mirror.
     """
@@ -92,27 +94,25 @@ def survey_images(
         items = {make_query(item, locked): item for item in batch}
         outcome = yield from ask(_survey_unit(session, tuple(items), keep=keep, workers=workers))
         progress.count(len(batch))
-        for result in _results(tuple(items), outcome):
-            if (image := plan_image(items[result.query], result, locked)) is None:
-                continue
-            images.append(image)
-            if request.has_origins and not isinstance(outcome, Failed):
-                origins[image] = outcome.value
+        found = (plan_image(items[one.query], one, locked) for one in _results(tuple(items), outcome))
+        planned = _count_cost(session.store, [image for image in found if image is not None], cost)
+        if request.is_divided:
+            planned = weigh_images(planned)
+        elif not isinstance(outcome, Failed):
+            origins |= dict.fromkeys(planned, outcome.value)
+        images += planned
     return SurveyedImages(images=tuple(images), origins=origins, trusted=tuple(trusted))
 
 
-def find_missing_content(store: ContentStore, surveyed: SurveyedImages) -> tuple[SurveyedImages, frozenset[Digest]]:
-    """Return the images, and the digests of needed content that the store lacks.
-
-    If reading the store fails, the images that need content fail.
-    """
-    content = {one.digest: one for image in surveyed.images if image.is_needed for one in image.content}
+def _count_cost(store: ContentStore, images: list[PlannedImage], cost: CostCounter) -> list[PlannedImage]:
+    """Add the cost of images. Return the images. If reading the store fails, the images that need content fail."""
+    new = cost.select_new(images)
     try:
-        held = list(store.each(store.holds, content.values()))
+        held = list(store.each(store.holds, new))
     except DistError as exc:
-        failed = (fail_image(image.item, exc) if image.is_needed else image for image in surveyed.images)
-        return replace(surveyed, images=tuple(failed)), frozenset()
-    return surveyed, frozenset(digest for digest, is_held in zip(content, held, strict=True) if not is_held)
+        return [fail_image(image.item, exc) if image.is_needed else image for image in images]
+    cost.add(images, {one.digest for one, is_held in zip(new, held, strict=True) if not is_held})
+    return images
 
 
 def _survey_unit(

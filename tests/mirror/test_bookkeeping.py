@@ -13,7 +13,7 @@ from prefect_dist.mirror.config import Mirror, parse_mirror
 from prefect_dist.mirror.lock import Locked, Records
 from prefect_dist.mirror.orphans import find_orphans
 from prefect_dist.mirror.plan import Plan, PlannedImage, SyncItem, TargetAction
-from prefect_dist.mirror.plan_cost import PlanCost
+from prefect_dist.mirror.plan_cost import CostCounter
 from prefect_dist.mirror.render.plans import plan_summary
 from prefect_dist.mirror.results import GateVeto, MirrorResults, plan_rows
 from prefect_dist.mirror.yamlfile import Document
@@ -161,7 +161,9 @@ def test_a_record_of_other_entries_never_becomes_unwanted() -> None:
 
 def test_only_the_plan_of_a_dry_run_counts_the_pulls_that_it_needs() -> None:
     quotas = {"source.example": Quota(limit=100, remaining=42, window_s=21600)}
-    dry = Plan(images=(image(),), cost=PlanCost.of([image()], {IMAGE}), quotas=quotas)
+    counter = CostCounter()
+    counter.add([image()], {IMAGE})
+    dry = Plan(images=(image(),), cost=counter.cost, quotas=quotas)
     real = replace(dry, is_dry=False)
 
     assert (dry.pulls_from("source.example"), real.pulls_from("source.example")) == (1, None)

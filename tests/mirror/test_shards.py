@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dist.mirror.entry import Entry
-from prefect_dist.mirror.plan import PlannedImage, SyncItem, TargetAction
-from prefect_dist.mirror.shards import divide_images, divide_targets
+from prefect_dist.mirror.plan import Load, PlannedImage, SyncItem, TargetAction
+from prefect_dist.mirror.shards import divide_images, divide_targets, weigh_images
 from prefect_dist.ocispec import Descriptor, Digest, Reference, mediatypes
 
 ENTRY = Entry(at="mirror.yaml:1: sync[0]", source="registry.example/app", type="repository", targets=())
@@ -33,22 +33,32 @@ def planned_images(draw: st.DrawFn) -> list[PlannedImage]:
     repositories = st.sampled_from([f"target.example/r{number}" for number in range(12)])
     layers = st.builds(layer, st.integers(0, 40), st.integers(1, 10_000))
     count = draw(st.integers(0, 30))
-    return [
+    return weigh_images(
         image(
             f"i{number}",
             draw(st.lists(repositories, min_size=1, max_size=3, unique=True)),
             draw(st.lists(layers, max_size=6)),
         )
         for number in range(count)
-    ]
+    )
 
 
 def tasks_of(shard: Sequence[PlannedImage]) -> int:
-    return len({one.digest for found in shard for one in found.content}) + sum(len(found.due) for found in shard)
+    return sum(found.load.count + len(found.due) for found in shard)
 
 
 def bytes_of(shard: Sequence[PlannedImage]) -> int:
-    return sum({one.digest: one.size for found in shard for one in found.content}.values())
+    return sum(found.load.size for found in shard)
+
+
+def test_common_content_of_a_repository_counts_for_its_first_image() -> None:
+    base, own, other = layer(1, 100), layer(2, 20), layer(3, 3)
+    places = ["target.example/app"], ["target.example/app"], ["target.example/else"]
+
+    weighed = weigh_images(map(image, "abc", places, [(base, own), (base, base, other), (base, own)]))
+
+    assert [one.load for one in weighed] == [Load(2, 120), Load(1, 3), Load(2, 120)]
+    assert [(one.content, one.sent) for one in weighed] == [((), ())] * 3
 
 
 @given(planned_images(), st.integers(1, 8), st.integers(3, 40))
@@ -79,14 +89,16 @@ def test_images_with_a_common_target_repository_share_a_shard_and_keep_their_ord
 
 @given(st.lists(st.integers(1, 1_000_000), min_size=1, max_size=200), st.integers(1, 8))
 def test_the_bytes_of_shards_differ_by_at_most_the_largest_group(sizes: list[int], workers: int) -> None:
-    planned = [image(f"i{number}", [f"target.example/r{number}"], [layer(number, size)]) for number, size in enumerate(sizes)]
+    planned = weigh_images(
+        image(f"i{number}", [f"target.example/r{number}"], [layer(number, size)]) for number, size in enumerate(sizes)
+    )
     found = [bytes_of(shard) for shard in divide_images(planned, workers=workers)]
     assert max(found) - min(found) <= max(sizes)
 
 
 def test_each_worker_gets_equally_many_shards_several_of_a_large_run_and_one_of_a_small_run() -> None:
     def run(count: int) -> list[PlannedImage]:
-        return [image(f"i{one}", [f"target.example/r{one}"], [layer(one, 100)]) for one in range(count)]
+        return weigh_images(image(f"i{one}", [f"target.example/r{one}"], [layer(one, 100)]) for one in range(count))
 
     assert len(divide_images(run(10), workers=3)) == 3
     assert len(divide_images(run(2), workers=3)) == 2
