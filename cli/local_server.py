@@ -57,6 +57,10 @@ class LocalServer:
             remedy = "run commands with --direct to work without a server"
             raise Unavailable(f"local Prefect server: did not start: {reason} (log: {log}); {remedy}") from exc
 
+    def is_running(self) -> bool:
+        """Return True if the process of the server runs."""
+        return self._state.is_process_running()
+
     def make_address(self, path: str) -> str:
         """Return an address that logs a browser in and opens a page of the UI. The address is valid once, for ten minutes.
 

@@ -1,6 +1,8 @@
 """A worker on this machine for the shards of one run (`--workers`), for the length of the command."""
 
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -8,38 +10,45 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+from prefect_dist.cli.local_server import LocalServer
+from prefect_dist.cli.local_state import read_start_time
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.transfer.cancellation import CancelToken, current_token
 
 # With `-P`, files in the current directory cannot shadow modules that Prefect imports.
 _COMMAND = (sys.executable, "-P", "-m", "prefect_dist.cli._worker")
+# By default, Prefect would add the working directory to the path of modules, and start some processes with `uv`.
+_SHARD = {"command": shlex.join([sys.executable, "-P", "-m", "prefect.engine"])}
+# The description of a work pool names the process of its command.
+_OWNER = "Processes of the dist command with the process ID and start time "
 _STOP_S = 30.0
+_POLL_S = 1.0
 _TAIL_LINES = 3
 
 
 @contextmanager
-def run_worker(count: int, *, notify: Callable[[str], None]) -> Iterator[str]:
+def run_worker(count: int, server: LocalServer) -> Iterator[str]:
     """Run a worker of a new work pool in this block, with at most `count` processes. Yield the name of a new deployment.
 
-    The worker uses the Prefect API of the current settings. The pool and the deployment are removed at the end.
+    The worker uses the API of `server`. The pool and the deployment are removed at the end.
 
     Raises:
         Unavailable: the worker cannot be started.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
     from prefect_dist.flows.mirror_shard import mirror_shard
 
-    secret: Any = PREFECT_API_AUTH_STRING.value()  # the value is a text, or a pydantic secret
-    secret = secret.get_secret_value() if hasattr(secret, "get_secret_value") else secret
     pool = f"dist-{uuid.uuid4().hex[:8]}"
+    _remove_unused()
     with get_client(sync_client=True) as client, ExitStack() as stack:
-        client.create_work_pool(WorkPoolCreate(name=pool, type="process", description="Processes of one dist command"))
-        stack.callback(_remove, client.delete_work_pool, pool)
+        description = f"{_OWNER}{os.getpid()} {read_start_time(os.getpid())}"
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process", description=description))
+        stack.callback(_remove, server, client.delete_work_pool, pool)
         deployment = client.create_deployment(
             client.create_flow(mirror_shard),
             name=pool,
@@ -47,27 +56,48 @@ def run_worker(count: int, *, notify: Callable[[str], None]) -> Iterator[str]:
             work_pool_name=pool,
             pull_steps=[],
             tags=["dist"],
+            job_variables=_SHARD | {"working_dir": str(Path.cwd())},  # relative paths of the configuration start there
         )
-        stack.callback(_remove, client.delete_deployment, deployment)
-        environment = {"PREFECT_API_URL": PREFECT_API_URL.value() or "", "PREFECT_API_AUTH_STRING": secret or ""}
-        stack.enter_context(_worker_process(pool, count, environment))
-        notify(f"starting {count} worker processes")
+        stack.callback(_remove, server, client.delete_deployment, deployment)
+        environment = {"PREFECT_API_URL": server.url, "PREFECT_API_AUTH_STRING": server.secret}
+        stack.enter_context(_worker_process(pool, count, environment, server.is_running))
         yield f"mirror-shard/{pool}"
 
 
-def _remove(delete: Callable[[Any], object], name: object) -> None:
-    """Remove a work pool or a deployment. After an error it stays on the server: the result of the run is more important."""
+def _remove_unused() -> None:
+    """Remove the work pools and deployments of commands that were killed. All commands of a local server are on one machine."""
+    from prefect.client.orchestration import get_client
+
     from prefect_dist.flows.api import CALL_ERRORS
 
-    with suppress(*CALL_ERRORS):
-        delete(name)
+    with get_client(sync_client=True) as client:
+        for pool in client.read_work_pools():
+            owner = (pool.description or "").removeprefix(_OWNER)
+            pid, _, start = owner.partition(" ")
+            if owner == pool.description or not pid.isdigit() or read_start_time(int(pid)) == start:
+                continue
+            with suppress(*CALL_ERRORS):
+                client.delete_deployment(client.read_deployment_by_name(f"mirror-shard/{pool.name}").id)
+            with suppress(*CALL_ERRORS):
+                client.delete_work_pool(pool.name)
+
+
+def _remove(server: LocalServer, delete: Callable[[Any], object], name: object) -> None:
+    """Remove a work pool or a deployment. After an error, it stays on the server: the report of the run is more important."""
+    from prefect_dist.flows.api import CALL_ERRORS, brief
+
+    if server.is_running():
+        with suppress(*CALL_ERRORS), brief():
+            delete(name)
 
 
 @contextmanager
-def _worker_process(pool: str, count: int, environment: dict[str, str]) -> Iterator[None]:
+def _worker_process(
+    pool: str, count: int, environment: dict[str, str], is_server_running: Callable[[], bool]
+) -> Iterator[None]:
     """Run a worker in this block. The worker stops its processes when it ends.
 
-    If the worker ends before the block, the run fails at once, with the last output of the worker.
+    If the worker or the server ends before the block, the run fails at once.
     """
     settings = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_WORKER_PREFETCH_SECONDS": "1"}
     try:
@@ -82,15 +112,20 @@ def _worker_process(pool: str, count: int, environment: dict[str, str]) -> Itera
     except OSError as exc:
         raise Unavailable(f"the worker cannot be started: {exc.strerror}") from exc
     is_over, cancel = threading.Event(), current_token()
-    watch = threading.Thread(target=_watch, args=(process, is_over, cancel), name="worker", daemon=True)
-    watch.start()
+    watches = [
+        threading.Thread(target=_watch, args=(process, is_over, cancel), name="worker", daemon=True),
+        threading.Thread(target=_watch_server, args=(is_server_running, process, is_over, cancel), name="server", daemon=True),
+    ]
+    for watch in watches:
+        watch.start()
     try:
         yield
     finally:
         is_over.set()
         with process:  # closes the pipes
             _end(process)
-            watch.join(_STOP_S)
+            for watch in watches:
+                watch.join(_STOP_S)
 
 
 def _watch(process: subprocess.Popen[bytes], is_over: threading.Event, cancel: CancelToken) -> None:
@@ -99,7 +134,29 @@ def _watch(process: subprocess.Popen[bytes], is_over: threading.Event, cancel: C
     code = process.wait()
     if not is_over.is_set():
         tail = " ".join(b" ".join(lines).decode(errors="replace").split())
-        cancel.fail(Unavailable(f"the worker process on this machine ended with exit code {code}: {tail or 'no output'}"))
+        cancel.fail(Unavailable(f"the worker process on this machine {_describe_end(code, tail)}"))
+
+
+def _watch_server(
+    is_server_running: Callable[[], bool], process: subprocess.Popen[bytes], is_over: threading.Event, cancel: CancelToken
+) -> None:
+    """Wait for the end of the server. If the run is not over, stop the worker and end the run.
+
+    The shards that the worker stops write their results, which the run then reads from the content store.
+    """
+    while not is_over.wait(_POLL_S):
+        if not is_server_running():
+            is_over.set()
+            _end(process)
+            cancel.fail(Unavailable("the local Prefect server ended during the run; run the command again"))
+
+
+def _describe_end(code: int, tail: str) -> str:
+    """Return the reason of the end of a worker. A signal has nothing to do with the last output of the worker."""
+    if code >= 0:
+        return f"ended with exit code {code}: {tail or 'no output'}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"was killed by {names.get(-code, f'signal {-code}')}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -56,7 +56,7 @@ def run_flow(
             notify=lambda text: notify(Note(text)),
         ) as api,
         notify_also(notify),
-        _use_workers(workers, api, notify) as divided,
+        _use_workers(workers, api, is_dry=parameters.get("dry_run", False)) as divided,
     ):
         report, flow_run_id, loss = _run(api, partial(load(), **parameters, **divided, return_state=True), notify)
         address = api.address(flow_run_id)
@@ -66,16 +66,19 @@ def run_flow(
 
 
 @contextmanager
-def _use_workers(count: int, api: PrefectApi, notify: Notify) -> Iterator[dict[str, Any]]:
-    """Yield the parameters of a run that several workers share. Without a configured API, they run on this machine."""
+def _use_workers(count: int, api: PrefectApi, *, is_dry: bool) -> Iterator[dict[str, Any]]:
+    """Yield the parameters of a run that several workers share. Without a configured API, they run on this machine.
+
+    A dry run has no shards, and so needs no worker.
+    """
     if count == 1:
         yield {}
-    elif api.local is None:
+    elif api.local is None or is_dry:
         yield {"workers": count}
     else:
         from prefect_dist.cli.local_workers import run_worker
 
-        with run_worker(count, notify=lambda text: notify(Note(text))) as deployment:
+        with run_worker(count, api.local) as deployment:
             yield {"workers": count, "worker_deployment": deployment}
 
 

@@ -45,6 +45,7 @@ class PatientApi:
 
         Raises:
             ApiUnavailable: the API has been unreachable for ten minutes.
+            Stopped: the API is unreachable, and the run has failed meanwhile, such as by the end of the local server.
             NotFound: Prefect has no such object.
             InvalidInput, Unavailable: Prefect refuses the request.
         """
@@ -82,6 +83,8 @@ class PatientApi:
         if self._away_since is None:
             self._away_since = time.monotonic()
             self._notify(Note(f"Prefect's API does not answer, and the shards continue without it: {reason}"))
+        if self._cancel.failure is not None:
+            self._cancel.check()
         if time.monotonic() - self._away_since > _API_AWAY_S:
             raise ApiUnavailable(f"Prefect's API has not answered for {_API_AWAY_S / 60:.0f} minutes: {reason}")
 

@@ -1,6 +1,8 @@
 """Commands with locators of each remote as source and as target. Independent readers check the written images."""
 
 import json
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import images
-from tests.cli.dist import dist, dist_direct
+from tests.cli.dist import command, dist, dist_direct
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import find_missing
 from tests.peers import skopeo
@@ -313,16 +315,33 @@ def test_a_missing_store_name_fails_only_its_own_entry(places: Places) -> None:
     assert places.find_missing(target) == []
 
 
-def test_workers_write_to_the_layout_at_the_relative_path_of_a_configuration(places: Places, tmp_path: Path) -> None:
-    """The processes of workers have other working directories. The command starts its own Prefect server."""
-    work = tmp_path / "work"
+def test_relative_paths_have_the_same_meaning_with_workers(places: Places, tmp_path: Path) -> None:
+    """The layout is relative to the configuration, the file and the gate to the working directory of the command.
+
+    Modules in the working directory do not replace modules of Python. The command starts its own Prefect server.
+    """
+    work, here = tmp_path / "work", tmp_path / "here"
     work.mkdir()
-    entry = {"source": f"{places.source.host}/app", "type": "repository", "target": "oci:layout"}
-    (work / "mirror.yaml").write_text(json.dumps({"sync": [entry]}))
+    here.mkdir()
+    (here / "json.py").write_text("raise RuntimeError('the wrong module')")
+    (here / "pyproject.toml").write_text('[project]\nname = "other"\nversion = "1"\ndependencies = ["prefect"]\n')
+    (here / "password").write_text("secret")
+    (here / "gate").write_text("#!/bin/sh\nexit 0\n")
+    (here / "gate").chmod(0o755)
+    credentials = {"registry": "other.invalid", "user": "me", "pass": '{{file "password"}}'}
+    entry = {
+        "source": f"{places.source.host}/app",
+        "type": "repository",
+        "target": "oci:layout",
+        "gate": {"command": ["./gate"]},
+    }
+    (work / "mirror.yaml").write_text(json.dumps({"creds": [credentials], "sync": [entry]}))
 
-    home = str(tmp_path / "prefect")
-    arguments = (*places.store, "mirror", "--workers", "2", str(work / "mirror.yaml"))
-    result = dist(*arguments, PREFECT_API_URL=None, PREFECT_HOME=home, DIST_SERVER_IDLE="0")
+    home = {"PREFECT_HOME": str(tmp_path / "prefect"), "DIST_SERVER_IDLE": "0"}
+    environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"} | home
+    argv = command(*places.store, "mirror", "--workers", "2", work / "mirror.yaml")
+    argv.insert(1, "-P")
+    done = subprocess.run(argv, cwd=here, env=environment, capture_output=True, text=True, timeout=100, check=False)
 
-    assert result.code == 0, result.err
+    assert done.returncode == 0, done.stderr
     assert skopeo.raw(f"oci:{work / 'layout'}:v1") == INDEX.manifests[-1].raw

@@ -24,7 +24,7 @@ from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import Denied, DistError, Unavailable
 from prefect_dist.storage.backend import Backend, open_backend
 from prefect_dist.storage.runs import RunFiles
-from prefect_dist.transfer.cancellation import CancelToken, use_token
+from prefect_dist.transfer.cancellation import CancelToken, Stopped, use_token
 from prefect_dist.transfer.events import Note, ignore_event
 from tests.flows.fake_prefect import FakePrefect, refuse
 
@@ -283,6 +283,20 @@ def test_an_unreachable_api_ends_the_parent_after_some_time(parent: Parent, monk
     parent.prefect.work = end_first(parent, lose_api)
 
     with pytest.raises(Unavailable, match="has not answered for 0 minutes: refused"):
+        parent.carry_out()
+
+
+def test_a_failed_parent_does_not_wait_for_an_unreachable_api(parent: Parent) -> None:
+    """The local server of a command has ended."""
+
+    def lose_api(run: FlowRun) -> None:
+        run.state = Running()
+        parent.cancel.fail(Unavailable("the server ended"))
+        parent.prefect.error = httpx.ConnectError("refused")
+
+    parent.prefect.work = end_first(parent, lose_api)
+
+    with pytest.raises(Stopped, match="not finished: the server ended"):
         parent.carry_out()
 
 
