@@ -130,10 +130,17 @@ class Lock:
             InvalidInput: the file is damaged.
             DistError: the file cannot be written.
         """
-        if self._file is not None:
-            at = self._file.url
-            with _name_lock_file():
-                self._file.change(lambda raw: self._format(self._amend(self._parse(raw, at), amend, settle)))
+        if self._file is None:
+            return
+        at = self._file.url
+
+        def change(raw: bytes | None) -> bytes:
+            found = self._parse(raw, at)
+            del raw  # a large file is not in memory together with the new content
+            return self._format(self._amend(found, amend, settle))
+
+        with _name_lock_file():
+            self._file.change(change)
 
     def _amend(
         self, found: "_Content", amend: Callable[[Records], Records], settle: Callable[[Pending], Pending] | None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.storage.backend import Backend, open_backend
 
@@ -77,8 +78,10 @@ def _try_change(backend: Backend, path: str, make_content: Callable[[bytes | Non
         with backend.translate_errors(what):
             held.enter_context(backend.hold_lock(f"{path}.lock", shared=False, make=True))
             content, version = backend.read_versioned(path)
-        new = make_content(content)
-        if new == content:
+        old, before = [content], None if content is None else Digest.of(content)
+        del content
+        new = make_content(old.pop())  # without a reference here, `make_content` can free the old content of a large file
+        if Digest.of(new) == before:
             return True
         with backend.translate_errors(what):
             return backend.replace(path, new, version)
