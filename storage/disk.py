@@ -205,7 +205,7 @@ class Disk:
     def remove_directory(self, path: str) -> None:
         """Remove an empty directory. A directory with files stays."""
         try:
-            with open_directory(self._root, os.path.dirname(path)) as parent:
+            with open_directory(self._root, path), open_directory(self._root, os.path.dirname(path)) as parent:
                 os.rmdir(os.path.basename(path), dir_fd=parent)
         except OSError as exc:
             if exc.errno not in (errno.ENOENT, errno.ENOTEMPTY):

@@ -21,7 +21,7 @@ RECORD = ".json"
 TEMPORARY = ".new"
 _KEY = re.compile(r"[a-f0-9]{64}")
 # A small file, its lock, and the temporary file that replaces it.
-_SUFFIXES = rf"(\.lock|\.[a-f0-9]{{32}}{re.escape(TEMPORARY)})?"
+_SUFFIXES = rf"(\.lock|\.[a-f0-9]+{re.escape(TEMPORARY)})?"
 _RUN_FILE = re.compile(rf"(alive|(shard|result|alive)-[0-9]+)\.json{_SUFFIXES}")
 _CLAIM = re.compile(rf"(sha256-[a-f0-9]{{64}}|sha512-[a-f0-9]{{128}}){_SUFFIXES}")
 # Common systems limit a file name to 255 bytes: 120 of the name, a dash, 64 of its hash, `.json`, and 37 more that make the

@@ -100,13 +100,16 @@ def push(
         return Receipt("existed" if exists else "pushed", len(raw), time.monotonic() - started)
     if exists or target.mount(descriptor, source=source):
         return Receipt("existed" if exists else "mounted", seconds=time.monotonic() - started)
-    return Receipt("pushed", _upload(store, target, descriptor, notify), time.monotonic() - started)
+    return upload(store, target, descriptor, notify=notify)
 
 
-def reuse(target: Target, blob: Descriptor, *, source: str, is_absent: bool = False) -> Receipt | None:
-    """Return the receipt of a blob that a repository has, or mounts from the `source` repository. Otherwise return None.
+def reuse(
+    target: Target, blob: Descriptor, *, source: str | None, is_absent: bool = False, can_mount: bool = True
+) -> Receipt | None:
+    """Return the receipt of a blob that a repository has or mounts. Otherwise return None.
 
-    The function first asks the registry for the blob, unless `is_absent`.
+    The function first asks the registry for the blob, unless `is_absent`. If `can_mount`, the registry mounts the blob from the
+    `source` repository or from another repository, if possible.
 
     Raises:
         Corrupt: the registry reports a blob of another size.
@@ -115,14 +118,20 @@ def reuse(target: Target, blob: Descriptor, *, source: str, is_absent: bool = Fa
     started = time.monotonic()
     if not is_absent and target.has(blob):
         return Receipt("existed", seconds=time.monotonic() - started)
-    if target.mount(blob, source=source):
+    if can_mount and target.mount(blob, source=source):
         return Receipt("mounted", seconds=time.monotonic() - started)
     return None
 
 
-def _upload(store: ContentStore, target: Target, blob: Descriptor, notify: Notify) -> int:
-    """Upload a blob. Return the number of sent bytes."""
-    sent = 0
+def upload(store: ContentStore, target: Target, blob: Descriptor, *, notify: Notify) -> Receipt:
+    """Upload a blob that the repository lacks and does not mount.
+
+    Raises:
+        NotFound: the store does not have the content.
+        Corrupt: the registry reports different bytes.
+        DistError: an error of the store or the remote. The next upload of this run resumes an interrupted upload.
+    """
+    started, sent = time.monotonic(), 0
 
     def count(offset: int, gained: int) -> None:
         nonlocal sent
@@ -135,7 +144,7 @@ def _upload(store: ContentStore, target: Target, blob: Descriptor, notify: Notif
         for _ in store.chunks(blob.digest):  # raises Corrupt instead, if the store has other bytes
             pass
         raise
-    return sent
+    return Receipt("pushed", sent, time.monotonic() - started)
 
 
 def put(store: ContentStore, target: Target, descriptor: Descriptor, *, tag: str | None = None, notify: Notify) -> Receipt:

@@ -46,50 +46,92 @@ def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Ref
     Raises:
         DistError: see `transfer.content.push`.
     """
-    candidates = session.memo(_Deliveries).mount_candidates
+    delivery = _Delivery(session, blob, place)
     with _turn(session, place, blob):
-        if candidates.has(place, blob.digest):
+        if delivery.candidates.has(place, blob.digest):
             return Receipt("existed")
-        if is_shared(session, blob) and (reused := _reuse(session, blob, place)) is not None:
+        if is_shared(session, blob) and (reused := delivery.reuse_shared()) is not None:
             return reused
         with claim_upload(session, blob, place.host) as claim:
-            if is_repository(claim.note or ""):  # another process has uploaded the blob to the repository in the note
-                candidates.note(Reference(f"{place.host}/{claim.note}"), blob.digest)
-            receipt = _deliver(session, blob, place, origin)
+            delivery.consider_note(claim.note)
+            receipt = delivery.complete(origin)
             # The repository of an old note may have lost the blob. A place with a scheme has no repositories.
             claim.note = place.repository or None
         return receipt
 
 
-def _reuse(session: Session, blob: Descriptor, place: Reference) -> Receipt | None:
-    """Return the receipt of a blob that the repository has, or mounts from a known repository. Otherwise return None.
+class _Delivery:
+    """One delivery of a blob to a repository that is not known to have the blob."""
 
-    This needs no claim: only an upload has to wait for the uploads of other processes.
-    """
-    candidates = session.memo(_Deliveries).mount_candidates
-    source = candidates.mount_candidate(place, blob.digest) or find_upload(session, blob, place.host)
-    if source is None or not is_repository(source):
-        return None
-    is_absent = session.memo(NewRepositories).lacks(session, blob, place)
-    receipt = content.reuse(session.remotes.open_target(place), blob, source=source, is_absent=is_absent)
-    if receipt is not None:
-        session.counter.count(blob, receipt)
-        candidates.note(place, blob.digest)
-    return receipt
+    def __init__(self, session: Session, blob: Descriptor, place: Reference) -> None:
+        self._session, self._blob, self._place = session, blob, place
+        self.candidates = session.memo(_Deliveries).mount_candidates
+        self._has_tried_mount = False
 
+    def reuse_shared(self) -> Receipt | None:
+        """Return the receipt of a blob that the repository has, or mounts from a known repository. Otherwise return None.
 
-def _deliver(session: Session, blob: Descriptor, place: Reference, origin: Reference | None) -> Receipt:
-    """Put a blob into a repository that is not known to have the blob."""
-    candidates = session.memo(_Deliveries).mount_candidates
-    mounted_from = candidates.mount_candidate(place, blob.digest)
-    if mounted_from is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
-        mounted_from = origin.repository
-    pusher, sent = session.remotes.open_target(place), session.counter.sent
-    is_absent = session.memo(NewRepositories).lacks(session, blob, place)
-    receipt = content.push(session.store, pusher, blob, source=mounted_from, is_absent=is_absent, notify=sent)
-    session.counter.count(blob, receipt)
-    candidates.note(place, blob.digest)
-    return receipt
+        This needs no claim: only an upload has to wait for the uploads of other processes.
+        """
+        source, is_expected = self._find_source(), False
+        if source is None:
+            is_expected = self.consider_note(find_upload(self._session, self._blob, self._place.host))
+            source = self._find_source()
+        if source is None and not is_expected:
+            return None
+        return self._reuse(source, can_mount=source is not None)
+
+    def consider_note(self, note: str | None) -> bool:
+        """Use the note of a claim: the repository to which a process has uploaded the blob.
+
+        Return True if the repository is the place of this delivery. The note may be old or wrong.
+        """
+        if note is None or not is_repository(note):
+            return False
+        if note == self._place.repository:
+            self._session.memo(NewRepositories).note_upload(self._blob, self._place)
+            return True
+        self.candidates.suggest(self._place.host, self._blob.digest, note)
+        return False
+
+    def complete(self, origin: Reference | None) -> Receipt:
+        """Reuse or upload the blob, and return the receipt."""
+        source = self._find_source() or self._find_origin(origin)
+        # After a failed mount, the upload uses the session that the registry may have opened.
+        receipt = self._reuse(source, can_mount=source is not None or not self._has_tried_mount)
+        if receipt is None:
+            session, pusher = self._session, self._session.remotes.open_target(self._place)
+            receipt = content.upload(session.store, pusher, self._blob, notify=session.counter.sent)
+            self._note(receipt)
+        return receipt
+
+    def _find_source(self) -> str | None:
+        return self.candidates.mount_candidate(self._place, self._blob.digest)
+
+    def _find_origin(self, origin: Reference | None) -> str | None:
+        """Return the repository of `origin` if a mount from the repository can succeed."""
+        if origin is None or origin.host != self._place.host or origin.locator == self._place.locator:
+            return None
+        can_mount = self.candidates.can_mount(origin.host, self._blob.digest, origin.repository)
+        return origin.repository if can_mount else None
+
+    def _reuse(self, source: str | None, *, can_mount: bool) -> Receipt | None:
+        """Return the receipt of a blob that the repository has or mounts, or None, and record the result of the mount."""
+        is_absent = self._session.memo(NewRepositories).lacks(self._session, self._blob, self._place)
+        pusher = self._session.remotes.open_target(self._place)
+        receipt = content.reuse(pusher, self._blob, source=source, is_absent=is_absent, can_mount=can_mount)
+        if can_mount and (receipt is None or receipt.status == "mounted"):
+            self._has_tried_mount = True
+            if source is not None:
+                is_mounted = receipt is not None
+                self.candidates.note_mount(self._place.host, self._blob.digest, source, is_mounted=is_mounted)
+        if receipt is not None:
+            self._note(receipt)
+        return receipt
+
+    def _note(self, receipt: Receipt) -> None:
+        self._session.counter.count(self._blob, receipt)
+        self.candidates.note(self._place, self._blob.digest)
 
 
 def deliver_to_places(session: Session, blob: Descriptor, places: Iterable[Reference], *, origin: Reference) -> Receipt:

@@ -9,37 +9,80 @@ from prefect_dist.ocispec.errors import DistError
 from prefect_dist.remotes import Source
 from prefect_dist.transfer.session import Session
 
-# The number of candidates per content: at least one differs from the repository that needs the content.
-_CANDIDATES = 2
+# The number of candidates per content: at least one differs from the repository that needs the content. There are several,
+# because a registry may mount only between the repositories of one project.
+_CANDIDATES = 4
+# A repository that had the content stays a candidate after this number of failed mounts in a row.
+_PATIENCE = 2
 
 
 class MountCandidates:
     """The repositories that have some content, because this run uploaded or found the content there.
 
-    Thread-safe: the state is changed in single steps. Tens of thousands of repositories may have the same base layer, so no
-    method iterates over the repositories of some content.
+    Another process may suggest a candidate. A suggestion is not trusted: after one failed mount, it is forgotten for good.
+
+    Thread-safe. Tens of thousands of repositories may have the same base layer, so no method iterates over the repositories of
+    some content.
     """
 
     def __init__(self) -> None:
         self._repositories: defaultdict[tuple[str, Digest], set[str]] = defaultdict(set)
-        self._candidates: dict[tuple[str, Digest], tuple[str, ...]] = {}
+        # The candidates, each with the number of failed mounts after which it stays a candidate.
+        self._candidates: defaultdict[tuple[str, Digest], dict[str, int]] = defaultdict(dict)
+        self._refused: set[tuple[str, Digest, str]] = set()
+        self._guard = Lock()
 
     def note(self, place: Reference, digest: Digest) -> None:
         """Record that the repository of `place` has this content."""
-        key = place.host, digest
-        self._repositories[key].add(place.repository)
-        known = self._candidates.get(key, ())
-        if len(known) < _CANDIDATES and place.repository not in known:
-            self._candidates[key] = (*known, place.repository)
+        with self._guard:
+            self._repositories[place.host, digest].add(place.repository)
+            self._add(place.host, digest, place.repository, patience=_PATIENCE)
+
+    def suggest(self, host: str, digest: Digest, repository: str) -> None:
+        """Add a candidate that another process has recorded, unless a mount from the repository has failed before."""
+        with self._guard:
+            if (host, digest, repository) not in self._refused and repository not in self._candidates[host, digest]:
+                self._add(host, digest, repository, patience=0)
+
+    def note_mount(self, host: str, digest: Digest, source: str, *, is_mounted: bool) -> None:
+        """Record the result of a mount from the repository `source`. After a failure, another candidate is preferred."""
+        with self._guard:
+            known = self._candidates[host, digest]
+            if is_mounted:
+                self._add(host, digest, source, patience=_PATIENCE)
+            elif known.get(source, 0) > 0:
+                known[source] -= 1
+            else:
+                known.pop(source, None)
+                self._refused.add((host, digest, source))
 
     def has(self, place: Reference, digest: Digest) -> bool:
         """Return whether the repository of `place` is known to have this content."""
         return place.repository in self._repositories.get((place.host, digest), ())
 
     def mount_candidate(self, place: Reference, digest: Digest) -> str | None:
-        """Return another repository of the same registry with the content: one of the first in the record."""
-        known = self._candidates.get((place.host, digest), ())
-        return next((repository for repository in known if repository != place.repository), None)
+        """Return another repository of the same registry that probably has the content; None if none is known.
+
+        A repository of the same project is preferred, and then a repository without failed mounts.
+        """
+        with self._guard:
+            known, project = self._candidates.get((place.host, digest), {}), _project_of(place.repository)
+            others = [repository for repository in known if repository != place.repository]
+            return max(others, key=lambda one: (_project_of(one) == project, known[one]), default=None)
+
+    def can_mount(self, host: str, digest: Digest, source: str) -> bool:
+        """Return False if mounts of this content from the repository `source` have failed."""
+        return (host, digest, source) not in self._refused
+
+    def _add(self, host: str, digest: Digest, repository: str, *, patience: int) -> None:
+        known = self._candidates[host, digest]
+        if repository in known or len(known) < _CANDIDATES:
+            known[repository] = patience
+
+
+def _project_of(repository: str) -> str:
+    """Return the first component of a name of several components."""
+    return repository.partition("/")[0] if "/" in repository else ""
 
 
 class NewRepositories:
@@ -87,6 +130,10 @@ class NewRepositories:
             return False
         self._tried.add((place.locator, blob.digest))
         return True
+
+    def note_upload(self, blob: Descriptor, place: Reference) -> None:
+        """Record that a process of this run has probably uploaded a blob to the repository of `place`."""
+        self._tried.add((place.locator, blob.digest))
 
 
 def _is_unknown(source: Source) -> bool:

@@ -179,3 +179,13 @@ def test_a_store_below_a_link_works(tmp_path: Path, link: Callable[[Path, Path],
         f"claims/x.example/{CLAIM}.lock",
     }
     assert list((root / "runs").iterdir()) == list((root / "ingest").iterdir()) == []
+
+
+def test_the_end_of_a_run_reports_a_link_in_place_of_its_directory_even_if_nothing_is_to_be_removed(
+    store: ContentStore, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (root / "runs").mkdir()
+    (root / "runs/run-1").symlink_to(tmp_path / "outside")
+    with pytest.raises(Denied, match="run-1 is a symbolic link, and nothing is removed through it; use a directory instead"):
+        store.open_run("run-1").remove()
