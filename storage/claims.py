@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from prefect_dist.ocispec import Digest, fields
-from prefect_dist.ocispec.errors import DistError, InvalidInput
+from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, Unavailable
 from prefect_dist.storage.backend import Backend
 from prefect_dist.storage.layout import Layout
 
@@ -30,6 +30,7 @@ FETCH = "fetch"
 
 RENEW_S, SILENCE_S = 20.0, 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 2.0
+_REFUSALS = (Denied, InvalidInput, Unavailable)
 _log = logging.getLogger(__name__)
 
 
@@ -60,6 +61,7 @@ class ContentClaims:
         self._guard = threading.Lock()
         self._closed = threading.Event()
         self._renewer: threading.Thread | None = None
+        self._has_warned = False
 
     @contextmanager
     def hold(self, group: str, digest: Digest, *, pause: Callable[[float], None]) -> Iterator[ContentClaim]:
@@ -67,15 +69,14 @@ class ContentClaims:
 
         `group` is `fetch`, or the registry to which the content is uploaded. Without a note, the claim is removed at the end.
 
-        Raises:
-            Denied, Unavailable: the store.
+        If the store refuses the claim, the block runs without a claim: only the number of transfers depends on claims.
         """
         path = self._layout.claim(group, digest)
-        if self._backend.has_locks and group == FETCH:  # the lock of the ingest does the same
+        is_needed = not (self._backend.has_locks and group == FETCH)  # the lock of the ingest does the same
+        claim = self._take(path, pause) if is_needed else None
+        if claim is None:
             yield ContentClaim(path)
             return
-        with self._backend.translate_errors(self._layout.format_path(path)):
-            claim = self._take(path, pause)
         with self._guard:
             self._held.add(claim)
             self._start_renewing()
@@ -89,32 +90,43 @@ class ContentClaims:
                     pass
 
     def find_note(self, group: str, digest: Digest) -> str | None:
-        """Return the note of the last holder; None while a process holds the claim, and without a note.
-
-        Raises:
-            Denied, Unavailable: the store.
-        """
+        """Return the note of the last holder; None while a process holds the claim, without a note, or without access."""
         path = self._layout.claim(group, digest)
-        with self._backend.translate_errors(self._layout.format_path(path)):
-            is_ended, note = _parse(self._backend.read_versioned(path)[0])
+        try:
+            with self._backend.translate_errors(self._layout.format_path(path)):
+                is_ended, note = _parse(self._backend.read_versioned(path)[0])
+        except _REFUSALS as exc:
+            self._warn(exc)
+            return None
         return note if is_ended else None
 
     def close(self) -> None:
         """Stop renewing."""
         self._closed.set()
 
-    def _take(self, path: str, pause: Callable[[float], None]) -> ContentClaim:
-        """Return a claim once the object is missing, ended, or silent for too long."""
+    def _take(self, path: str, pause: Callable[[float], None]) -> ContentClaim | None:
+        """Return a claim once the object is missing, ended, or silent for too long; None if the store refuses the claim."""
         last, since, longest = None, time.monotonic(), _FIRST_PAUSE_S
         while True:
             is_silent = last is not None and time.monotonic() - since > self._silence_s
-            claim, raw = self._try_to_take(path, silent=last if is_silent else None)
+            try:
+                with self._backend.translate_errors(self._layout.format_path(path)):
+                    claim, raw = self._try_to_take(path, silent=last if is_silent else None)
+            except _REFUSALS as exc:
+                self._warn(exc)
+                return None
             if claim is not None:
                 return claim
             if raw != last:
                 last, since = raw, time.monotonic()
             pause(min(longest, self._silence_s))
             longest = min(2 * longest, _LONGEST_PAUSE_S)
+
+    def _warn(self, error: DistError) -> None:
+        """Log one warning per process: a store that refuses one claim usually refuses more of them."""
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning("continuing without a claim, so other processes may transfer the same content again: %s", error)
 
     def _try_to_take(self, path: str, *, silent: bytes | None) -> tuple[ContentClaim | None, bytes | None]:
         """Return the claim if the object is missing, ended, or still has the content `silent`; and the old content."""

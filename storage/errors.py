@@ -47,7 +47,8 @@ def _translate(exc: OSError, what: str, service: str | None) -> DistError:
     if isinstance(exc, FileNotFoundError):
         return NotFound("not found", subject=what)
     if isinstance(exc, NotADirectoryError | IsADirectoryError | FileExistsError):
-        return InvalidInput(f"{cause} ({exc.filename})", subject=what)
+        is_named = exc.filename is None or str(exc.filename) in what
+        return InvalidInput(cause if is_named else f"{cause} ({exc.filename})", subject=what)
     if exc.errno == errno.EXDEV:
         places = f"{exc.filename} and {exc.filename2} are on different file systems"
         return InvalidInput(

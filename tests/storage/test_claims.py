@@ -3,6 +3,7 @@
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.storage import open_store
 from prefect_dist.storage.backend import open_backend
 from prefect_dist.storage.claims import ContentClaims
@@ -138,6 +140,60 @@ def test_a_damaged_claim_is_taken_over_after_the_silence(place: str, damage: byt
     claims._backend.put(path, damage)
     with claims.hold("registry.example", DIGEST, pause=wait_briefly) as claim:
         assert claim.note is None
+
+
+def block_by_directory(path: Path) -> None:
+    path.mkdir(parents=True)
+
+
+def block_by_linked_lock(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.with_name(f"{path.name}.lock").symlink_to(path.with_name("elsewhere"))
+
+
+def block_by_file(path: Path) -> None:
+    path.parent.parent.mkdir()
+    path.parent.write_bytes(b"")
+
+
+@pytest.mark.parametrize("block", [block_by_directory, block_by_linked_lock, block_by_file])
+def test_a_process_continues_without_a_claim_that_the_store_refuses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, block: Callable[[Path], None]
+) -> None:
+    claims, path = make_claims(str(tmp_path)), claim_path(str(tmp_path))
+    block(path)
+    for _ in range(2):
+        with claims.hold("registry.example", DIGEST, pause=fail) as claim:
+            assert claim.note is None
+            claim.note = "app"
+        assert claims.find_note("registry.example", DIGEST) is None
+    warnings = [one.getMessage() for one in caplog.records]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(
+        f"continuing without a claim, so other processes may transfer the same content again: {path}: "
+    )
+    with claims.hold("other.example", DIGEST, pause=fail) as claim:
+        claim.note = "app"
+    assert claims.find_note("other.example", DIGEST) == "app"
+
+
+def claim_path(place: str) -> Path:
+    _, _, layout = open_backend(place, {})
+    return Path(layout.claim("registry.example", DIGEST))
+
+
+def test_a_stop_ends_the_wait_for_a_claim(place: str) -> None:
+    first, second = make_claims(place), make_claims(place)
+
+    def stop(_seconds: float) -> None:
+        raise Unavailable("stopped")
+
+    with (
+        first.hold("registry.example", DIGEST, pause=fail),
+        pytest.raises(Unavailable, match="stopped"),
+        second.hold("registry.example", DIGEST, pause=stop),
+    ):
+        pytest.fail("expected another holder")
 
 
 def test_of_many_processes_one_holds_the_claim_at_a_time(place: str) -> None:

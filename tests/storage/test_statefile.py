@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from prefect_dist.ocispec.errors import Denied
+from prefect_dist.ocispec.errors import Denied, InvalidInput
 from prefect_dist.storage.statefile import StateFile
 from tests.peers.seaweedfs import S3Server
 from tests.storage.conformance import Place
@@ -22,6 +22,13 @@ def test_a_file_is_read_and_replaced(tmp_path: Path, place: str) -> None:
     file.change(lambda raw: b"1" if raw is None else b"wrong")
     file.change(lambda raw: (raw or b"") + b"2")
     assert file.read() == b"12"
+
+
+def test_the_error_for_a_directory_in_place_of_a_file_names_the_file_once(tmp_path: Path) -> None:
+    (tmp_path / "lock.json").mkdir()
+    with pytest.raises(InvalidInput) as caught:
+        StateFile(str(tmp_path / "lock.json")).read()
+    assert str(caught.value) == f"{tmp_path}/lock.json: Is a directory"
 
 
 @pytest.mark.parametrize("place", ["{tmp}", "memory://written"])
