@@ -10,6 +10,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,16 @@ _TAIL_LINES = 3
 
 @contextmanager
 def run_worker(count: int, server: LocalServer) -> Iterator[str]:
-    """Run a worker of a new work pool in this block, with at most `count` processes. Yield the name of a new deployment.
+    """Make a work pool and a deployment for runs in this block. Yield the name of the deployment.
 
-    The worker uses the API of `server`. The pool and the deployment are removed at the end.
-
-    Raises:
-        Unavailable: the worker cannot be started.
+    The first shard of a run starts a worker with at most `count` processes: a run without changes needs no worker. If the
+    worker or the server ends before the block, the run fails at once. The pool and the deployment are removed at the end.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
 
     from prefect_dist.flows.mirror_shard import mirror_shard
+    from prefect_dist.flows.shard_api import OWN_WORKER, call_before_submissions
 
     pool = f"dist-{uuid.uuid4().hex[:8]}"
     _remove_unused()
@@ -55,13 +55,38 @@ def run_worker(count: int, server: LocalServer) -> Iterator[str]:
             entrypoint="prefect_dist.flows.mirror_shard.mirror_shard",
             work_pool_name=pool,
             pull_steps=[],
-            tags=["dist"],
+            tags=["dist", OWN_WORKER],
             job_variables=_SHARD | {"working_dir": str(Path.cwd())},  # relative paths of the configuration start there
         )
         stack.callback(_remove, server, client.delete_deployment, deployment)
         environment = {"PREFECT_API_URL": server.url, "PREFECT_API_AUTH_STRING": server.secret}
-        stack.enter_context(_worker_process(pool, count, environment, server.is_running))
-        yield f"mirror-shard/{pool}"
+
+        @cache
+        def start() -> None:
+            stack.enter_context(_worker_process(pool, count, environment))
+
+        with _watch_server(server.is_running), call_before_submissions(start):
+            yield f"mirror-shard/{pool}"
+
+
+@contextmanager
+def _watch_server(is_running: Callable[[], bool]) -> Iterator[None]:
+    """Fail the run at once if the local server ends in this block. The run keeps the results of the shards that have ended."""
+    is_over, cancel = threading.Event(), current_token()
+
+    def watch() -> None:
+        while not is_over.wait(_POLL_S):
+            if not is_running():
+                cancel.fail(Unavailable("the local Prefect server ended during the run; run the command again"))
+                return
+
+    thread = threading.Thread(target=watch, name="local server", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _remove_unused() -> None:
@@ -92,12 +117,10 @@ def _remove(server: LocalServer, delete: Callable[[Any], object], name: object) 
 
 
 @contextmanager
-def _worker_process(
-    pool: str, count: int, environment: dict[str, str], is_server_running: Callable[[], bool]
-) -> Iterator[None]:
+def _worker_process(pool: str, count: int, environment: dict[str, str]) -> Iterator[None]:
     """Run a worker in this block. The worker stops its processes when it ends.
 
-    If the worker or the server ends before the block, the run fails at once.
+    If the worker ends before the block, the run fails at once.
     """
     settings = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_WORKER_PREFETCH_SECONDS": "1"}
     try:
@@ -112,20 +135,15 @@ def _worker_process(
     except OSError as exc:
         raise Unavailable(f"the worker cannot be started: {exc.strerror}") from exc
     is_over, cancel = threading.Event(), current_token()
-    watches = [
-        threading.Thread(target=_watch, args=(process, is_over, cancel), name="worker", daemon=True),
-        threading.Thread(target=_watch_server, args=(is_server_running, process, is_over, cancel), name="server", daemon=True),
-    ]
-    for watch in watches:
-        watch.start()
+    watch = threading.Thread(target=_watch, args=(process, is_over, cancel), name="worker", daemon=True)
+    watch.start()
     try:
         yield
     finally:
         is_over.set()
         with process:  # closes the pipes
             _end(process)
-            for watch in watches:
-                watch.join(_STOP_S)
+            watch.join(_STOP_S)
 
 
 def _watch(process: subprocess.Popen[bytes], is_over: threading.Event, cancel: CancelToken) -> None:
@@ -137,20 +155,6 @@ def _watch(process: subprocess.Popen[bytes], is_over: threading.Event, cancel: C
         cancel.fail(Unavailable(f"the worker process on this machine {_describe_end(code, tail)}"))
 
 
-def _watch_server(
-    is_server_running: Callable[[], bool], process: subprocess.Popen[bytes], is_over: threading.Event, cancel: CancelToken
-) -> None:
-    """Wait for the end of the server. If the run is not over, stop the worker and end the run.
-
-    The shards that the worker stops write their results, which the run then reads from the content store.
-    """
-    while not is_over.wait(_POLL_S):
-        if not is_server_running():
-            is_over.set()
-            _end(process)
-            cancel.fail(Unavailable("the local Prefect server ended during the run; run the command again"))
-
-
 def _describe_end(code: int, tail: str) -> str:
     """Return the reason of the end of a worker. A signal has nothing to do with the last output of the worker."""
     if code >= 0:
@@ -160,9 +164,11 @@ def _describe_end(code: int, tail: str) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the worker. If the worker does not end in time, kill the worker and its processes."""
     process.terminate()
     try:
         process.wait(_STOP_S)
     except subprocess.TimeoutExpired:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -5,7 +5,9 @@ parent reports the error for its open shards, and keeps the results of the other
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -31,6 +33,19 @@ _ENTRY_POINT = "prefect_dist.flows.mirror_shard.mirror_shard"
 _DEPLOY_AGAIN = "deploy this version again: prefect deploy --all"
 _BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 T = TypeVar("T")
+OWN_WORKER = "own-worker"
+"""The tag of a deployment whose command starts and watches a worker."""
+_PREPARE: ContextVar[Callable[[], None] | None] = ContextVar("prepare_submission", default=None)
+
+
+@contextmanager
+def call_before_submissions(prepare: Callable[[], None]) -> Iterator[None]:
+    """Let runs that start in this block call `prepare` before each submission of a shard. Errors of `prepare` end the run."""
+    previous = _PREPARE.set(prepare)
+    try:
+        yield
+    finally:
+        _PREPARE.reset(previous)
 
 
 class PatientApi:
@@ -49,6 +64,8 @@ class PatientApi:
             NotFound: Prefect has no such object.
             InvalidInput, Unavailable: Prefect refuses the request.
         """
+        if self._away_since is not None and self._cancel.failure is not None:
+            self._cancel.check()
         try:
             with brief():
                 result = call()
@@ -83,8 +100,6 @@ class PatientApi:
         if self._away_since is None:
             self._away_since = time.monotonic()
             self._notify(Note(f"Prefect's API does not answer, and the shards continue without it: {reason}"))
-        if self._cancel.failure is not None:
-            self._cancel.check()
         if time.monotonic() - self._away_since > _API_AWAY_S:
             raise ApiUnavailable(f"Prefect's API has not answered for {_API_AWAY_S / 60:.0f} minutes: {reason}")
 
@@ -123,7 +138,10 @@ class ShardFlowRuns:
 
         Raises:
             InvalidInput: Prefect does not have the deployment any more, or the deployment is from another version.
+            Unavailable: the worker of the command cannot be started.
         """
+        if (prepare := _PREPARE.get()) is not None:
+            prepare()
         submit = partial(
             run_deployment, self._name, parameters=dict(parameters), timeout=0, idempotency_key=key, flow_run_name=name
         )
@@ -189,13 +207,14 @@ class ShardFlowRuns:
     def require_worker(self) -> None:
         """Raise an error if no worker polls the work pool.
 
-        A push pool and a managed pool have no workers. A deployment that a process serves has no work pool.
+        A push pool and a managed pool have no workers. A deployment that a process serves has no work pool. A command watches
+        its own worker, which may take long to start on a busy machine.
 
         Raises:
             Unavailable: no worker polls the work pool.
             InvalidInput: Prefect does not have the work pool any more.
         """
-        if (name := self._deployment.work_pool_name) is None:
+        if (name := self._deployment.work_pool_name) is None or OWN_WORKER in self._deployment.tags:
             return
         try:
             pool = self._api.call(lambda: client().read_work_pool(name))

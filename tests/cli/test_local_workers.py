@@ -5,18 +5,29 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+from urllib.parse import urlsplit
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from prefect_dist.cli.local_workers import _worker_process
+from prefect_dist.cli.local_server import LocalServer
+from prefect_dist.cli.local_state import State, read_start_time
+from prefect_dist.cli.local_workers import _OWNER, _watch_server, _worker_process, run_worker
+from prefect_dist.cli.prefect_api import PrefectApi
+from prefect_dist.cli.prefect_runs import _use_workers
+from prefect_dist.flows import shard_api
 from prefect_dist.transfer.cancellation import CancelToken, use_token
+from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
 
 _COMMAND = """
 import sys
 from prefect_dist.cli.local_workers import _worker_process
-with _worker_process("p", 2, {}, lambda: True):
+with _worker_process("p", 2, {}):
     sys.stdin.read()
 """
 _WORKER = """
@@ -72,23 +83,79 @@ def test_the_worker_ends_with_a_killed_command(tmp_path: Path) -> None:
 )
 def test_a_worker_that_ends_before_the_run_ends_the_run_with_the_reason(tmp_path: Path, command_line: str, says: str) -> None:
     cancel = CancelToken()
-    with use_token(cancel), _worker_process("p", 2, write_prefect(tmp_path, command_line), lambda: True):
+    with use_token(cancel), _worker_process("p", 2, write_prefect(tmp_path, command_line)):
         assert poll_until(lambda: cancel.failure is not None, timeout_s=30)
     assert re.fullmatch(f"the worker process on this machine {says}", str(cancel.failure))
 
 
 def test_the_end_of_the_command_is_no_failure_of_the_worker(tmp_path: Path) -> None:
     cancel, environment = CancelToken(), write_prefect(tmp_path, _WORKER)
-    with use_token(cancel), _worker_process("p", 2, environment, lambda: True):
+    with use_token(cancel), _worker_process("p", 2, environment):
         assert poll_until((tmp_path / "started").exists, timeout_s=30)
     assert cancel.reason is None
     assert not is_alive(int((tmp_path / "started").read_text().partition(" ")[0]))
 
 
-def test_the_end_of_the_local_server_ends_the_worker_and_the_run(tmp_path: Path) -> None:
-    cancel, environment = CancelToken(), write_prefect(tmp_path, _WORKER)
-    started = tmp_path / "started"
-    with use_token(cancel), _worker_process("p", 2, environment, lambda: not started.exists()):
-        assert poll_until(lambda: cancel.failure is not None, timeout_s=30)
-        assert not is_alive(int(started.read_text().partition(" ")[0]))
+def test_the_end_of_the_local_server_fails_the_run() -> None:
+    is_running, cancel = [True], CancelToken()
+    with use_token(cancel), _watch_server(lambda: is_running[0]):
+        assert not poll_until(lambda: cancel.failure is not None, timeout_s=1.5)
+        is_running[0] = False
+        assert poll_until(lambda: cancel.failure is not None, timeout_s=10)
     assert str(cancel.failure) == "the local Prefect server ended during the run; run the command again"
+
+
+def make_server(prefect: PrefectServer, directory: Path) -> LocalServer:
+    """Return a server at the address of `prefect`. In the place of its process is the process of the test."""
+    port, start = urlsplit(prefect.url).port, read_start_time(os.getpid())
+    assert port is not None
+    assert start is not None
+    state = State(os.getpid(), start, port, "", {}, "2026-01-01T00:00:00+00:00", None, is_ready=True)
+    return LocalServer(directory, state, ExitStack())
+
+
+def list_own(prefect: PrefectServer) -> tuple[set[str], set[str]]:
+    """Return the names of the work pools and deployments of commands."""
+    pools, deployments = prefect.post("/work_pools/filter", {}), prefect.post("/deployments/filter", {})
+    return select_own(pools), select_own(deployments)
+
+
+def select_own(found: list[dict[str, Any]]) -> set[str]:
+    """Return the names that commands gave to objects of Prefect."""
+    return {one["name"] for one in found if one["name"].startswith("dist-")}
+
+
+def find_workers() -> list[int]:
+    """Return the workers that this process has started."""
+    children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    found = [int(pid) for file in children for pid in file.read_text().split()]
+    return [pid for pid in found if b"prefect_dist.cli._worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_the_first_shard_starts_the_worker_and_nothing_remains_after_the_run_or_after_a_killed_command(
+    prefect: PrefectServer, tmp_path: Path
+) -> None:
+    server = make_server(prefect, tmp_path)
+    with temporary_settings({PREFECT_API_URL: server.url}), run_worker(2, server) as name:
+        own = name.removeprefix("mirror-shard/")
+        assert list_own(prefect) == ({own}, {own})
+        killed = f"{_OWNER}{os.getpid()} of another boot"
+        prefect.patch(f"/work_pools/{own}", {"description": killed})
+        with run_worker(2, server) as later:
+            assert list_own(prefect) == ({later.removeprefix("mirror-shard/")},) * 2
+            with run_worker(2, server):  # another command at the same time
+                assert later.removeprefix("mirror-shard/") in list_own(prefect)[0]
+            assert find_workers() == []
+            prepare = shard_api._PREPARE.get()
+            assert prepare is not None
+            prepare()
+            prepare()
+            assert len(find_workers()) == 1
+    assert list_own(prefect) == (set(), set())
+    assert find_workers() == []
+
+
+def test_a_dry_run_has_no_worker() -> None:
+    api = PrefectApi("http://prefect.invalid/api", local=Mock())
+    with _use_workers(3, api, is_dry=True) as parameters:
+        assert parameters == {"workers": 3}

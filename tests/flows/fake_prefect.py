@@ -30,12 +30,13 @@ class FakePrefect:
     """A client of Prefect.
 
     `work` gets each new flow run, the number of the shard and of the attempt, in the role of a worker. `pool` is the type of
-    the work pool, None for a deployment without a pool. `error` is the error of every call, and `refusal`
-    is the error of the next flow runs. Lists lack `hidden` flow runs.
+    the work pool, None for a deployment without a pool. `tags` are those of the deployment. `error` is the error of
+    every call, and `refusal` is the error of the next flow runs. Lists lack `hidden` flow runs.
     """
 
     work: Work = field(default=lambda _run, _shard, _attempt: None)
     pool: str | None = "process"
+    tags: list[str] = field(default_factory=list)
     workers: list[str] = field(default_factory=lambda: ["ONLINE"])
     error: Exception | None = None
     refusal: Exception | None = None
@@ -51,7 +52,7 @@ class FakePrefect:
     def read_deployment_by_name(self, _name: str) -> Any:
         """Return the deployment."""
         self._check()
-        return SimpleNamespace(work_pool_name=self.pool and "dist")
+        return SimpleNamespace(work_pool_name=self.pool and "dist", tags=self.tags)
 
     def run_deployment(
         self, _name: str, *, parameters: dict[str, Any], timeout: int, idempotency_key: str, flow_run_name: str

@@ -199,6 +199,7 @@ def test_a_shard_that_stays_pending_is_marked_as_crashed_and_started_again(
         ("ecs:push", [], None),
         ("prefect:managed", [], None),
         (None, [], None),
+        ("own", [], None),
     ],
 )
 def test_only_a_pool_that_needs_a_worker_fails_without_a_worker(
@@ -207,6 +208,7 @@ def test_only_a_pool_that_needs_a_worker_fails_without_a_worker(
     monkeypatch.setattr(shard_runs, "_FIRST_LOOK_S", 0.0)
     monkeypatch.setattr(shard_runs, "_NO_WORKER_S", 0.0)
     parent.prefect.pool, parent.prefect.workers = pool, workers
+    parent.prefect.tags = [shard_api.OWN_WORKER] if pool == "own" else []
     looks = list[int]()
 
     def read(**given: Any) -> list[FlowRun]:
