@@ -36,7 +36,9 @@ def record_results(plan: Plan, results: MirrorResults, replaced: Records, locked
             referrers = _merge(action.target_referrers, results.referrers.get(action.target, {}))
             record = _record(action, locked, mirrored=now, referrers=referrers)
             is_compared = outcome != "failed" and not results.is_stopped and action.target not in results.interrupted
-            records[action.target] = replace(record, related=action.item.related.options if is_compared else None)
+            record = replace(record, related=action.item.related.options if is_compared else None)
+            if record != locked.get(action.target):  # a second instance of an equal record takes memory
+                records[action.target] = record
         elif action.is_due and locked.get(action.target) == _intention(action, replaced):
             if known is not None:
                 records[action.target] = known
@@ -141,10 +143,10 @@ def _record(action: TargetAction, locked: Records, *, mirrored: datetime | None,
     """Return the record of the target of an action, with the previous referrers and `referrers`."""
     if action.new is None:
         raise ValueError(f"{action.target}: an action that failed has no record")
-    known = locked.get(action.target)
+    known, source = locked.get(action.target), str(action.item.source)
     same = known is not None and known.digest == action.new.digest
     return Locked(
-        source=str(action.item.source),
+        source=known.source if known is not None and known.source == source else source,  # one instance of equal texts
         digest=action.new.digest,
         mirrored=known.mirrored if known is not None and same and known.mirrored is not None else mirrored,
         own=action.change == "add" or (known is not None and known.own),

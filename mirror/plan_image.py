@@ -98,8 +98,9 @@ def _plan_action(
     known = image.target_referrers.get(target, {})
     note = _reason_to_change(item, target, image, there, record)
     if note is None:
+        same = image.target_root if there == image.target_root else there  # one instance of equal descriptors takes less memory
         return TargetAction(
-            item=item, target=target, change="unchanged", old=there, new=image.target_root, target_referrers=known
+            item=item, target=target, change="unchanged", old=same, new=image.target_root, target_referrers=known
         )
     return with_backup(
         TargetAction(item=item, target=target, change="change", old=there, new=image.target_root, note=note or None)
