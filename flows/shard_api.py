@@ -204,8 +204,8 @@ class ShardFlowRuns:
         except NotFound:
             return True
 
-    def require_worker(self) -> None:
-        """Raise an error if no worker polls the work pool.
+    def require_worker(self) -> bool:
+        """Return True if a worker polls the work pool, and False if the pool needs no worker of the user.
 
         A push pool and a managed pool have no workers. A deployment that a process serves has no work pool. A command watches
         its own worker, which may take long to start on a busy machine.
@@ -215,17 +215,18 @@ class ShardFlowRuns:
             InvalidInput: Prefect does not have the work pool any more.
         """
         if (name := self._deployment.work_pool_name) is None or OWN_WORKER in self._deployment.tags:
-            return
+            return False
         try:
             pool = self._api.call(lambda: client().read_work_pool(name))
             if pool is None or pool.is_push_pool or pool.is_managed_pool:
-                return
+                return False
             workers = self._api.call(partial(_list_workers, name))
         except NotFound as exc:
             raise InvalidInput(f"Prefect has no work pool {name} for the deployment {self._name}; {_DEPLOY_AGAIN}") from exc
         if workers is not None and not any(worker["status"] == WorkerStatus.ONLINE.value for worker in workers):
             remedy = f"start one with: prefect worker start --pool {name}"
             raise Unavailable(f"no worker polls the work pool {name} of the deployment {self._name}; {remedy}")
+        return workers is not None
 
 
 def _list_runs(wanted: FlowRunFilter) -> list[FlowRun]:

@@ -323,14 +323,12 @@ class ShardRuns:
             return
         self._next_look_s = _NO_WORKER_S if waited_s < _NO_WORKER_S else waited_s + _NEXT_LOOK_S
         try:
-            self._flow_runs.require_worker()
+            if self._flow_runs.require_worker() and waited_s >= _NO_WORKER_S:
+                self._notify(Note(_NO_PLACE))
         except Unavailable as exc:
             if waited_s >= _NO_WORKER_S:
                 raise
             self._notify(Note(str(exc)))
-        else:
-            if waited_s >= _NO_WORKER_S:
-                self._notify(Note(_NO_PLACE))
 
 
 def _describe_place(record: FlowRun) -> str:

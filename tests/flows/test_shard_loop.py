@@ -221,7 +221,8 @@ def test_only_a_pool_that_needs_a_worker_fails_without_a_worker(
     monkeypatch.setattr(parent.prefect, "read_flow_runs", read)
     if says is None:
         assert parent.carry_out() == {0: None, 1: None}
-        assert [note.partition(":")[0] for note in parent.notes] == ["no shard has started yet"]
+        hints = ["no shard has started yet"] if "ONLINE" in workers else []
+        assert [note.partition(":")[0] for note in parent.notes] == hints
         return
     with pytest.raises(Unavailable, match=says):
         parent.carry_out()
