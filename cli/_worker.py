@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from socket import gethostname
 
 
 def _end_with_input() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     threading.Thread(target=_end_with_input, name="end of input", daemon=True).start()
     from prefect.cli import app
 
-    sys.argv = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", limit]
+    sys.argv = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", limit, "--name", gethostname()]
     app()
 
 

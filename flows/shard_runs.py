@@ -41,6 +41,8 @@ _SILENCE_S = 3 * ALIVE_S
 _NO_WORKER_S = 60.0
 # The first look for a worker, early enough for a person who forgot to start one, and the time between later looks.
 _FIRST_LOOK_S, _NEXT_LOOK_S = 15.0, 300.0
+# A label of each flow run that a worker carries out.
+_WORKER = "prefect.worker.name"
 _NO_PLACE = (
     "no shard has started yet: the workers have no free place, or a limit in Prefect is reached; start another worker or raise "
     "its --limit; a parent that is a run of a deployment takes one place"
@@ -332,8 +334,10 @@ class ShardRuns:
 
 
 def _describe_place(record: FlowRun) -> str:
-    """Return the machine and the process of a flow run as text, empty if the worker has not reported them yet."""
-    return f" on {record.infrastructure_pid}" if record.infrastructure_pid else ""
+    """Return the worker and the process, container or job of a flow run as text, empty if Prefect does not know them yet."""
+    if (worker := record.labels.get(_WORKER)) is None:
+        return ""
+    return f" on worker {worker}" + (f" ({record.infrastructure_pid})" if record.infrastructure_pid else "")
 
 
 def find_last_sign(attempt: ShardAttempt, files: RunFiles) -> datetime | None:

@@ -237,7 +237,7 @@ def test_a_missing_worker_is_noted_before_the_run_fails_and_the_place_of_each_sh
 
     def start_all(**given: Any) -> list[FlowRun]:
         for run in parent.prefect.runs.values() if len(parent.notes) == 1 else ():
-            run.state, run.infrastructure_pid = Running(), "vm-2:5432"
+            run.state, run.infrastructure_pid, run.labels = Running(), "5432", {"prefect.worker.name": "vm-2"}
         if len(parent.notes) == 3:
             for run in parent.prefect.runs.values():
                 run.state = Failed(message="/etc/mirror.yaml: no such file")
@@ -249,8 +249,8 @@ def test_a_missing_worker_is_noted_before_the_run_fails_and_the_place_of_each_sh
 
     hint = "no worker polls the work pool dist of the deployment mirror-shard/mirror-shard; start one with: "
     hint += "prefect worker start --pool dist"
-    assert parent.notes == [hint, "shard 0 started on vm-2:5432", "shard 1 started on vm-2:5432"]
-    failed = "of this run ended as Failed on vm-2:5432: /etc/mirror.yaml: no such file"
+    assert parent.notes == [hint, "shard 0 started on worker vm-2 (5432)", "shard 1 started on worker vm-2 (5432)"]
+    failed = "of this run ended as Failed on worker vm-2 (5432): /etc/mirror.yaml: no such file"
     assert errors == {number: f"shard {number} {failed}" for number in range(2)}
 
 
