@@ -10,6 +10,7 @@ An ingest of at most 1 MiB gets its record only when it is closed unfinished. Af
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from types import TracebackType
@@ -31,6 +32,8 @@ _WRITE_BACK_BYTES = 8 * 1024 * 1024
 # Content of at most this size arrives in one piece. Its ingest is recorded only if it is closed unfinished: on a disk, the
 # record would double the cost of a small blob.
 _SMALL_BYTES = 1024 * 1024
+# The longest time that gc holds the file of an old ingest on a busy machine.
+_GC_S = 0.5
 
 
 class FileWriter:
@@ -181,7 +184,7 @@ class FileIngests:
         path = self._path(ref)
         with translate_errors(f"{ref}: opening {path}"):
             try:
-                held = self._disk.append(path)
+                held = self._lock(path)
             except Busy:
                 raise self._busy_error(ref) from None
         try:
@@ -244,6 +247,17 @@ class FileIngests:
             if self._layout.is_ingest(path):
                 found[path] = max(modification_time(entry), found.get(path, modification_time(entry)))
         return found
+
+    def _lock(self, path: str) -> LockedFile:
+        """Open and lock the file of an ingest. Wait a moment for a lock: gc locks each old ingest that it removes."""
+        deadline = time.monotonic() + _GC_S
+        while True:
+            try:
+                return self._disk.append(path)
+            except Busy:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_GC_S / 20)
 
     def _drop_unless_busy(self, path: str) -> bool:
         try:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 from unittest.mock import Mock
 from urllib.parse import urlsplit
@@ -62,7 +63,7 @@ def test_the_worker_ends_with_a_killed_command(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", _COMMAND], env=environment, stdin=subprocess.PIPE) as command:
         assert poll_until((tmp_path / "started").exists, timeout_s=30)
         pid, _, arguments = (tmp_path / "started").read_text().partition(" ")
-        assert arguments == "prefect worker start --pool p --type process --limit 2"
+        assert arguments == f"prefect worker start --pool p --type process --limit 2 --name {gethostname()}"
         assert is_alive(int(pid))
 
         command.send_signal(signal.SIGKILL)

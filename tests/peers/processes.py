@@ -19,7 +19,7 @@ _START_S = 90.0
 """A registry needs 0.1 s. A Prefect server that creates its database on a busy machine needs half a minute."""
 
 _END_S = 20.0
-"""SeaweedFS, the slowest peer to stop, takes up to 18 s after SIGTERM."""
+"""A Prefect server and its worker take some seconds to stop."""
 
 _POLL_S, _LONG_POLL_S = 0.02, 0.2
 """Shortest and longest interval of polls. Frequent polls of a Prefect server cost more CPU time than the awaited run."""

@@ -1,7 +1,7 @@
 """Runs and gc at the same time: a name that is recorded while gc removes content is complete, or is not recorded."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -37,23 +37,16 @@ def record_name(place: Place, *, when: threading.Event, outcome: list[str]) -> N
 
 
 def call_before_first_removal(patch: pytest.MonkeyPatch, store: ContentStore, act: Callable[[], None]) -> None:
-    """Call a function just before gc removes its first blob; on S3, before a request for one or many blobs."""
-    fs, done = store._backend.fs, threading.Event()
+    """Call a function just before gc removes its first blob."""
+    remove, done = store._backend.remove, threading.Event()
 
-    def hook(name: str, is_removal: Callable[..., bool]) -> None:
-        call = getattr(fs, name)
+    def run(paths: Sequence[str]) -> None:
+        if any("/blobs/" in path for path in paths) and not done.is_set():
+            done.set()
+            act()
+        remove(paths)
 
-        def run(*args: Any, **kwargs: Any) -> Any:
-            if is_removal(*args, **kwargs) and not done.is_set():
-                done.set()
-                act()
-            return call(*args, **kwargs)
-
-        patch.setattr(fs, name, run)
-
-    hook("rm_file", lambda path, **_: "/blobs/" in path)
-    if hasattr(fs, "call_s3"):
-        hook("call_s3", lambda method, **more: method == "delete_objects" and "/blobs/" in str(more))
+    patch.setattr(store._backend, "remove", run)
 
 
 @pytest.mark.parametrize("others", [0, 1200])
