@@ -34,8 +34,6 @@ _STARTERS: dict[Callable[..., Any], str] = {
     command: "process",
     dist: "process",
 }
-_GROUPS = {"server": "deployments", "prefect": "prefect"}
-"""The groups of tests by their fixtures. The server with deployments is in use for minutes, so it has its own group."""
 
 
 def mark_by_peers(item: pytest.Item) -> None:
@@ -49,10 +47,10 @@ def mark_by_peers(item: pytest.Item) -> None:
     for name in found:
         item.add_marker(name)
     # One process of pytest-xdist runs all tests of a group. A Prefect server costs 7 s of CPU time to start and 2 % of a core.
-    for fixture, group in _GROUPS.items():
-        if fixture in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group(group))
-            return
+    if "server" in item.fixturenames:
+        item.add_marker(pytest.mark.xdist_group("deployments"))
+    elif "prefect" in item.fixturenames:  # two groups, because a single one would take longer than all other tests
+        item.add_marker(pytest.mark.xdist_group("flows" if item.path.parent.name == "flows" else "prefect"))
 
 
 @cache
