@@ -17,6 +17,7 @@ from typing import Any
 from prefect_dist.cli.local_server import LocalServer
 from prefect_dist.cli.local_state import read_start_time
 from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.storage.background import repeat_in_thread
 from prefect_dist.transfer.cancellation import CancelToken, current_token
 
 # With `-P`, files in the current directory cannot shadow modules that Prefect imports.
@@ -72,21 +73,16 @@ def run_worker(count: int, server: LocalServer) -> Iterator[str]:
 @contextmanager
 def _watch_server(is_running: Callable[[], bool]) -> Iterator[None]:
     """Fail the run at once if the local server ends in this block. The run keeps the results of the shards that have ended."""
-    is_over, cancel = threading.Event(), current_token()
+    cancel = current_token()
 
-    def watch() -> None:
-        while not is_over.wait(_POLL_S):
-            if not is_running():
-                cancel.fail(Unavailable("the local Prefect server ended during the run; run the command again"))
-                return
+    def watch() -> bool:
+        if is_running():
+            return False
+        cancel.fail(Unavailable("the local Prefect server ended during the run; run the command again"))
+        return True
 
-    thread = threading.Thread(target=watch, name="local server", daemon=True)
-    thread.start()
-    try:
+    with repeat_in_thread(watch, pause_s=_POLL_S, name="local server"):
         yield
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def _remove_unused() -> None:

@@ -6,7 +6,6 @@ notices the new state and cancels again, but the worker kills the parent 30 s af
 asks for the state of its parent.
 """
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
@@ -15,6 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 
 from prefect_dist.flows.api import CALL_ERRORS, client
+from prefect_dist.storage.background import repeat_in_thread
 from prefect_dist.transfer.cancellation import current_token
 
 _PAUSE_S = 10.0
@@ -23,23 +23,18 @@ _PAUSE_S = 10.0
 @contextmanager
 def stop_with_parent(parent: str, *, pause_s: float = _PAUSE_S) -> Iterator[None]:
     """Cancel the run of this block if its parent run is cancelled. Ask for the parent's state at once and every 10 s."""
-    api, token, over = client(), current_token(), threading.Event()
+    api, token = client(), current_token()
 
-    def watch() -> None:
-        while not _is_cancelled(api, parent):
-            if over.wait(pause_s):
-                return
+    def watch() -> bool:
+        if not _is_cancelled(api, parent):
+            return False
         reason = "the parent run was cancelled"
         if not token.request(reason):  # the session of the run is not open yet
             token.set(reason)
+        return True
 
-    thread = threading.Thread(target=watch, name="parent run", daemon=True)
-    thread.start()
-    try:
+    with repeat_in_thread(watch, pause_s=pause_s, name="parent run"):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _is_cancelled(api: SyncPrefectClient, run: str) -> bool:

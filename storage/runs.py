@@ -1,12 +1,12 @@
 """The files of a run that several processes carry out together: small JSON documents below `runs/<run>/` in the store."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
 from prefect_dist.storage.backend import Backend
+from prefect_dist.storage.background import repeat_in_thread
 from prefect_dist.storage.file_info import modification_time
 from prefect_dist.storage.layout import Layout
 
@@ -74,22 +74,14 @@ class RunFiles:
     @contextmanager
     def show_life(self, name: str) -> Iterator[None]:
         """Write a file at once and every 20 s during this block. Other processes and gc see that this process is alive."""
-        is_over = threading.Event()
 
-        def write() -> None:
-            while True:
-                with suppress(DistError):  # a process with an unreachable store only looks silent
-                    self.write(name, b"{}")
-                if is_over.wait(ALIVE_S):
-                    return
+        def write() -> bool:
+            with suppress(DistError):  # a process with an unreachable store only looks silent
+                self.write(name, b"{}")
+            return False
 
-        thread = threading.Thread(target=write, name="alive", daemon=True)
-        thread.start()
-        try:
+        with repeat_in_thread(write, pause_s=ALIVE_S, name="alive"):
             yield
-        finally:
-            is_over.set()
-            thread.join()
 
     def remove(self) -> None:
         """Remove all files of the run that this program has written, and then the directory if it is empty.
