@@ -23,11 +23,12 @@ Objects = Mapping[str, Mapping[str, str]]
 """The values of the objects in a template: `{"Ref": {"Tag": "7.2"}}` gives `.Ref.Tag` its value."""
 
 # action ::= "{{" [ "-" blank ] [ "$" name ":=" ] pipeline [ blank "-" ] "}}"; a dash removes the blanks on its side
-_ACTION = re.compile(r'\{\{(?P<trim>-\s)?(?P<code>(?:[^"`}]++|"(?:[^"\\]|\\.)*+"|`[^`]*+`|\}(?!\}))*+)\}\}', re.DOTALL)
+# No possessive quantifiers: Python before 3.11.5 matches them wrongly (python/cpython#106052). The alternatives begin with
+# different characters, so a text without "}}" takes linear time, too.
+_ACTION = re.compile(r'\{\{(?P<trim>-\s)?(?P<code>(?:[^"`}]|"(?:[^"\\]|\\.)*"|`[^`]*`|\}(?!\}))*)\}\}', re.DOTALL)
 _TRIM_AFTER = re.compile(r"\s-\Z")
 # word ::= text | number | [ "." | "$" ] name { "." name } | ":=" | "|" | "(" | ")"
 _WORD = re.compile(r'\s*("(?:[^"\\]|\\["\\nt])*"|`[^`]*`|[0-9]{1,9}(?![\w.])|[.$]?[A-Za-z]\w*(?:\.[A-Za-z]\w*)*|:=|[|()])\s*')
-_WORDS = re.compile(rf"(?:{_WORD.pattern})*+\s*")
 _ESCAPES = {r"\"": '"', r"\\": "\\", r"\n": "\n", r"\t": "\t"}
 _MAX_WORDS = 100  # the parser and the renderer are recursive
 _VERB = re.compile(r"(%[-0]*[0-9]{0,3})([dsv%])")
@@ -131,13 +132,22 @@ def _parse(text: str, objects: Mapping[str, Sequence[str]], environ: Mapping[str
     return (*nodes, text[place:])
 
 
+def _split_words(code: str) -> list[str]:
+    words, place = list[str](), 0
+    while place < len(code):
+        word = _WORD.match(code, place)
+        if word is None:
+            raise _Invalid(f"cannot parse {quote_text(code)}")
+        words.append(word[1])
+        place = word.end()
+    return words
+
+
 class _Parser:
     """A recursive-descent parser for one action."""
 
     def __init__(self, code: str, objects: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> None:
-        if not _WORDS.fullmatch(code):
-            raise _Invalid(f"cannot parse {quote_text(code.strip())}")
-        self._words: list[str] = _WORD.findall(code)
+        self._words = _split_words(code.strip())
         if len(self._words) > _MAX_WORDS:
             raise _Invalid(f"an action has more than {_MAX_WORDS} words")
         self._environ = environ

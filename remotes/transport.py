@@ -49,9 +49,9 @@ from prefect_dist.remotes.public import (
 # Large enough that the cost per piece vanishes, small enough that many concurrent transfers need little memory.
 PIECE_BYTES = 1024 * 1024
 # Hosts, and connections per host, that are kept for reuse. The second limit exceeds any number of threads, because urllib3 logs
-# a warning for each connection closed above the limit.
+# a warning for each connection closed above the limit. A larger limit costs time: urllib3 fills a queue with as many places.
 _HOSTS = 64
-_KEPT_PER_HOST = 1024
+_KEPT_PER_HOST = 256
 # The part that is read of a body without content, such as an error or a redirect.
 _MAX_OTHER_BYTES = 64 * 1024
 
@@ -66,7 +66,7 @@ class Urllib3Transport(httpx.BaseTransport):
         self._hosts = hosts or Hosts()
         self._connect_timeout_s, self._read_timeout_s = connect_timeout_s, read_timeout_s
         self._proxies = Proxies()
-        self._pools: dict[tuple[Tls, httpx.URL | None, AddressRule | None], urllib3.PoolManager] = {}
+        self._pools: dict[tuple[Tls | None, httpx.URL | None, AddressRule | None], urllib3.PoolManager] = {}
         self._tls_contexts: dict[Tls, ssl.SSLContext] = {}
         self._guard = threading.Lock()
         self._connections = _Connections(read_timeout_s)
@@ -83,7 +83,8 @@ class Urllib3Transport(httpx.BaseTransport):
         allowed = guard.address_rule(request.url, is_named=self._hosts.is_named(request.url)) if guard is not None else None
         if guard is not None and not guard.may_have_secrets(request.url):
             settings = settings.without_secrets()
-        pools = self._pools_for(settings.tls, proxy, allowed if proxy is None else None)
+        tls = settings.tls if _uses_tls(request.url, proxy) else None
+        pools = self._pools_for(tls, proxy, allowed if proxy is None else None)
         request.extensions[TLS_ADVICE] = self._hosts.advice_at(request.url)
         with self._as_httpx(request):
             if guard is not None:
@@ -147,7 +148,7 @@ class Urllib3Transport(httpx.BaseTransport):
                 raise httpx.WriteTimeout(why, request=request) from exc
             raise httpx.RemoteProtocolError(str(exc), request=request) from exc
 
-    def _pools_for(self, tls: Tls, proxy: httpx.URL | None, allowed: AddressRule | None) -> urllib3.PoolManager:
+    def _pools_for(self, tls: Tls | None, proxy: httpx.URL | None, allowed: AddressRule | None) -> urllib3.PoolManager:
         """Return the pools for these settings. Requests with different settings never share a connection."""
         way = (tls, proxy, allowed)
         with self._guard:
@@ -155,15 +156,15 @@ class Urllib3Transport(httpx.BaseTransport):
                 self._pools[way] = self._new_pools(tls, proxy, allowed)
             return self._pools[way]
 
-    def _new_pools(self, tls: Tls, proxy: httpx.URL | None, allowed: AddressRule | None) -> urllib3.PoolManager:
-        if not tls.verify:
+    def _new_pools(self, tls: Tls | None, proxy: httpx.URL | None, allowed: AddressRule | None) -> urllib3.PoolManager:
+        if tls is not None and not tls.verify:
             urllib3.disable_warnings(InsecureRequestWarning)  # the user disabled verification, so no warning per connection
         how: dict[str, Any] = {
             "num_pools": _HOSTS,
             "maxsize": _KEPT_PER_HOST,
             "retries": False,
             "timeout": urllib3.Timeout(connect=self._connect_timeout_s, read=self._read_timeout_s),
-            "ssl_context": self._tls_context(tls),
+            "ssl_context": None if tls is None else self._tls_context(tls),
         }
         if proxy is None:
             pools = urllib3.PoolManager(**how)
@@ -175,10 +176,15 @@ class Urllib3Transport(httpx.BaseTransport):
         return pools
 
     def _tls_context(self, tls: Tls) -> ssl.SSLContext:
-        """Return the context for these settings. The pools share contexts: reading the CAs takes 0.1 s."""
+        """Return the context for these settings. The pools share contexts: reading the CAs takes 30 to 100 ms."""
         if tls not in self._tls_contexts:
             self._tls_contexts[tls] = tls.context()
         return self._tls_contexts[tls]
+
+
+def _uses_tls(url: httpx.URL, proxy: httpx.URL | None) -> bool:
+    """Return True if a request needs a TLS context, for the server or for the proxy."""
+    return url.scheme == "https" or (proxy is not None and proxy.scheme == "https")
 
 
 class _Connections:

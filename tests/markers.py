@@ -51,6 +51,8 @@ def mark_by_peers(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.xdist_group("deployments"))
     elif "prefect" in item.fixturenames:  # two groups, because a single one would take longer than all other tests
         item.add_marker(pytest.mark.xdist_group("flows" if item.path.parent.name == "flows" else "prefect"))
+    elif "s3" in found and item.get_closest_marker("xdist_group") is None:  # an S3 server costs 10 s of CPU time
+        item.add_marker(pytest.mark.xdist_group("s3"))
 
 
 @cache

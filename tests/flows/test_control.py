@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from prefect_dist.storage import open_store
 from tests import images
+from tests.cli.dist import dist
 from tests.fakes.faults import Answer, Fault, Response, Stall, Wire
 from tests.fakes.registry import FakeRegistry
 from tests.flows.deploying import TOP, run_prefect
@@ -106,20 +108,28 @@ def test_a_task_is_retried_as_often_as_the_run_allows(mirrors: Mirrors, source: 
     assert target.manifest("app", "v1") is None
 
 
-def test_two_runs_share_the_concurrency_limit_of_a_registry_tag(
-    server: PrefectServer, source: FakeRegistry, gauge: Gauge, limit: str, tmp_path: Path
-) -> None:
-    """Two processes with separate stores. Without the limit, each process would send several requests at once."""
-    assert limit
-    places = [str(tmp_path / name) for name in ("one", "other")]
-    runs = [server.start("fetch", {"references": [f"{source.host}/app:v1"], "store": place}) for place in places]
+def fetch_twice(source: FakeRegistry, directory: Path) -> list[str]:
+    """Fetch an image with two commands at the same time, into separate stores. Return the ids of their flow runs."""
 
-    assert [server.wait_for_end(run)["type"] for run in runs] == ["COMPLETED", "COMPLETED"]
+    def fetch(name: str) -> str:
+        done = dist("--store", directory / name, "--output", "json", "fetch", f"{source.host}/app:v1")
+        assert done.code == 0, done.err
+        assert {str(info.digest) for info in open_store(str(directory / name)).walk()} == set(MANY.descriptors)
+        return str(done.json["flow_run_id"])
+
+    with ThreadPoolExecutor(2) as executor:
+        return list(executor.map(fetch, ("one", "other")))
+
+
+def test_two_runs_share_the_concurrency_limit_of_a_registry_tag(
+    prefect: PrefectServer, source: FakeRegistry, gauge: Gauge, limit: str, tmp_path: Path
+) -> None:
+    """Two processes. Without the limit, each process would send several requests at once."""
+    assert limit
+    runs = [prefect.get(f"/flow_runs/{run}") for run in fetch_twice(source, tmp_path)]
+
     assert gauge.most == 1
-    ends = [server.get(f"/flow_runs/{run}") for run in runs]
-    assert max(run["start_time"] for run in ends) < min(run["end_time"] for run in ends)  # the runs overlapped
-    for place in places:
-        assert {str(info.digest) for info in open_store(place).walk()} == set(MANY.descriptors)
+    assert max(run["start_time"] for run in runs) < min(run["end_time"] for run in runs)  # the runs overlapped
 
 
 def test_a_run_has_at_most_one_request_in_flight_per_slot_of_a_global_limit(
@@ -139,16 +149,14 @@ def test_a_run_has_at_most_one_request_in_flight_per_slot_of_a_global_limit(
 
 
 def test_runs_share_the_slots_of_a_global_limit(
-    server: PrefectServer, source: FakeRegistry, gauge: Gauge, slots: str, tmp_path: Path
+    prefect: PrefectServer, source: FakeRegistry, gauge: Gauge, slots: str, tmp_path: Path
 ) -> None:
     """Two processes. Without the limit, each process would send five requests at once. The second waits for slots."""
-    places = [str(tmp_path / name) for name in ("one", "other")]
-    runs = [server.start("fetch", {"references": [f"{source.host}/app:v1"], "store": place}) for place in places]
+    assert len(set(fetch_twice(source, tmp_path))) == 2
 
-    assert [server.wait_for_end(run)["type"] for run in runs] == ["COMPLETED", "COMPLETED"]
     assert gauge.most == 3
     assert Counter(requested_blobs(source)) == dict.fromkeys(MANY.blobs, 2)
-    assert server.get(f"/v2/concurrency_limits/{slots}")["active_slots"] == 0
+    assert prefect.get(f"/v2/concurrency_limits/{slots}")["active_slots"] == 0
 
 
 def test_a_suspended_run_sends_no_requests_and_continues_after_resume(

@@ -177,7 +177,8 @@ def test_only_a_run_of_another_configuration_starts_next_to_an_active_run_and_a_
     source, built, layer = stalled_image
     with FakeRegistry() as target:
         text = configuration(f"{source.host}/app:v1", f"{target.host}/app:v1", tmp_path)
-        run = server.start("mirror", {"config": text})
+        # With the default time limit, the run requests the layer again while a busy worker starts the other runs.
+        run = server.start("mirror", {"config": text, "network": {"read_timeout": 600}})
         assert poll_until(lambda: _has_stalled(tmp_path), timeout_s=_START_S)
 
         other = configuration(f"{source.host}/none:v1", f"{target.host}/none:v1", tmp_path)

@@ -153,10 +153,11 @@ except RunFailed as failed:
 
 
 @pytest.mark.xdist_group("mypy")
-def test_the_examples_pass_mypy_strict(project: Project, mypy_cache: Path) -> None:
-    modules = sorted(path.name for path in (project.directory / "flows").glob("*.py"))
+def test_the_examples_pass_mypy_strict(tmp_path: Path, mypy_cache: Path) -> None:
+    flows = Project(tmp_path, api="").directory / "flows"
+    modules = sorted(path.name for path in flows.glob("*.py"))
     argv = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(mypy_cache), *modules]
-    done = subprocess.run(argv, cwd=project.directory / "flows", capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, cwd=flows, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 

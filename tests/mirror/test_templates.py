@@ -101,7 +101,17 @@ def test_an_invalid_template_is_rejected_with_its_place(text: str, message: str)
 
 
 @pytest.mark.parametrize(
-    "text", ['{{"' * 30_000, "{{" + '"a"' * 30_000 + "}}", "{{" + "`" * 30_001, "{{" + "a " * 30_000, "{{/*" * 30_000]
+    "text",
+    [
+        '{{"' * 30_000,
+        "{{" + '"a"' * 30_000 + "}}",
+        "{{" + "`" * 30_001,
+        "{{" + "a " * 30_000,
+        "{{" + "a " * 30_000 + "!}}",
+        "{{" + "a" * 30_000 + "!}}",
+        "{{" + '"\\"' * 30_001 + "}}",
+        "{{/*" * 30_000,
+    ],
 )
 def test_a_long_invalid_template_is_rejected_at_once(text: str) -> None:
     with pytest.raises(InvalidInput) as caught:

@@ -203,7 +203,7 @@ def process_worker(server: PrefectServer, pool: str, home: Path, *, project: Pat
     also import modules.
     """
     home.mkdir(parents=True, exist_ok=True)
-    settings = _SETTINGS | {"PREFECT_API_URL": server.url, "PREFECT_HOME": str(home), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    settings = _SETTINGS | {"PREFECT_API_URL": server.url, "PREFECT_HOME": str(home), "PREFECT_WORKER_QUERY_SECONDS": "2"}
     settings |= {"PYTHONPATH": str(project)}
     argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", home.name]
 

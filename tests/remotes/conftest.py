@@ -1,4 +1,3 @@
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -6,15 +5,6 @@ import pytest
 from prefect_dist.remotes import Registries
 from tests.fakes.registry import FakeRegistry
 from tests.remotes.asking import SETTINGS, anonymous
-
-
-@pytest.fixture(autouse=True, scope="package")
-def _no_authorities() -> Iterator[None]:
-    """Trust no CA: no test on loopback needs one, and reading all CAs takes 0.1 s for each client."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_CERT_FILE", os.devnull)
-        patch.setenv("SSL_CERT_DIR", os.devnull)
-        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -14,7 +15,19 @@ import pytest
 from prefect_dist.ocispec.errors import Corrupt, DistError, Unavailable
 from prefect_dist.remotes import Hosts, HostSettings, Registries, RegistrySettings
 from prefect_dist.remotes.ranges import PART_BYTES, Ranges
-from tests.fakes.faults import Answer, Call, Cut, Fault, IgnoreRange, Redirect, Reset, ShiftRange, ShortRange, Stall
+from tests.fakes.faults import (
+    Answer,
+    Cut,
+    Fault,
+    IgnoreRange,
+    Redirect,
+    Reset,
+    Response,
+    ShiftRange,
+    ShortRange,
+    Stall,
+    Wire,
+)
 from tests.fakes.registry import FakeRegistry
 from tests.remotes.asking import REPOSITORY, anonymous, check_message, descriptor, fetcher, read, read_until_error
 
@@ -159,11 +172,26 @@ def test_a_failing_part_ends_the_transfer(registries: Registries, registry: Fake
     assert len(arrived) > PART_BYTES
 
 
+@dataclass(frozen=True, slots=True)
+class WatchedShift:
+    """Answer with a range one byte later than requested. Set an event once the client has closed the connection."""
+
+    closed: threading.Event
+    after: int = 0
+
+    def apply(self, response: Response) -> Response:
+        return replace(ShiftRange(1).apply(response), interruption=self)
+
+    def interrupt(self, wire: Wire) -> bool:
+        wire.wait(None)
+        self.closed.set()
+        return False
+
+
 def test_a_part_with_another_range_is_refused(registries: Registries, registry: FakeRegistry) -> None:
-    requested = threading.Event()  # the first connection must not read the whole blob before the parts arrive
-    registry.inject(Fault(path=BLOBS, nth=1, action=Stall(PART_BYTES, requested)))
-    registry.inject(Fault(path=BLOBS, nth=7, action=Call(requested.set)))
-    registry.inject(Fault(path=BLOBS, nth=5, times=1000, action=ShiftRange(1)))
+    refused = threading.Event()  # the first connection must not read the whole blob before a part is refused
+    registry.inject(Fault(path=BLOBS, nth=1, action=Stall(PART_BYTES, refused)))
+    registry.inject(Fault(path=BLOBS, nth=5, times=1000, action=WatchedShift(refused)))
     arrived, error = read_until_error(fetcher(registries, registry), WANTED)
     assert isinstance(error, Corrupt)
     check_message(error, "expected bytes")

@@ -60,6 +60,22 @@ def test_a_ca_file_applies_to_one_host(secure: FakeRegistry, ca_file: str) -> No
         assert str(found.resolve(reference(secure)).descriptor.digest) == IMAGE.root.digest
 
 
+def test_only_https_reads_the_ca_certificates_of_the_system(
+    secure: FakeRegistry, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading them costs 30 ms of CPU time."""
+    read = []
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda *_: read.append("CAs"))
+    put_root(registry)
+
+    with registries(https(secure.host)) as found:
+        assert str(found.resolve(reference(registry)).descriptor.digest) == IMAGE.root.digest
+        assert read == []
+        with pytest.raises(Denied):
+            found.resolve(reference(secure))
+        assert read == ["CAs"]
+
+
 def test_an_unknown_ca_is_not_trusted(secure: FakeRegistry) -> None:
     with registries(https(secure.host)) as found, pytest.raises(Denied) as caught:
         found.resolve(reference(secure))

@@ -168,7 +168,8 @@ class Node(NamedTuple):
 
 def tree(root: Path, *, directory_times: bool = True) -> dict[str, Node]:
     """Return every file below a directory by name; the directory itself is `.`. Names that are not UTF-8 have surrogates."""
-    paths = {".": root, **{str(path.relative_to(root)): path for path in root.rglob("*")}}
+    found = (Path(parent, name) for parent, *names in os.walk(root) for name in (*names[0], *names[1]))
+    paths = {".": root, **{str(path.relative_to(root)): path for path in found}}
     inodes: dict[int, set[str]] = {}
     for name, path in paths.items():
         inodes.setdefault(path.lstat().st_ino, set()).add(name)

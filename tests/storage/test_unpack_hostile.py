@@ -269,7 +269,7 @@ def test_extended_attributes_that_a_file_system_refuses_are_logged_once(
 # Decompression bombs, unpacked by a process with limited memory
 
 MEMORY_BYTES = 60_000_000
-HUGE = 130_000_000
+HUGE = 80_000_000
 CPU_SECONDS = 14
 UNPACK = """
 import resource, sys
