@@ -7,8 +7,9 @@
     direct CONFIG STORE WORKERS               the run of `dist mirror --direct`
     imports MODULE                            the import of a module, such as prefect_dist.flows.mirror
 
-Flows run with the Prefect server of PREFECT_API_URL. The seconds of a flow are the run time that the server records. The
-process waits until the server has recorded the task runs, because the recording would slow down the next measurement.
+Flows run with the Prefect server of PREFECT_API_URL. The seconds of a flow are the run time that the server records. The CPU
+seconds of a flow end with the sending of its last event. Then the process waits until the server has recorded the task runs,
+because the recording would slow down the next measurement.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,15 @@ _PIECE_BYTES = 1024 * 1024
 _POLL_S = 0.05
 
 
-def measure_floor(host: str, repository: str, directory: str, *digests: str) -> float:
-    """Return the seconds to read, hash and write blobs, four at a time."""
+class Measured(NamedTuple):
+    """The seconds of a measurement, and the CPU seconds of this process until its end."""
+
+    seconds: float
+    cpu_s: float
+
+
+def measure_floor(host: str, repository: str, directory: str, *digests: str) -> Measured:
+    """Return the times to read, hash and write blobs, four at a time."""
     name, _, port = host.partition(":")
 
     def fetch(digest: str) -> None:
@@ -49,11 +57,11 @@ def measure_floor(host: str, repository: str, directory: str, *digests: str) -> 
     start_time = time.perf_counter()
     with ThreadPoolExecutor(4) as executor:
         list(executor.map(fetch, digests))
-    return time.perf_counter() - start_time
+    return Measured(time.perf_counter() - start_time, time.process_time())
 
 
-def measure_noop(count: str, workers: str) -> float:
-    """Return the seconds of a flow of tasks that do nothing. The first task runs before the rest."""
+def measure_noop(count: str, workers: str) -> Measured:
+    """Return the times of a flow of tasks that do nothing. The first task runs before the rest."""
     from prefect import flow, task
     from prefect.cache_policies import NO_CACHE
     from prefect.task_runners import ThreadPoolTaskRunner
@@ -71,33 +79,33 @@ def measure_noop(count: str, workers: str) -> float:
         for future in [empty.submit(quote(number), wait_for=[first]) for number in range(1, int(count))]:
             future.wait()
 
-    return _run_time(run_tasks(return_state=True), int(count))
+    return _times_of(run_tasks(return_state=True), int(count))
 
 
-def measure_fetch(reference: str, store: str, workers: str) -> float:
-    """Return the seconds of the flow of `dist fetch`."""
+def measure_fetch(reference: str, store: str, workers: str) -> Measured:
+    """Return the times of the flow of `dist fetch`."""
     from prefect_dist.flows.fetch import fetch as flow
 
     state = flow([reference], store, concurrency=int(workers), return_state=True)
     if not state.is_completed():
         raise SystemExit(state.message)
     report: Any = state.result()
-    return _run_time(state, report.tasks)
+    return _times_of(state, report.tasks)
 
 
-def measure_mirror(config: str, store: str, workers: str) -> float:
-    """Return the seconds of the flow of `dist mirror`."""
+def measure_mirror(config: str, store: str, workers: str) -> Measured:
+    """Return the times of the flow of `dist mirror`."""
     from prefect_dist.flows.mirror import mirror as flow
 
     state = flow(config, store, concurrency=int(workers), return_state=True)
     if not state.is_completed():
         raise SystemExit(state.message)
     report: Any = state.result()
-    return _run_time(state, report.tasks)
+    return _times_of(state, report.tasks)
 
 
-def measure_direct(config: str, store: str, workers: str) -> float:
-    """Return the seconds of the run of `dist mirror --direct`."""
+def measure_direct(config: str, store: str, workers: str) -> Measured:
+    """Return the times of the run of `dist mirror --direct`."""
     from prefect_dist.cli.direct import make_run
     from prefect_dist.mirror.direct import run_directly
     from prefect_dist.transfer.events import ignore_event
@@ -107,24 +115,28 @@ def measure_direct(config: str, store: str, workers: str) -> float:
     report = run_directly(spec, ignore_event)
     if report.status != "complete":
         raise SystemExit(report.status)
-    return report.seconds
+    return Measured(report.seconds, time.process_time())
 
 
-def measure_imports(module: str) -> float:
-    """Return the seconds to import a module."""
+def measure_imports(module: str) -> Measured:
+    """Return the times to import a module."""
     start = time.perf_counter()
     import_module(module)
-    return time.perf_counter() - start
+    return Measured(time.perf_counter() - start, time.process_time())
 
 
-def _run_time(state: Any, tasks: int) -> float:
+def _times_of(state: Any, tasks: int) -> Measured:
+    """Return the times of a flow run that has just ended."""
+    run_s = time.process_time()
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
     from prefect_dist.cli.prefect_api import PrefectApi
 
+    imported_s = time.process_time()
     with PrefectApi(PREFECT_API_URL.value() or "").record_events():
         pass
+    cpu_s = run_s + time.process_time() - imported_s
     flow_run = {"any_": [str(state.state_details.flow_run_id)]}
     ended = {
         "flow_runs": {"operator": "or_", "id": flow_run, "parent_flow_run_id": flow_run},
@@ -134,7 +146,7 @@ def _run_time(state: Any, tasks: int) -> float:
         while client.request("POST", "/task_runs/count", json=ended).json() < tasks:
             time.sleep(_POLL_S)
         run = client.read_flow_run(state.state_details.flow_run_id)
-    return run.total_run_time.total_seconds()
+    return Measured(run.total_run_time.total_seconds(), cpu_s)
 
 
 def _peak_bytes() -> int:
@@ -145,7 +157,7 @@ def _peak_bytes() -> int:
 
 def main() -> None:
     """Run the measurement that the arguments name. Print the seconds, the peak memory, and the CPU seconds of the process."""
-    kinds: dict[str, Callable[..., float]] = {
+    kinds: dict[str, Callable[..., Measured]] = {
         "floor": measure_floor,
         "noop": measure_noop,
         "fetch": measure_fetch,
@@ -153,8 +165,8 @@ def main() -> None:
         "direct": measure_direct,
         "imports": measure_imports,
     }
-    seconds = kinds[sys.argv[1]](*sys.argv[2:])
-    sys.stdout.write(json.dumps({"seconds": seconds, "peak_bytes": _peak_bytes(), "cpu_s": time.process_time()}) + "\n")
+    measured = kinds[sys.argv[1]](*sys.argv[2:])
+    sys.stdout.write(json.dumps({**measured._asdict(), "peak_bytes": _peak_bytes()}) + "\n")
 
 
 if __name__ == "__main__":

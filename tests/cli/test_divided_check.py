@@ -1,6 +1,7 @@
 """The command `check` with worker processes on this machine: the output and the exit codes are those of one process."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ def comparable(result: Result) -> tuple[int, dict[str, Any], list[str]]:
     return result.code, document, [line for line in result.err.splitlines() if line.startswith("error: ")]
 
 
-def test_check_with_workers_prints_the_document_of_one_process_and_ends_with_its_exit_code(tmp_path: Path) -> None:
+def test_check_with_workers_prints_the_document_of_one_process_and_ends_with_its_exit_code(
+    migrated: Path, tmp_path: Path
+) -> None:
     with FakeRegistry() as source, FakeRegistry() as target:
         for name, built in APPS.items():
             images.load(source, name, built, "v1")
@@ -32,8 +35,10 @@ def test_check_with_workers_prints_the_document_of_one_process_and_ends_with_its
         check = (*store, "--output", "json", "check", str(file))
 
         whole = dist_direct(*check)
-        home = str(tmp_path / "prefect")
-        divided = dist(*check, "--workers", "2", PREFECT_API_URL=None, PREFECT_HOME=home, DIST_SERVER_IDLE="0")
+        home = tmp_path / "prefect"
+        home.mkdir()
+        shutil.copy(migrated, home / "prefect.db")
+        divided = dist(*check, "--workers", "2", PREFECT_API_URL=None, PREFECT_HOME=str(home), DIST_SERVER_IDLE="0")
 
         assert (whole.code, len(whole.json["targets"])) == (1, 2)
         assert divided.out, divided.err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -315,7 +316,7 @@ def test_a_missing_store_name_fails_only_its_own_entry(places: Places) -> None:
     assert places.find_missing(target) == []
 
 
-def test_relative_paths_have_the_same_meaning_with_workers(places: Places, tmp_path: Path) -> None:
+def test_relative_paths_have_the_same_meaning_with_workers(places: Places, migrated: Path, tmp_path: Path) -> None:
     """The layout is relative to the configuration, the file and the gate to the working directory of the command.
 
     Modules in the working directory do not replace modules of Python. The command starts its own Prefect server.
@@ -337,6 +338,8 @@ def test_relative_paths_have_the_same_meaning_with_workers(places: Places, tmp_p
     }
     (work / "mirror.yaml").write_text(json.dumps({"creds": [credentials], "sync": [entry]}))
 
+    (tmp_path / "prefect").mkdir()
+    shutil.copy(migrated, tmp_path / "prefect" / "prefect.db")
     home = {"PREFECT_HOME": str(tmp_path / "prefect"), "DIST_SERVER_IDLE": "0"}
     environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"} | home
     argv = command(*places.store, "mirror", "--workers", "2", work / "mirror.yaml")
