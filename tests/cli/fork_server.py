@@ -79,6 +79,8 @@ def _run_command(connection: socket.socket, request: Any, streams: list[int]) ->
     os.chdir(request["directory"])
     sys.path += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
     sys.argv = ["dist", *request["arguments"]]
+    if "--direct" in sys.argv:
+        sys.modules["prefect"] = None  # type: ignore[assignment]  # a direct run that imports Prefect fails
     from prefect_dist.cli.main import main as dist
 
     dist()  # raises SystemExit

@@ -14,7 +14,7 @@ import pytest
 
 from prefect_dist.storage import open_store
 from tests import images
-from tests.cli.dist import Result, dist
+from tests.cli.dist import dist, dist_direct
 from tests.cli.json_keys import find_objects, read_documented_keys
 from tests.fakes.faults import Answer, Fault, Stall
 from tests.fakes.registry import FakeRegistry
@@ -44,12 +44,6 @@ main()
 def command(*arguments: str | Path) -> list[str]:
     """Return the command line of a direct run in a process that cannot import Prefect."""
     return [sys.executable, "-c", WITHOUT_PREFECT, *map(str, arguments), "--direct"]
-
-
-def direct(*arguments: str | Path, stdin: bytes = b"") -> Result:
-    """Run `dist` with --direct to its end."""
-    done = subprocess.run(command(*arguments), input=stdin, capture_output=True, timeout=60, check=False)
-    return Result(done.returncode, done.stdout, done.stderr.decode())
 
 
 @pytest.fixture
@@ -104,7 +98,7 @@ def test_a_direct_fetch_has_the_json_and_the_requests_of_a_prefect_run(
     recorded = dist("--store", stores[0], *arguments)
     asked = [(request.method, request.path) for request in registry.requests]
 
-    result = direct("--store", stores[1], *arguments)
+    result = dist_direct("--store", stores[1], *arguments)
 
     assert (result.code, recorded.code) == (1, 1)
     assert result.err == recorded.err
@@ -121,7 +115,7 @@ def test_a_direct_mirror_has_the_json_the_lock_file_and_the_exit_code_of_a_prefe
 ) -> None:
     assert prefect.url
     documents, locks = [], []
-    for kind, run in (("prefect", dist), ("direct", direct)):
+    for kind, run in (("prefect", dist), ("direct", dist_direct)):
         with FakeRegistry() as target:
             config = write_config(tmp_path / kind, registry, f"{target.host}/copy", gate={"command": VETO})
             result = run("--output", "json", "mirror", config)
@@ -160,7 +154,7 @@ def test_the_json_of_each_direct_run_has_the_documented_keys(registry: FakeRegis
             (0, ("gc", "--grace", "0")),
         ]
         for code, arguments in runs:
-            result = direct("--store", store, "--output", "json", *arguments)
+            result = dist_direct("--store", store, "--output", "json", *arguments)
             assert (result.code, result.json["status"]) == (code, "vetoed" if code else "complete"), result.err
             assert result.json["flow_run_id"] is None
             assert result.json["tasks"] > 0
@@ -171,8 +165,8 @@ def test_the_json_of_each_direct_run_has_the_documented_keys(registry: FakeRegis
 
 def test_a_direct_run_prints_no_address_and_with_debug_its_log(registry: FakeRegistry, tmp_path: Path) -> None:
     name = f"{registry.host}/app:v1"
-    first = direct("--store", tmp_path, "fetch", name)
-    again = direct("--store", tmp_path, "--debug", "fetch", name)
+    first = dist_direct("--store", tmp_path, "fetch", name)
+    again = dist_direct("--store", tmp_path, "--debug", "fetch", name)
 
     assert (first.code, first.err.splitlines()) == (0, [f"{name} complete: 4 fetched, 0 existed"])
     assert first.lines[-1] == f"store: {tmp_path}"
@@ -183,8 +177,8 @@ def test_a_direct_run_prints_a_warning_once_and_logs_it_with_debug(registry: Fak
     config = write_config(tmp_path, registry, f"{registry.host}/copy", referrerFilters=[{"artifactType": "a/b"}])
     warning = f"{config}:1: sync[0].referrerFilters: has no effect: referrers is not true"
 
-    plain = direct("mirror", "--dry-run", config)
-    debug = direct("--debug", "mirror", "--dry-run", config)
+    plain = dist_direct("mirror", "--dry-run", config)
+    debug = dist_direct("--debug", "mirror", "--dry-run", config)
 
     assert [line for line in plain.err.splitlines() if "referrerFilters" in line] == [f"dist: warning: {warning}"]
     assert f"INFO prefect_dist.mirror.direct: {warning}" in debug.err.splitlines()
@@ -202,7 +196,7 @@ def test_a_direct_run_refuses_prefect_blocks(kind: str, registry: FakeRegistry, 
         "credentials": ("--store", tmp_path, "fetch", "--credentials", "team", f"{registry.host}/app:v1"),
     }.get(kind, ("mirror", config))
 
-    result = direct(*arguments)
+    result = dist_direct(*arguments)
 
     place = "store block:team" if "store" in kind else "credentials block team"
     remedy = "name a path or URL" if "store" in kind else "use docker login"
@@ -251,7 +245,7 @@ def test_the_direct_run_after_a_kill_transfers_only_the_rest(stalling: FakeRegis
 
 def check_resumption(registry: FakeRegistry, store: Path, name: str) -> None:
     """Fetch again, and check that the registry sends only the rest of the layer."""
-    result = direct("--store", store, "--output", "json", "fetch", name)
+    result = dist_direct("--store", store, "--output", "json", "fetch", name)
     assert result.code == 0, result.err
     first, second = registry.find_requests("GET", f"/v2/app/blobs/{LAYER}")
     size = len(BIG.blobs[LAYER])
@@ -261,7 +255,7 @@ def check_resumption(registry: FakeRegistry, store: Path, name: str) -> None:
 
 
 def test_a_direct_run_ends_at_its_timeout(stalling: FakeRegistry, tmp_path: Path) -> None:
-    result = direct("--store", tmp_path, "--timeout", "12", "--output", "json", "fetch", f"{stalling.host}/app:v1")
+    result = dist_direct("--store", tmp_path, "--timeout", "12", "--output", "json", "fetch", f"{stalling.host}/app:v1")
     assert (result.code, result.json["status"]) == (1, "stopped")
     assert "not done within 12 s" in result.line
 
@@ -302,7 +296,7 @@ def test_a_direct_run_waits_for_a_rate_limited_registry(registry: FakeRegistry, 
     path = f"/v2/app/blobs/{list(ONE.blobs)[-1]}"
     registry.inject(Fault(path=path, action=Answer(429, (("Retry-After", "1"),))))
 
-    result = direct("--store", tmp_path, "fetch", "--retries", "0", f"{registry.host}/app:v1")
+    result = dist_direct("--store", tmp_path, "fetch", "--retries", "0", f"{registry.host}/app:v1")
 
     assert result.code == 0, result.err
     assert [request.status for request in registry.find_requests("GET", path)] == [429, 200]
@@ -324,7 +318,7 @@ def test_a_direct_mirror_pushes_metrics(registry: FakeRegistry, tmp_path: Path, 
     with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server, FakeRegistry() as target:
         threading.Thread(target=server.serve_forever).start()
         monkeypatch.setenv("DIST_METRICS", f"http://127.0.0.1:{server.server_port}")
-        result = direct("mirror", write_config(tmp_path, registry, f"{target.host}/copy"))
+        result = dist_direct("mirror", write_config(tmp_path, registry, f"{target.host}/copy"))
         server.shutdown()
 
     assert result.code == 0, result.err
