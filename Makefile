@@ -9,7 +9,7 @@ PEERS := prefect or registry or s3 or browser or process
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers format check test test-fast demo bench proof fuzz schema reference ui pictures lowest clean
+.PHONY: help install peers format check compile test test-fast demo bench proof fuzz schema reference ui pictures lowest clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -37,8 +37,13 @@ test-fast: install ## Run the tests that need only Python: no server and no othe
 	$(BIN)/python -m pytest -n 2 -m "not ($(PEERS))" tests/ocispec tests/storage tests/remotes tests/transfer tests/mirror \
 		tests/test_architecture.py
 
-test: install peers check ## Check, then run all tests.
+test: install peers ## Check, then run all tests.
+	$(MAKE) --jobs 2 --output-sync check compile
 	$(BIN)/python -m pytest -n 5 --dist loadgroup --durations 50
+
+# Otherwise, each process of pytest-xdist compiles the assertions of all tests.
+compile: install
+	$(BIN)/python -m pytest --collect-only --quiet > /dev/null
 
 demo: install peers ## Fetch a real image from a real registry on this machine, and show the result.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.demo
