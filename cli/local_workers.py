@@ -74,7 +74,7 @@ def run_worker(count: int, server: LocalServer) -> Iterator[str]:
 
 
 @contextmanager
-def _watch_server(is_running: Callable[[], bool]) -> Iterator[None]:
+def _watch_server(is_running: Callable[[], bool], *, pause_s: float = _POLL_S) -> Iterator[None]:
     """Fail the run if the local server ends in this block. The run keeps the results of the shards that have ended."""
     cancel = current_token()
 
@@ -84,7 +84,7 @@ def _watch_server(is_running: Callable[[], bool]) -> Iterator[None]:
         cancel.fail(Unavailable("the local Prefect server ended during the run; run the command again"))
         return True
 
-    with repeat_in_thread(watch, pause_s=_POLL_S, name="local server"):
+    with repeat_in_thread(watch, pause_s=pause_s, name="local server"):
         yield
 
 
