@@ -27,6 +27,8 @@ _SHARD = {"command": shlex.join([sys.executable, "-P", "-m", "prefect.engine"])}
 # The description of a work pool names the process of its command.
 _OWNER = "Processes of the dist command with the process ID and start time "
 _STOP_S = 30.0
+# The last output of a worker that has ended is in the pipe. Processes of the worker may keep the pipe open.
+_OUTPUT_S = 1.0
 _POLL_S = 1.0
 _TAIL_LINES = 3
 
@@ -36,7 +38,8 @@ def run_worker(count: int, server: LocalServer) -> Iterator[str]:
     """Make a work pool and a deployment for runs in this block. Yield the name of the deployment.
 
     The first shard of a run starts a worker with at most `count` processes: a run without changes needs no worker. If the
-    worker or the server ends before the block, the run fails at once. The pool and the deployment are removed at the end.
+    worker or the server ends before the block, the run starts no more shards, waits at most a minute for the others, and fails.
+    The pool and the deployment are removed at the end.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
@@ -71,8 +74,8 @@ def run_worker(count: int, server: LocalServer) -> Iterator[str]:
 
 
 @contextmanager
-def _watch_server(is_running: Callable[[], bool]) -> Iterator[None]:
-    """Fail the run at once if the local server ends in this block. The run keeps the results of the shards that have ended."""
+def _watch_server(is_running: Callable[[], bool], *, pause_s: float = _POLL_S) -> Iterator[None]:
+    """Fail the run if the local server ends in this block. The run keeps the results of the shards that have ended."""
     cancel = current_token()
 
     def watch() -> bool:
@@ -81,7 +84,7 @@ def _watch_server(is_running: Callable[[], bool]) -> Iterator[None]:
         cancel.fail(Unavailable("the local Prefect server ended during the run; run the command again"))
         return True
 
-    with repeat_in_thread(watch, pause_s=_POLL_S, name="local server"):
+    with repeat_in_thread(watch, pause_s=pause_s, name="local server"):
         yield
 
 
@@ -114,9 +117,9 @@ def _remove(server: LocalServer, delete: Callable[[Any], object], name: object) 
 
 @contextmanager
 def _worker_process(pool: str, count: int, environment: dict[str, str]) -> Iterator[None]:
-    """Run a worker in this block. The worker stops its processes when it ends.
+    """Run a worker in this block. The worker stops its processes when it ends, and no process of the worker remains.
 
-    If the worker ends before the block, the run fails at once.
+    If the worker ends before the block, the run fails, and its shards are stopped.
     """
     settings = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_WORKER_PREFETCH_SECONDS": "1"}
     try:
@@ -126,45 +129,85 @@ def _worker_process(pool: str, count: int, environment: dict[str, str]) -> Itera
             stdin=subprocess.PIPE,  # the worker ends when this process closes the pipe, also if this process is killed
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C of the user goes to the command, which cancels the shards in order
+            # A Ctrl-C of the user goes to the command, which cancels the shards in order. The shards are in the worker's group.
+            start_new_session=True,
         )
     except OSError as exc:
-        raise Unavailable(f"the worker cannot be started: {exc.strerror}") from exc
-    is_over, cancel = threading.Event(), current_token()
-    watch = threading.Thread(target=_watch, args=(process, is_over, cancel), name="worker", daemon=True)
+        remedy = "end other processes, or run the command without --workers"
+        raise Unavailable(f"the worker cannot be started: {exc.strerror}; {remedy}") from exc
+    is_over, output = threading.Event(), _Output(process)
+    watch = threading.Thread(target=_watch, args=(process, output, is_over, current_token()), name="worker", daemon=True)
     watch.start()
     try:
         yield
     finally:
         is_over.set()
         with process:  # closes the pipes
-            _end(process)
-            watch.join(_STOP_S)
+            _end(process, watch)
+            output.wait(_STOP_S)
 
 
-def _watch(process: subprocess.Popen[bytes], is_over: threading.Event, cancel: CancelToken) -> None:
-    """Wait for the end of the worker. If the run is not over, end the run with the last lines of the worker's output."""
-    lines = deque(process.stdout or (), maxlen=_TAIL_LINES)
-    code = process.wait()
-    if not is_over.is_set():
-        tail = " ".join(b" ".join(lines).decode(errors="replace").split())
-        cancel.fail(Unavailable(f"the worker process on this machine {_describe_end(code, tail)}"))
+class _Output:
+    """The last lines that a process has written. A thread reads them, because a full pipe would block the process."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._lines = deque[bytes](maxlen=_TAIL_LINES)
+        self._thread = threading.Thread(target=self._lines.extend, args=(process.stdout or (),), name="output", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> None:
+        """Wait at most `seconds` until no process writes to the pipe any more."""
+        self._thread.join(seconds)
+
+    def read_tail(self) -> str:
+        """Return the last lines of a process that has ended, as one line. Its own processes may still have the pipe."""
+        self.wait(_OUTPUT_S)
+        return " ".join(b" ".join(self._lines.copy()).decode(errors="replace").split())
+
+
+def _watch(process: subprocess.Popen[bytes], output: _Output, is_over: threading.Event, cancel: CancelToken) -> None:
+    """Wait for the end of the worker. If the run is not over, end the run with the last lines of the worker's output.
+
+    The shards of a worker that was killed are still running. They get SIGTERM, and write the results that they have.
+    """
+    code = _wait(process)
+    if is_over.is_set():
+        return
+    # Before the signal: otherwise, the run could start the stopped shards again.
+    cancel.fail(Unavailable(f"the worker process on this machine {_describe_end(code, output.read_tail())}"))
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the end of a process. Return the exit code, or the negative number of the signal that killed the process.
+
+    The process stays a zombie until `_end`. So its ID, which is also the ID of its group, is not the ID of another process.
+    """
+    try:
+        end = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:  # the command ignores SIGCHLD, as its own parent did, and the kernel does not keep zombies
+        end = None
+    if end is None:
+        return 0
+    return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
 
 
 def _describe_end(code: int, tail: str) -> str:
     """Return the reason of the end of a worker. A signal has nothing to do with the last output of the worker."""
     if code >= 0:
         return f"ended with exit code {code}: {tail or 'no output'}"
+    if code == -signal.SIGKILL:
+        return "was killed by SIGKILL, often for lack of memory; use fewer --workers"
     names = {number.value: number.name for number in signal.Signals}
     return f"was killed by {names.get(-code, f'signal {-code}')}"
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the worker. If the worker does not end in time, kill the worker and its processes."""
-    process.terminate()
-    try:
-        process.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def _end(process: subprocess.Popen[bytes], watch: threading.Thread) -> None:
+    """End the worker. Kill the processes of the worker that have not ended with the worker, and the worker if it is late."""
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGTERM)
+    watch.join(_STOP_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -13,7 +13,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 
-from prefect_dist.flows.api import CALL_ERRORS, client
+from prefect_dist.flows.api import CALL_ERRORS, brief, client
 from prefect_dist.storage.background import repeat_in_thread
 from prefect_dist.transfer.cancellation import current_token
 
@@ -38,9 +38,13 @@ def stop_with_parent(parent: str, *, pause_s: float = _PAUSE_S) -> Iterator[None
 
 
 def _is_cancelled(api: SyncPrefectClient, run: str) -> bool:
-    """Return whether a run is cancelled or about to be. An API that does not answer says nothing about the run."""
+    """Return whether a run is cancelled or about to be. An API that does not answer says nothing about the run.
+
+    The end of a shard waits for this call, and a worker kills a shard that does not end within 30 s of its cancellation.
+    """
     try:
-        state = api.read_flow_run(UUID(run)).state
+        with brief():
+            state = api.read_flow_run(UUID(run)).state
     except CALL_ERRORS:
         return False
     return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)

@@ -117,13 +117,7 @@ def run_mirror(
     if job.lock is not None:
         session.memo(NewRepositories).exclude(locked)
     intentions = Intentions(lock, locked)
-    applying: Applying
-    receiver: _PlanReceiver | DividedApplying
-    if shards is None:
-        applying = Applying(pool, scopes, notify, observer)
-        receiver = _PlanReceiver(applying, intentions, is_dry=job.is_dry)
-    else:
-        applying = receiver = DividedApplying(pool, scopes, notify, observer, shards, intentions=intentions)
+    applying, receiver = _open_applying(pool, scopes, notify, observer, shards=shards, intentions=intentions, is_dry=job.is_dry)
     applying.finish_earlier()
     request = PlanRequest(
         entries=entries,
@@ -135,25 +129,60 @@ def run_mirror(
     )
     Planning(request, session, notify, applying.walk, receiver).begin()
     results = applying.run()
-    plan, errors, pending = receiver.plan, list[RunError](), None
+    end = _End(receiver.plan)
     if not job.is_dry:
-        notify(Recording())
-        plan = exclude_pushed(plan, results.referrers)
-        known = collect_known_tags(plan, locked, results.referrers)
-        results = replace(results, removed=applying.remove(plan.orphans, known))
-        unwritten, pending = _record(lock, plan, results, intentions.replaced, notify)
-        errors += unwritten
-        errors += update_index(session, notify)
+        end = _finish(
+            applying,
+            receiver.plan,
+            results,
+            lock=lock,
+            locked=locked,
+            before=intentions.replaced,
+            session=session,
+            notify=notify,
+        )
     applying.remove_shared_files()
     report = build_mirror_report(
-        builder,
-        plan,
-        None if job.is_dry else results,
-        stats=applying.stats,
-        errors=errors,
-        configuration=job.configuration,
+        builder, end.plan, end.results, stats=applying.stats, errors=end.errors, configuration=job.configuration
     )
-    return replace(report, registries=summarize_mirror(report, plan, entries, pending), quotas=applying.quotas)
+    return replace(report, registries=summarize_mirror(report, end.plan, entries, end.pending), quotas=applying.quotas)
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The end of a run. A dry run has only a plan.
+
+    The `plan` has no orphaned tag under which the run pushed a referrer. `errors` are those of the lock file and of the index.
+    `pending` are the changes that targets do not have; None without a file or a configuration, or after an error.
+    """
+
+    plan: Plan
+    results: MirrorResults | None = None
+    errors: tuple[RunError, ...] = ()
+    pending: Pending | None = None
+
+
+def _finish(
+    applying: Applying,
+    plan: Plan,
+    results: MirrorResults,
+    *,
+    lock: Lock,
+    locked: Records,
+    before: Records,
+    session: Session,
+    notify: Notify,
+) -> _End:
+    """Remove the orphaned tags, and write the lock file and the index of the store.
+
+    `locked` are the records at the start of the run, and `before` those that the run's own intentions have replaced.
+    """
+    notify(Recording())
+    plan = exclude_pushed(plan, results.referrers)
+    known = collect_known_tags(plan, locked, results.referrers)
+    results = replace(results, removed=applying.remove(plan.orphans, known))
+    errors, pending = _record(lock, plan, results, before, notify)
+    return _End(plan, results, (*errors, *update_index(session, notify)), pending)
 
 
 def _check_stored(session: Session, entry: Entry) -> Entry:
@@ -210,6 +239,24 @@ class _PlanReceiver:
         """Report the whole plan."""
         self.plan = plan
         self._applying.observer.on_plan(plan, is_dry=self._is_dry)
+
+
+def _open_applying(
+    pool: Pool,
+    scopes: MirrorScopes,
+    notify: Notify,
+    observer: MirrorObserver,
+    *,
+    shards: ShardRunner | None,
+    intentions: Intentions,
+    is_dry: bool,
+) -> tuple[Applying, _PlanReceiver | DividedApplying]:
+    """Return the object that mirrors the images, and the object that receives the plan. With `shards`, both are the same."""
+    if shards is None:
+        applying = Applying(pool, scopes, notify, observer)
+        return applying, _PlanReceiver(applying, intentions, is_dry=is_dry)
+    divided = DividedApplying(pool, scopes, notify, observer, shards, intentions=intentions)
+    return divided, divided
 
 
 def _record(

@@ -260,9 +260,10 @@ class FileIngests:
             time.sleep(_GC_S / 20)
 
     def _drop_unless_busy(self, path: str) -> bool:
+        """Remove an ingest, and return False if a writer holds its lock. The removal follows no link, which may be new."""
         try:
             with contextlib.closing(self._disk.append(path)):
-                _drop(self._disk, path)
+                self._disk.remove([path + RECORD, path])  # the data last, since its removal frees the lock
         except Busy:
             return False
         return True

@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from socket import gethostname
@@ -21,6 +23,7 @@ from prefect_dist.cli.local_workers import _OWNER, _watch_server, _worker_proces
 from prefect_dist.cli.prefect_api import PrefectApi
 from prefect_dist.cli.prefect_runs import _use_workers
 from prefect_dist.flows import shard_api
+from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.transfer.cancellation import CancelToken, use_token
 from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
@@ -39,6 +42,16 @@ def app():
     path.with_suffix(".new").write_text(f"{os.getpid()} {' '.join(sys.argv)}")
     path.with_suffix(".new").rename(path)
     time.sleep(300)
+"""
+
+_KILLED_WORKER = """
+import os, pathlib, subprocess
+
+def app():
+    shard = subprocess.Popen(["sh", "-c", os.environ["SHARD"]])
+    path = pathlib.Path(os.environ["STARTED"])
+    path.write_text(str(shard.pid))
+    os.kill(os.getpid(), 9)
 """
 
 
@@ -78,8 +91,9 @@ def test_the_worker_ends_with_a_killed_command(tmp_path: Path) -> None:
         ("def app(): print('no such\\npool'); raise SystemExit(3)", "ended with exit code 3: no such pool"),
         (
             "import os\ndef app(): print('Worker started!', flush=True); os.kill(os.getpid(), 9)",
-            "was killed by SIGKILL",
+            "was killed by SIGKILL, often for lack of memory; use fewer --workers",
         ),
+        ("import os\ndef app(): os.kill(os.getpid(), 15)", "was killed by SIGTERM"),
     ],
 )
 def test_a_worker_that_ends_before_the_run_ends_the_run_with_the_reason(tmp_path: Path, command_line: str, says: str) -> None:
@@ -97,11 +111,61 @@ def test_the_end_of_the_command_is_no_failure_of_the_worker(tmp_path: Path) -> N
     assert not is_alive(int((tmp_path / "started").read_text().partition(" ")[0]))
 
 
+@pytest.fixture
+def killed_worker(tmp_path: Path) -> Iterator[tuple[dict[str, str], Path]]:
+    """The variables of a worker that starts a process and kills itself, and the file with the ID of the process."""
+    environment, started = write_prefect(tmp_path, _KILLED_WORKER), tmp_path / "started"
+    yield environment, started
+    if started.exists() and is_alive(pid := int(started.read_text())):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("shard", ["exec sleep 300 > /dev/null 2>&1", "exec sleep 300"])  # the second one keeps the pipe open
+def test_the_processes_of_a_killed_worker_are_asked_to_end(killed_worker: tuple[dict[str, str], Path], shard: str) -> None:
+    environment, started = killed_worker
+    cancel = CancelToken()
+    with use_token(cancel), _worker_process("p", 2, environment | {"SHARD": shard}):
+        assert poll_until(lambda: cancel.failure is not None, timeout_s=30)
+        assert poll_until(lambda: not is_alive(int(started.read_text())), timeout_s=10)
+
+
+def test_no_process_of_a_killed_worker_remains_after_the_run(killed_worker: tuple[dict[str, str], Path]) -> None:
+    environment, started = killed_worker
+    cancel, shard = CancelToken(), "trap '' TERM; exec sleep 300 > /dev/null 2>&1"
+    with use_token(cancel), _worker_process("p", 2, environment | {"SHARD": shard}):
+        assert poll_until(lambda: cancel.failure is not None, timeout_s=30)
+    assert poll_until(lambda: not is_alive(int(started.read_text())), timeout_s=10)
+
+
+def test_the_end_of_a_worker_is_noticed_by_a_command_that_inherited_an_ignored_sigchld(tmp_path: Path) -> None:
+    cancel, before = CancelToken(), signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with use_token(cancel), _worker_process("p", 2, write_prefect(tmp_path, "def app(): print('no such pool')")):
+            assert poll_until(lambda: cancel.failure is not None, timeout_s=30)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert str(cancel.failure).endswith(": no such pool")
+
+
+def test_a_worker_that_the_system_does_not_start_is_an_error_with_the_remedy() -> None:
+    longest = 32 * os.sysconf("SC_PAGE_SIZE")  # of a variable, see execve(2)
+    with pytest.raises(Unavailable) as failed, _worker_process("p", 2, {"LONG": "x" * longest}):
+        pass
+    remedy = "end other processes, or run the command without --workers"
+    assert str(failed.value) == f"the worker cannot be started: Argument list too long; {remedy}"
+
+
 def test_the_end_of_the_local_server_fails_the_run() -> None:
-    is_running, cancel = [True], CancelToken()
-    with use_token(cancel), _watch_server(lambda: is_running[0]):
-        assert not poll_until(lambda: cancel.failure is not None, timeout_s=1.5)
-        is_running[0] = False
+    has_ended, looks, cancel = threading.Event(), list[int](), CancelToken()
+
+    def is_running() -> bool:
+        looks.append(1)
+        return not has_ended.is_set()
+
+    with use_token(cancel), _watch_server(is_running, pause_s=0.01):
+        assert poll_until(lambda: len(looks) >= 3, timeout_s=10)
+        assert cancel.reason is None
+        has_ended.set()
         assert poll_until(lambda: cancel.failure is not None, timeout_s=10)
     assert str(cancel.failure) == "the local Prefect server ended during the run; run the command again"
 

@@ -100,6 +100,29 @@ def test_gc_removes_nothing_behind_a_link_in_place_of_a_directory(
     assert list_files(victim) == before
 
 
+def test_gc_removes_no_ingest_behind_a_link_that_replaces_the_directory_meanwhile(
+    store: ContentStore, root: Path, victim: Path
+) -> None:
+    refs = ("first", "second")
+    for ref in refs:
+        with store.writer(ref) as writer:
+            writer.write(b"some")
+    for path in list((root / "ingest").iterdir()):
+        make_older(path)
+        fill(victim, (path.name,))
+    before = list_files(victim)
+    now = store.clock()
+
+    swept = store.sweep_leftovers(now, now - DAY, dry_run=False)
+    assert next(swept).removeprefix(f"{root}/") in map(ingest_path, refs)
+    (root / "ingest").rename(root / "moved")
+    (root / "ingest").symlink_to(victim)
+    with pytest.raises(Denied, match="ingest is a symbolic link, and nothing is removed through it; use a directory instead"):
+        list(swept)
+
+    assert list_files(victim) == before
+
+
 @pytest.mark.parametrize("linked", ["runs", "runs/run-1"])
 def test_the_end_of_a_run_removes_nothing_behind_a_link(store: ContentStore, root: Path, tmp_path: Path, linked: str) -> None:
     run = store.open_run("run-1")
