@@ -8,7 +8,7 @@ although Prefect still shows the run as Running.
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -163,9 +163,9 @@ class ShardRuns:
         self._deadline: float | None = None  # of the wait for cancelled shards
         self._next_look_s = _FIRST_LOOK_S
 
-    def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
-        """Return the shards that an earlier attempt of this run submitted, with the digests of their inputs."""
-        found = self._flow_runs.find_by_keys([self._make_key(number, 1) for number in sorted(numbers)])
+    def find_submitted(self) -> Mapping[int, Digest]:
+        """Return all shards that earlier attempts of this run submitted, with the digests of their inputs."""
+        found = self._flow_runs.find_children(UUID(self.run))
         self._keys |= {run.parameters["shard"]: run.parameters["key"] for run in found}
         return {run.parameters["shard"]: Digest.parse(run.parameters["digest"]) for run in found}
 

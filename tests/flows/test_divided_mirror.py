@@ -130,6 +130,24 @@ def test_a_restarted_run_does_not_use_the_numbers_of_lost_shards_again(
     assert not list((mirrors.store / "runs" / "run-1").glob("*.json"))
 
 
+def test_a_run_that_failed_in_planning_starts_again_under_the_same_id_with_new_numbers(
+    mirrors: DividedMirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    names = ("early", "late")
+    entries = [{"source": f"{source.host}/{name}:v1", "type": "image", "target": f"{target.host}/{name}:v1"} for name in names]
+    images.load(source, "early", APPS["app1"], "v1")
+    first = mirrors.run(*entries)
+    assert (first.status, first.counts["added"]) == ("failed", 1), error_lines(first)
+    images.load(source, "late", APPS["app0"], "v1")
+    mirrors.steps.clear()
+
+    again = mirrors.run(*entries)
+
+    assert again.status == "complete", error_lines(again)
+    assert not find_missing(target, "late", APPS["app0"], "v1")
+    assert mirrors.steps == ["carry out [1]"]
+
+
 def test_shards_on_an_object_store_transfer_common_content_once(
     mirrors: DividedMirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:

@@ -47,11 +47,14 @@ class Parent:
         (key,) = {run.parameters["key"] for run in self.prefect.runs.values() if run.parameters["shard"] == shard}
         self.files.write(f"result-{shard}.json", sign(content, key))
 
+    def open_runs(self, *, workers: int = 2) -> ShardRuns:
+        """Return the runner of the shards."""
+        with use_token(self.cancel):
+            return ShardRuns({}, workers=workers, notify=self._note, deployment="mirror-shard/mirror-shard")
+
     def carry_out(self, *, workers: int = 2) -> dict[int, str | None]:
         """Return the errors of two shards."""
-        with use_token(self.cancel):
-            runs = ShardRuns({}, workers=workers, notify=self._note, deployment="mirror-shard/mirror-shard")
-        shards = {number: Digest.of(b"%d" % number) for number in range(2)}
+        runs, shards = self.open_runs(workers=workers), {number: Digest.of(b"%d" % number) for number in range(2)}
         return {number: None if error is None else str(error) for number, error in runs.carry_out(shards, self.files)}
 
     def _note(self, event: Any) -> None:
@@ -79,6 +82,20 @@ def end_first(parent: Parent, change: Callable[[FlowRun], None]) -> Callable[[Fl
             run.state = Completed()
 
     return work
+
+
+def test_a_restarted_parent_finds_all_its_shards_and_no_other_flow_run(parent: Parent) -> None:
+    """A flow run without the parameters of a shard is not from a parent of this version."""
+    parent.prefect.work = end_first(parent, lambda run: setattr(run, "state", Crashed()))
+    assert parent.carry_out() == {0: None, 1: None}
+    for _ in range(150):
+        parent.prefect.add_run("another", {"shard": 7, "digest": str(Digest.of(b""))})
+
+    restarted = parent.open_runs()
+    restarted.run = str(uuid.uuid4())
+
+    assert restarted.find_submitted() == {number: Digest.of(b"%d" % number) for number in range(2)}
+    assert restarted.read_result(0, parent.files) == RESULT
 
 
 @pytest.mark.parametrize("forge", [lambda raw: raw, lambda raw: sign(raw, "another key")], ids=["unsigned", "other key"])
