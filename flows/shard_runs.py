@@ -160,6 +160,7 @@ class ShardRuns:
         self._flow_runs = ShardFlowRuns(deployment, PatientApi(notify, self._cancel))
         self._prefix = "" if title is None else f"{title}: "
         self._keys = dict[int, str]()
+        self._old_results = dict[int, bytes | None]()  # of attempts that do not count, by shard
         self._deadline: float | None = None  # of the wait for cancelled shards
         self._next_look_s = _FIRST_LOOK_S
 
@@ -187,6 +188,7 @@ class ShardRuns:
                     error = self._judge(attempt, end, files)
                     if error is not None and self._can_retry(attempt, end):
                         self._notify(Note(f"{error}; starting the shard again"))
+                        self._discard_result(attempt.number, files)
                         waiting.append(ShardAttempt(attempt.number, attempt.digest, attempt.attempt + 1))
                     else:
                         yield attempt.number, error
@@ -205,7 +207,14 @@ class ShardRuns:
         """
         name = f"result-{number}.json"
         signed, key = files.read(name), self._keys.get(number)
-        return None if signed is None or key is None else verify(signed, key, at=f"{files.url}/{name}")
+        if signed is None or key is None or signed == self._old_results.get(number):
+            return None
+        return verify(signed, key, at=f"{files.url}/{name}")
+
+    def _discard_result(self, number: int, files: RunFiles) -> None:
+        """Count the current result of a shard as missing, until the next attempt has written another result."""
+        with suppress(DistError):  # then the next attempt may end with this result
+            self._old_results[number] = files.read(f"result-{number}.json")
 
     def _submit_next(self, waiting: deque[ShardAttempt], running: dict[UUID, ShardAttempt]) -> Iterator[tuple[int, DistError]]:
         """Submit waiting shards, up to `workers` in flight. If Prefect's API is unreachable, the shards keep waiting.
@@ -303,7 +312,7 @@ class ShardRuns:
         """Return None if the result of a shard is in the store, otherwise the reason of its end.
 
         A shard that was stopped, such as by the end of its worker, writes a result without the rest of its work. The result
-        counts only if the shard is not started again.
+        counts only if the shard is not started again: it does not know what the next attempt publishes.
         """
         try:
             raw = self.read_result(attempt.number, files)

@@ -97,6 +97,20 @@ def test_a_failed_image_is_reported_by_the_parent_and_stops_no_other_image(
     assert f"{target.host}/app3:v1" not in {name for name, record in mirrors.read_lock().items() if record["mirrored"]}
 
 
+@pytest.mark.parametrize("again", [(), (0, 1)])
+def test_the_intention_of_a_failed_image_stays_if_an_earlier_attempt_may_have_set_the_tag(
+    mirrors: DividedMirrors, entry: dict[str, Any], source: FakeRegistry, again: tuple[int, ...]
+) -> None:
+    """Without the intention, the next run would take the tag of a killed attempt for a foreign tag, and never prune it."""
+    source.inject(Fault(path="/v2/app3/blobs/.*", nth=None, action=Answer(403, (), b"")))
+
+    report = mirrors.run(entry, again=again)
+
+    assert Counter(outcomes(report).values()) == {"added": len(APPS) - 1, "failed": 1}
+    mirrored = {name.rpartition("/")[2]: record["mirrored"] is not None for name, record in mirrors.read_lock().items()}
+    assert mirrored == {f"{name}:v1": name != "app3" for name in APPS if again or name != "app3"}
+
+
 def test_the_images_of_a_lost_shard_fail_and_a_restarted_run_finishes_the_shard_first(
     mirrors: DividedMirrors, entry: dict[str, Any], target: FakeRegistry
 ) -> None:

@@ -4,6 +4,8 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -17,11 +19,13 @@ from prefect_dist.flows.parameters import make_resources
 from prefect_dist.flows.run import _ReleasingRunner
 from prefect_dist.flows.shard_runs import ShardOptions, ShardRuns
 from prefect_dist.mirror.configured import make_mirror_run
-from prefect_dist.mirror.mirror_shard_files import MirrorShardResult
+from prefect_dist.mirror.mirror_shard_files import MirrorShardInput, MirrorShardResult
 from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.mirror.shard_format import sign
+from prefect_dist.mirror.shard_job import ShardJob, make_shard_run
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import Denied, DistError, Unavailable
+from prefect_dist.storage import open_store
 from prefect_dist.storage.backend import Backend, open_backend
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.cancellation import CancelToken, Stopped, use_token
@@ -52,9 +56,10 @@ class Parent:
         with use_token(self.cancel):
             return ShardRuns({}, workers=workers, notify=self._note, deployment="mirror-shard/mirror-shard")
 
-    def carry_out(self, *, workers: int = 2) -> dict[int, str | None]:
+    def carry_out(self, runs: ShardRuns | None = None, *, workers: int = 2) -> dict[int, str | None]:
         """Return the errors of two shards."""
-        runs, shards = self.open_runs(workers=workers), {number: Digest.of(b"%d" % number) for number in range(2)}
+        runs = runs or self.open_runs(workers=workers)
+        shards = {number: Digest.of(b"%d" % number) for number in range(2)}
         return {number: None if error is None else str(error) for number, error in runs.carry_out(shards, self.files)}
 
     def _note(self, event: Any) -> None:
@@ -130,14 +135,63 @@ def test_a_shard_that_was_stopped_is_started_again(parent: Parent, result: bytes
 
 
 def test_the_last_result_of_a_shard_that_was_stopped_three_times_is_used(parent: Parent) -> None:
-    def work(run: FlowRun, shard: int, _attempt: int) -> None:
-        parent.write_result(shard, RESULT if shard else STOPPED)
+    last = MirrorShardResult(results=MirrorResults(is_stopped=True), tasks=3).to_json()
+
+    def work(run: FlowRun, shard: int, attempt: int) -> None:
+        parent.write_result(shard, RESULT if shard else last if attempt == 3 else STOPPED)
         run.state = Completed() if shard else Cancelled()
 
     parent.prefect.work = work
+    runs = parent.open_runs()
 
-    assert parent.carry_out() == {0: None, 1: None}
+    assert parent.carry_out(runs) == {0: None, 1: None}
     assert parent.prefect.submitted[2:] == ["shard 0, attempt 2", "shard 0, attempt 3"]
+    assert runs.read_result(0, parent.files) == last
+
+
+def test_the_result_of_a_stopped_attempt_is_not_the_result_of_the_next_attempt(parent: Parent) -> None:
+    """The old result does not name the tags that the next attempt has set, and hides the reason of its end."""
+
+    def work(run: FlowRun, shard: int, attempt: int) -> None:
+        if attempt == 1:
+            parent.write_result(shard, RESULT if shard else STOPPED)
+        run.state = Completed() if shard else Cancelled() if attempt == 1 else Failed(message="/etc/mirror.yaml: no such file")
+
+    parent.prefect.work = work
+    runs = parent.open_runs()
+
+    assert parent.carry_out(runs) == {0: "shard 0 of this run ended as Failed: /etc/mirror.yaml: no such file", 1: None}
+    assert runs.read_result(0, parent.files) is None
+
+
+def test_a_shard_notices_that_an_earlier_attempt_has_begun(tmp_path: Path) -> None:
+    place, digest = str(tmp_path / "store"), Digest.of(raw := MirrorShardInput(images=()).to_json())
+    make = partial(
+        make_shard_run,
+        make_resources(place, {}),
+        run="run",
+        shard=0,
+        digest=str(digest),
+        key="key",
+        workers=1,
+        config=None,
+        concurrency=1,
+        retries=0,
+        offline=False,
+        dialect="dist",
+        to=(),
+    )
+    with open_store(place) as store:
+        files = store.open_run("run")
+    files.write("shard-0.json", raw)
+
+    first = make().job
+    files.write("alive-0.json", b"{}")
+    second = make().job
+
+    assert isinstance(first, ShardJob)
+    assert isinstance(second, ShardJob)
+    assert (first.is_again, second.is_again) == (False, True)
 
 
 def test_a_shard_that_a_cancelled_parent_stopped_is_not_started_again(parent: Parent) -> None:

@@ -35,6 +35,7 @@ class ThreadShards:
 
     `lost` are the shards whose process dies before it writes a result. `inputs` and `results` change the content of files.
     `error` ends the runner after the first shard. `steps` are the calls of the parent. `stopped` shards get a SIGTERM at once.
+    `again` are the shards that an earlier attempt has begun.
     `submitted` are the shards that Prefect knows, and `ended` those whose flow run has ended, with its error: for their number,
     Prefect returns the ended flow run. `entries` are the entries of the configuration that the workers read.
     """
@@ -51,6 +52,7 @@ class ThreadShards:
     error: DistError | None = None
     entries: tuple[Entry, ...] = ()
     stopped: frozenset[int] = frozenset()
+    again: frozenset[int] = frozenset()
 
     def find_submitted(self) -> Mapping[int, Digest]:
         """Return the shards of earlier attempts."""
@@ -101,7 +103,8 @@ class ThreadShards:
             if number in self.stopped:
                 session.cancel.set("terminated by the worker")
             wanted = read_input(session.store.open_run(self.run), number, self.submitted[number])
-            ShardJob(run_name=self.run, number=number, key=_KEY, wanted=wanted, entries=self.entries).run(context)
+            job = ShardJob(run_name=self.run, number=number, key=_KEY, wanted=wanted, entries=self.entries)
+            replace(job, is_again=number in self.again).run(context)
 
 
 class DividedMirrors(DirectMirrors):
@@ -130,6 +133,7 @@ class DividedMirrors(DirectMirrors):
         workers: int = 2,
         error: DistError | None = None,
         stopped: Sequence[int] = (),
+        again: Sequence[int] = (),
         **settings: Any,
     ) -> RunReport:
         """Return the report of the divided run `name`. `place` and `options` are those of another content store."""
@@ -150,7 +154,7 @@ class DividedMirrors(DirectMirrors):
                 name,
                 error,
             )
-            shards.stopped = frozenset(stopped)
+            shards.stopped, shards.again = frozenset(stopped), frozenset(again)
             return run_mirror(job, pool, WholeMirror(), self._notify, SilentObserver(), shards=shards)
 
     def check_divided(
