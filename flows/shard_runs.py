@@ -48,7 +48,7 @@ _NO_PLACE = (
     "its --limit; a parent that is a run of a deployment takes one place"
 )
 # A worker sets a flow run to Pending before it starts the process. A machine may pull a large image first.
-_PENDING_S = 600.0
+_WAITING_S = 600.0
 _MOST_ATTEMPTS = 3
 # The time that cancelled shards have to end. The machine of a shard may be dead.
 _CANCELLED_S = 60.0
@@ -58,8 +58,8 @@ _CANCELLED_S = 60.0
 class ShardAttempt:
     """One flow run of a shard.
 
-    `seen` is the time of its last sign of life, by the clock of the store and of this process. `pending_since` is the time when
-    the flow run was first seen as Pending.
+    `seen` is the time of its last sign of life, by the clock of the store and of this process. `waiting_since` is the time when
+    a worker was first seen to have the flow run without a process.
     """
 
     number: int
@@ -68,7 +68,7 @@ class ShardAttempt:
     submitted: float = field(default_factory=time.monotonic)
     seen: tuple[datetime | None, float] = field(default_factory=lambda: (None, time.monotonic()))
     is_started: bool = False
-    pending_since: float | None = None
+    waiting_since: float | None = None
 
     def note_start(self) -> None:
         """Note that the process of the shard runs. The time that the run waited for a worker is no silence."""
@@ -76,12 +76,15 @@ class ShardAttempt:
             self.is_started, self.seen = True, (self.seen[0], time.monotonic())
 
     def is_stuck(self, state: StateType) -> bool:
-        """Return True if the flow run has been Pending for too long. `state` is the current state."""
-        if state is not StateType.PENDING:
-            self.pending_since = None
-        elif self.pending_since is None:
-            self.pending_since = time.monotonic()
-        return self.pending_since is not None and time.monotonic() - self.pending_since > _PENDING_S
+        """Return True if the flow run has been Pending, or Cancelling before its start, for too long.
+
+        `state` is the current state. A worker that is dead ends neither of them.
+        """
+        if state is not StateType.PENDING and (self.is_started or state is not StateType.CANCELLING):
+            self.waiting_since = None
+        elif self.waiting_since is None:
+            self.waiting_since = time.monotonic()
+        return self.waiting_since is not None and time.monotonic() - self.waiting_since > _WAITING_S
 
     def is_silent(self, modified: datetime | None) -> bool:
         """Return True if the shard has written no file for a minute. `modified` is the time of the last file."""
@@ -282,7 +285,7 @@ class ShardRuns:
             self._notify(Note(f"shard {attempt.number} started{_describe_place(record)}"))
         reason: str | None = None
         if attempt.is_stuck(state.type):
-            reason = f"stayed Pending for {_PENDING_S / 60:.0f} minutes"
+            reason = f"stayed {state.name} for {_WAITING_S / 60:.0f} minutes"
         elif attempt.is_started and attempt.is_silent(find_last_sign(attempt, files)):
             reason = f"gave no sign of life{_describe_place(record)} for {_SILENCE_S:.0f} s"
         if reason is None or not self._flow_runs.mark_crashed(run, f"the shard {reason}"):

@@ -5,14 +5,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import httpx
 import pytest
-from prefect.client.schemas.objects import FlowRun
-from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pending, Running
 
 from prefect_dist.flows import shard_api, shard_runs
 from prefect_dist.flows.parameters import make_resources
@@ -101,6 +102,18 @@ def test_a_restarted_parent_finds_all_its_shards_and_no_other_flow_run(parent: P
 
     assert restarted.find_submitted() == {number: Digest.of(b"%d" % number) for number in range(2)}
     assert restarted.read_result(0, parent.files) == RESULT
+
+
+def give_up_later(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancel a parent that would wait for ever, after 200 looks."""
+    looks = count(1)
+
+    def read(**given: Any) -> list[FlowRun]:
+        if next(looks) == 200:
+            parent.cancel.set("the test")
+        return FakePrefect.read_flow_runs(parent.prefect, **given)
+
+    monkeypatch.setattr(parent.prefect, "read_flow_runs", read)
 
 
 @pytest.mark.parametrize("forge", [lambda raw: raw, lambda raw: sign(raw, "another key")], ids=["unsigned", "other key"])
@@ -250,16 +263,19 @@ def test_a_flow_run_that_one_list_lacks_is_awaited_and_a_deleted_flow_run_is_rep
     assert len(looks) == 3
 
 
-def test_a_shard_that_stays_pending_is_marked_as_crashed_and_started_again(
-    parent: Parent, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("state", [Pending(), Cancelling()], ids=["Pending", "Cancelling"])
+def test_a_shard_that_does_not_start_or_end_is_marked_as_crashed_and_started_again(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch, state: State[Any]
 ) -> None:
-    monkeypatch.setattr(shard_runs, "_PENDING_S", 0.1)
-    parent.prefect.work = end_first(parent, lambda run: setattr(run, "state", Pending()))
+    """A person can cancel a run that a worker was about to start when the worker died."""
+    monkeypatch.setattr(shard_runs, "_WAITING_S", 0.1)
+    parent.prefect.work = end_first(parent, lambda run: setattr(run, "state", state))
+    give_up_later(parent, monkeypatch)
 
     assert parent.carry_out() == {0: None, 1: None}
     assert parent.prefect.submitted == ["shard 0", "shard 1", "shard 0, attempt 2"]
     assert parent.prefect.states == [("shard 0", "CRASHED")]
-    assert parent.notes == ["shard 0 of this run stayed Pending for 0 minutes; starting the shard again"]
+    assert parent.notes == [f"shard 0 of this run stayed {state.name} for 0 minutes; starting the shard again"]
 
 
 @pytest.mark.parametrize(
