@@ -31,6 +31,9 @@ _PAUSE_S = 1.0
 _PAGE = 100  # flow runs per request to Prefect
 _ENTRY_POINT = "prefect_dist.flows.mirror_shard.mirror_shard"
 _DEPLOY_AGAIN = "deploy this version again: prefect deploy --all"
+# A proxy may answer with a page of its own, such as a login form.
+_UNREADABLE = "Prefect's API gave an unreadable answer"
+_CHECK_URL = "check PREFECT_API_URL, and the proxies between this machine and Prefect"
 _SHARD_PARAMETERS = {"shard", "digest", "key"}
 _BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 T = TypeVar("T")
@@ -63,7 +66,7 @@ class PatientApi:
             ApiUnavailable: the API has been unreachable for ten minutes.
             Stopped: the API is unreachable, and the run has failed meanwhile, such as by the end of the local server.
             NotFound: Prefect has no such object.
-            InvalidInput, Unavailable: Prefect refuses the request.
+            InvalidInput, Unavailable: Prefect refuses the request, or the answer is not from Prefect.
         """
         if self._away_since is not None and self._cancel.failure is not None:
             self._cancel.check()
@@ -80,6 +83,9 @@ class PatientApi:
             raise NotFound("Prefect does not have the object") from exc
         except PrefectException as exc:
             raise Unavailable(f"Prefect's client failed ({type(exc).__name__}: {exc})") from exc
+        except ValueError as exc:
+            why = str(exc).partition("\n")[0]  # pydantic then quotes the answer, which has the keys of shards
+            raise Unavailable(f"{_UNREADABLE} ({type(exc).__name__}: {quote_text(why)}); {_CHECK_URL}") from exc
         else:
             self._away_since = None
             return result

@@ -17,6 +17,7 @@ import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
@@ -25,6 +26,7 @@ from prefect_dist.flows.api import client
 from prefect_dist.flows.parent_run import stop_with_parent
 from prefect_dist.flows.shard_runs import DEPLOYMENT, ShardRuns
 from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.storage.backend import open_backend
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.cancellation import CancelToken, use_token
@@ -319,5 +321,16 @@ def test_a_parent_waits_for_an_unreachable_api_but_not_for_ever(monkeypatch: pyt
     monkeypatch.setattr(shard_api, "_API_AWAY_S", 0.0)
     with pytest.raises(ApiUnavailable, match="has not answered for 0 minutes: refused"):
         api.call(Mock(side_effect=httpx.ConnectError("refused")))
-    with pytest.raises(ValueError, match="another error"):
-        api.call(Mock(side_effect=ValueError("another error")))
+
+
+def test_an_answer_of_a_proxy_is_an_error_with_a_remedy() -> None:
+    from prefect_dist.flows import shard_api
+
+    api = shard_api.PatientApi(ignore_event, CancelToken())
+    page = httpx.Response(200, text="<html>Sign in</html>")
+    for read in (page.json, lambda: FlowRun.model_validate_json(page.text)):
+        with pytest.raises(Unavailable) as caught:
+            api.call(read)
+        assert str(caught.value).startswith("Prefect's API gave an unreadable answer (")
+        assert str(caught.value).endswith("; check PREFECT_API_URL, and the proxies between this machine and Prefect")
+        assert "Sign in" not in str(caught.value)
