@@ -65,7 +65,6 @@ class ShardAttempt:
     number: int
     digest: Digest
     attempt: int = 1
-    submitted: float = field(default_factory=time.monotonic)
     seen: tuple[datetime | None, float] = field(default_factory=lambda: (None, time.monotonic()))
     is_started: bool = False
     waiting_since: float | None = None
@@ -165,7 +164,7 @@ class ShardRuns:
         self._keys = dict[int, str]()
         self._old_results = dict[int, bytes | None]()  # of attempts that do not count, by shard
         self._deadline: float | None = None  # of the wait for cancelled shards
-        self._next_look_s = _FIRST_LOOK_S
+        self._idle_since, self._next_look_s = time.monotonic(), _FIRST_LOOK_S
 
     def find_submitted(self) -> Mapping[int, Digest]:
         """Return all shards that earlier attempts of this run submitted, with the digests of their inputs."""
@@ -182,6 +181,7 @@ class ShardRuns:
         Raises:
             Unavailable: no worker polls the work pool of the deployment, or Prefect's API is unreachable for ten minutes.
         """
+        self._idle_since, self._next_look_s = time.monotonic(), _FIRST_LOOK_S
         waiting, running = deque(ShardAttempt(number, digest) for number, digest in shards.items()), dict[UUID, ShardAttempt]()
         try:
             while (waiting and self._cancel.reason is None) or running:
@@ -244,7 +244,6 @@ class ShardRuns:
         own = {"run": self.run, "shard": attempt.number, "digest": str(attempt.digest), "workers": self.workers}
         own["key"] = self._keys.setdefault(attempt.number, secrets.token_hex(16))
         name = f"{self._prefix}shard {attempt.number}" + (f", attempt {attempt.attempt}" if attempt.attempt > 1 else "")
-        attempt.submitted = time.monotonic()
         return self._flow_runs.submit(
             {**self._parameters, **own}, key=self._make_key(attempt.number, attempt.attempt), name=name
         )
@@ -329,10 +328,11 @@ class ShardRuns:
         return not end.is_final and attempt.attempt < _MOST_ATTEMPTS and self._cancel.reason is None
 
     def _watch_start(self, running: Mapping[UUID, ShardAttempt]) -> None:
-        """Note after some time that no shard has started, and raise an error after a minute without a worker."""
+        """Note after some time in which no shard runs that none has started. Raise an error after a minute without a worker."""
         if any(attempt.is_started for attempt in running.values()) or not running:
+            self._idle_since, self._next_look_s = time.monotonic(), _FIRST_LOOK_S
             return
-        waited_s = time.monotonic() - min(attempt.submitted for attempt in running.values())
+        waited_s = time.monotonic() - self._idle_since
         if waited_s < self._next_look_s:
             return
         self._next_look_s = _NO_WORKER_S if waited_s < _NO_WORKER_S else waited_s + _NEXT_LOOK_S

@@ -316,6 +316,32 @@ def test_only_a_pool_that_needs_a_worker_fails_without_a_worker(
     assert parent.prefect.states == [("shard 0", "CANCELLING"), ("shard 1", "CANCELLING")]
 
 
+def test_a_worker_that_is_missing_later_in_the_run_is_reported_as_at_the_start(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first shard waits for a free place, runs and ends. Then the only worker ends."""
+    monkeypatch.setattr(shard_runs, "_FIRST_LOOK_S", 0.0)
+    monkeypatch.setattr(shard_runs, "_NO_WORKER_S", 0.0)
+    looks = count(1)
+
+    def read(**given: Any) -> list[FlowRun]:
+        first, look = next(iter(parent.prefect.runs.values())), next(looks)
+        if look == 5:
+            first.state = Running()
+        elif look == 10:
+            parent.write_result(0)
+            first.state, parent.prefect.workers = Completed(), []
+        elif look == 200:
+            parent.cancel.set("the test")
+        return FakePrefect.read_flow_runs(parent.prefect, **given)
+
+    monkeypatch.setattr(parent.prefect, "read_flow_runs", read)
+
+    with pytest.raises(Unavailable, match="no worker polls the work pool dist"):
+        parent.carry_out(workers=1)
+    assert [note.partition(":")[0] for note in parent.notes] == ["no shard has started yet", "shard 0 started"]
+
+
 def test_a_missing_worker_is_noted_before_the_run_fails_and_the_place_of_each_shard_is_noted(
     parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -284,7 +284,7 @@ def test_time_without_a_worker_and_time_without_the_store_are_no_silence_of_a_sh
     from prefect_dist.flows.shard_runs import ShardAttempt, find_last_sign
 
     long_ago = time.monotonic() - 100
-    attempt = ShardAttempt(0, Digest.of(b""), submitted=long_ago, seen=(None, long_ago))
+    attempt = ShardAttempt(0, Digest.of(b""), seen=(None, long_ago))
     attempt.note_start()
     assert not attempt.is_silent(None)
 
