@@ -17,9 +17,9 @@ import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Completed, Crashed, Failed
 
 from prefect_dist.flows import parent_run
 from prefect_dist.flows.api import client
@@ -229,6 +229,24 @@ def test_a_shard_stops_with_its_parent_although_prefect_lost_its_own_cancellatio
     with temporary_settings({PREFECT_API_URL: prefect.url}):
         parent = end_at_once(return_state=True).state_details.flow_run_id
         assert watch_parent(str(parent), looks) == [None, "the parent run was cancelled"]
+
+
+@pytest.mark.parametrize("parent", [Completed(), Failed(), Crashed()], ids=["Completed", "Failed", "Crashed"])
+def test_a_shard_does_not_start_after_the_end_of_its_parent(prefect: PrefectServer, tmp_path: Path, parent: State[Any]) -> None:
+    """A shard may wait for a worker longer than its parent runs. A crashed parent may start again, and needs its shards."""
+    from prefect_dist.flows.mirror_shard import mirror_shard
+
+    with temporary_settings({PREFECT_API_URL: prefect.url}):
+        run = str(end_at_once(return_state=True).state_details.flow_run_id)
+        prefect.post(f"/flow_runs/{run}/set_state", {"state": {"type": parent.type, "name": parent.name}, "force": True})
+        state = mirror_shard(run, 0, str(Digest.of(b"")), "key", str(tmp_path / "store"), return_state=True)
+
+    if parent.is_crashed():
+        assert state.is_failed()
+        assert "the input of the shard is missing" in str(state.message)
+    else:
+        assert state.is_cancelled()
+        assert state.message == f"the parent run has ended as {parent.name}, and needs no result of this shard"
 
 
 def test_a_prefect_server_without_the_deployment_is_named(prefect: PrefectServer, tmp_path: Path) -> None:
