@@ -50,6 +50,8 @@ _NO_PLACE = (
 # A worker sets a flow run to Pending before it starts the process. A machine may pull a large image first.
 _WAITING_S = 600.0
 _MOST_ATTEMPTS = 3
+# For the last attempt. The reason of a run that ended as Failed has its own remedy.
+_REMEDY = "; the log of its flow run may have the cause; run again to resume"
 # The time that cancelled shards have to end. The machine of a shard may be dead.
 _CANCELLED_S = 60.0
 
@@ -320,9 +322,11 @@ class ShardRuns:
             raw = self.read_result(attempt.number, files)
         except DistError as exc:
             return exc.with_traceback(None)
-        if raw is not None and not (read_stopped(raw) and self._can_retry(attempt, end)):
+        can_retry = self._can_retry(attempt, end)
+        if raw is not None and not (read_stopped(raw) and can_retry):
             return None
-        return self._cancel.error or Unavailable(f"shard {attempt.number} of this run {end.reason}")
+        remedy = "" if can_retry or end.is_final else _REMEDY
+        return self._cancel.error or Unavailable(f"shard {attempt.number} of this run {end.reason}{remedy}")
 
     def _can_retry(self, attempt: ShardAttempt, end: _End) -> bool:
         return not end.is_final and attempt.attempt < _MOST_ATTEMPTS and self._cancel.reason is None

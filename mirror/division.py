@@ -185,7 +185,7 @@ class Division:
         at = f"{self._files.url}/result-{number}.json"
         raw = self._runner.read_result(number, self._files)
         if raw is None:
-            raise error or Unavailable("the shard ended without a result", subject=at)
+            raise error or Unavailable("the shard ended without a result; run again to resume", subject=at)
         return one.parse_result(raw, at=at)
 
     def remove_files(self) -> None:

@@ -222,6 +222,15 @@ def test_a_damaged_result_fails_the_images_of_its_shard_only(
     assert (again.status, set(outcomes(again).values())) == ("complete", {"unchanged"}), error_lines(again)
 
 
+def test_a_result_that_is_missing_is_an_error_with_a_remedy(mirrors: DividedMirrors, entry: dict[str, Any]) -> None:
+    mirrors.ended[1] = None  # another program has removed the result
+
+    lines = error_lines(mirrors.run(entry))
+
+    says = "/runs/run-1/result-1.json: the shard ended without a result; run again to resume"
+    assert {line.endswith(says) for line in lines} == {True}, lines
+
+
 def test_files_of_a_killed_run_with_other_names_do_not_stop_the_next_attempt(
     mirrors: DividedMirrors, entry: dict[str, Any]
 ) -> None:

@@ -227,7 +227,7 @@ def test_a_failed_shard_is_reported_at_once_and_a_crashed_shard_is_started_three
 
     assert parent.carry_out() == {
         0: "shard 0 of this run ended as Failed: /etc/mirror.yaml: no such file",
-        1: "shard 1 of this run ended as Crashed: signal 9",
+        1: "shard 1 of this run ended as Crashed: signal 9; the log of its flow run may have the cause; run again to resume",
     }
     assert parent.prefect.submitted == ["shard 0", "shard 1", "shard 1, attempt 2", "shard 1, attempt 3"]
 
