@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -60,7 +60,7 @@ class PublishedShards:
     run: str = "run"
     workers: int = _WORKERS
 
-    def find_submitted(self, _numbers: Collection[int]) -> Mapping[int, Digest]:
+    def find_submitted(self) -> Mapping[int, Digest]:
         """Return no shard of an earlier attempt."""
         return {}
 

@@ -16,7 +16,7 @@ from prefect_dist.flows.parameters import (
     label,
     make_resources,
 )
-from prefect_dist.flows.parent_run import stop_with_parent
+from prefect_dist.flows.parent_run import require_parent, stop_with_parent
 from prefect_dist.flows.run import run as carry_out
 from prefect_dist.mirror.hosts_file import CONCURRENCY
 from prefect_dist.mirror.report import RunReport
@@ -49,6 +49,7 @@ def mirror_shard(
     network: Reached = None,
 ) -> RunReport:
     """Carry out one shard of a mirror, seed or check. A run with the parameter `workers` submits this flow; people do not."""
+    require_parent(run)
     spec = make_shard_run(
         make_resources(store, store_options, network),
         run=run,

@@ -1,23 +1,37 @@
-"""Stops a shard whose parent run was cancelled.
+"""Stops a shard whose parent run was cancelled, and starts no shard whose parent run has ended.
 
 The parent cancels its shards through Prefect, and Prefect can lose this cancellation: the worker ignores the event of a run
 whose process it is just starting, and the state Running of the new process then replaces the state Cancelling. The parent
 notices the new state and cancels again, but the worker kills the parent 30 s after the parent was cancelled. So each shard also
-asks for the state of its parent.
+asks for the state of its parent. A shard that waits for a worker cannot ask, and starts only if its parent has not ended.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 
 from prefect_dist.flows.api import CALL_ERRORS, brief, client
 from prefect_dist.storage.background import repeat_in_thread
-from prefect_dist.transfer.cancellation import current_token
+from prefect_dist.transfer.cancellation import Stopped, current_token
 
 _PAUSE_S = 10.0
+_ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED)
+
+
+def require_parent(parent: str) -> None:
+    """Return if a parent run may use the result of a shard that starts now. A crashed parent may: it finishes its shards later.
+
+    Raises:
+        Stopped: the parent has ended.
+    """
+    with brief():
+        state = _read_state(client(), parent)
+    if state is not None and state.type in _ENDED:
+        raise Stopped(f"the parent run has ended as {state.name}, and needs no result of this shard")
 
 
 @contextmanager
@@ -38,13 +52,18 @@ def stop_with_parent(parent: str, *, pause_s: float = _PAUSE_S) -> Iterator[None
 
 
 def _is_cancelled(api: SyncPrefectClient, run: str) -> bool:
-    """Return whether a run is cancelled or about to be. An API that does not answer says nothing about the run.
+    """Return whether a run is cancelled or about to be.
 
     The end of a shard waits for this call, and a worker kills a shard that does not end within 30 s of its cancellation.
     """
-    try:
-        with brief():
-            state = api.read_flow_run(UUID(run)).state
-    except CALL_ERRORS:
-        return False
+    with brief():
+        state = _read_state(api, run)
     return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
+
+
+def _read_state(api: SyncPrefectClient, run: str) -> State[Any] | None:
+    """Return the state of a run, or None if the API does not answer, which says nothing about the run."""
+    try:
+        return api.read_flow_run(UUID(run)).state
+    except CALL_ERRORS:
+        return None

@@ -81,9 +81,9 @@ class _ReleasingRunner:
         self._runner, self._slots, self._lease = runner, slots, lease
         self.run, self.workers = runner.run, runner.workers
 
-    def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
+    def find_submitted(self) -> Mapping[int, Digest]:
         """Return the submitted shards, see `ShardRunner`."""
-        return self._runner.find_submitted(numbers)
+        return self._runner.find_submitted()
 
     def prepare_planning(self) -> None:
         """Take the slots again. The plan has as many requests in flight as the session has slots."""

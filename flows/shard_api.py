@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 from uuid import UUID
 
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterIdempotencyKey
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
 from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments import run_deployment
@@ -31,6 +31,10 @@ _PAUSE_S = 1.0
 _PAGE = 100  # flow runs per request to Prefect
 _ENTRY_POINT = "prefect_dist.flows.mirror_shard.mirror_shard"
 _DEPLOY_AGAIN = "deploy this version again: prefect deploy --all"
+# A proxy may answer with a page of its own, such as a login form.
+_UNREADABLE = "Prefect's API gave an unreadable answer"
+_CHECK_URL = "check PREFECT_API_URL, and the proxies between this machine and Prefect"
+_SHARD_PARAMETERS = {"shard", "digest", "key"}
 _BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 T = TypeVar("T")
 OWN_WORKER = "own-worker"
@@ -62,7 +66,7 @@ class PatientApi:
             ApiUnavailable: the API has been unreachable for ten minutes.
             Stopped: the API is unreachable, and the run has failed meanwhile, such as by the end of the local server.
             NotFound: Prefect has no such object.
-            InvalidInput, Unavailable: Prefect refuses the request.
+            InvalidInput, Unavailable: Prefect refuses the request, or the answer is not from Prefect.
         """
         if self._away_since is not None and self._cancel.failure is not None:
             self._cancel.check()
@@ -79,6 +83,9 @@ class PatientApi:
             raise NotFound("Prefect does not have the object") from exc
         except PrefectException as exc:
             raise Unavailable(f"Prefect's client failed ({type(exc).__name__}: {exc})") from exc
+        except ValueError as exc:
+            why = str(exc).partition("\n")[0]  # pydantic then quotes the answer, which has the keys of shards
+            raise Unavailable(f"{_UNREADABLE} ({type(exc).__name__}: {quote_text(why)}); {_CHECK_URL}") from exc
         else:
             self._away_since = None
             return result
@@ -152,13 +159,12 @@ class ShardFlowRuns:
             raise InvalidInput(f"{why}; {_DEPLOY_AGAIN}", cause=f"{why}; {_DEPLOY_AGAIN}") from exc
         return None if made is None else UUID(str(made.id))
 
-    def find_by_keys(self, keys: Collection[str]) -> list[FlowRun]:
-        """Return the flow runs with the keys of `submit`."""
-        listed, found = list(keys), list[FlowRun]()
-        for start in range(0, len(listed), _PAGE):
-            wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=listed[start : start + _PAGE]))
-            found += self._api.wait(partial(_list_runs, wanted))
-        return found
+    def find_children(self, parent: UUID) -> list[FlowRun]:
+        """Return the flow runs that `parent` submitted and that have all parameters of a shard."""
+        wanted, found = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[parent])), list[FlowRun]()
+        while page := self._api.wait(partial(_list_runs, wanted, offset=len(found))):
+            found += page
+        return [run for run in found if run.parameters.keys() >= _SHARD_PARAMETERS]
 
     def read(self, runs: Collection[UUID]) -> dict[UUID, FlowRun] | None:
         """Return flow runs, without deleted flow runs. Return None if the API is unreachable."""
@@ -229,8 +235,8 @@ class ShardFlowRuns:
         return workers is not None
 
 
-def _list_runs(wanted: FlowRunFilter) -> list[FlowRun]:
-    return client().read_flow_runs(flow_run_filter=wanted, limit=_PAGE)
+def _list_runs(wanted: FlowRunFilter, offset: int = 0) -> list[FlowRun]:
+    return client().read_flow_runs(flow_run_filter=wanted, limit=_PAGE, offset=offset)
 
 
 def _list_workers(pool: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ although Prefect still shows the run as Running.
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -48,8 +48,10 @@ _NO_PLACE = (
     "its --limit; a parent that is a run of a deployment takes one place"
 )
 # A worker sets a flow run to Pending before it starts the process. A machine may pull a large image first.
-_PENDING_S = 600.0
+_WAITING_S = 600.0
 _MOST_ATTEMPTS = 3
+# For the last attempt. The reason of a run that ended as Failed has its own remedy.
+_REMEDY = "; the log of its flow run may have the cause; run again to resume"
 # The time that cancelled shards have to end. The machine of a shard may be dead.
 _CANCELLED_S = 60.0
 
@@ -58,17 +60,16 @@ _CANCELLED_S = 60.0
 class ShardAttempt:
     """One flow run of a shard.
 
-    `seen` is the time of its last sign of life, by the clock of the store and of this process. `pending_since` is the time when
-    the flow run was first seen as Pending.
+    `seen` is the time of its last sign of life, by the clock of the store and of this process. `waiting_since` is the time when
+    a worker was first seen to have the flow run without a process.
     """
 
     number: int
     digest: Digest
     attempt: int = 1
-    submitted: float = field(default_factory=time.monotonic)
     seen: tuple[datetime | None, float] = field(default_factory=lambda: (None, time.monotonic()))
     is_started: bool = False
-    pending_since: float | None = None
+    waiting_since: float | None = None
 
     def note_start(self) -> None:
         """Note that the process of the shard runs. The time that the run waited for a worker is no silence."""
@@ -76,12 +77,15 @@ class ShardAttempt:
             self.is_started, self.seen = True, (self.seen[0], time.monotonic())
 
     def is_stuck(self, state: StateType) -> bool:
-        """Return True if the flow run has been Pending for too long. `state` is the current state."""
-        if state is not StateType.PENDING:
-            self.pending_since = None
-        elif self.pending_since is None:
-            self.pending_since = time.monotonic()
-        return self.pending_since is not None and time.monotonic() - self.pending_since > _PENDING_S
+        """Return True if the flow run has been Pending, or Cancelling before its start, for too long.
+
+        `state` is the current state. A worker that is dead ends neither of them.
+        """
+        if state is not StateType.PENDING and (self.is_started or state is not StateType.CANCELLING):
+            self.waiting_since = None
+        elif self.waiting_since is None:
+            self.waiting_since = time.monotonic()
+        return self.waiting_since is not None and time.monotonic() - self.waiting_since > _WAITING_S
 
     def is_silent(self, modified: datetime | None) -> bool:
         """Return True if the shard has written no file for a minute. `modified` is the time of the last file."""
@@ -160,12 +164,13 @@ class ShardRuns:
         self._flow_runs = ShardFlowRuns(deployment, PatientApi(notify, self._cancel))
         self._prefix = "" if title is None else f"{title}: "
         self._keys = dict[int, str]()
+        self._old_results = dict[int, bytes | None]()  # of attempts that do not count, by shard
         self._deadline: float | None = None  # of the wait for cancelled shards
-        self._next_look_s = _FIRST_LOOK_S
+        self._idle_since, self._next_look_s = time.monotonic(), _FIRST_LOOK_S
 
-    def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
-        """Return the shards that an earlier attempt of this run submitted, with the digests of their inputs."""
-        found = self._flow_runs.find_by_keys([self._make_key(number, 1) for number in sorted(numbers)])
+    def find_submitted(self) -> Mapping[int, Digest]:
+        """Return all shards that earlier attempts of this run submitted, with the digests of their inputs."""
+        found = self._flow_runs.find_children(UUID(self.run))
         self._keys |= {run.parameters["shard"]: run.parameters["key"] for run in found}
         return {run.parameters["shard"]: Digest.parse(run.parameters["digest"]) for run in found}
 
@@ -178,6 +183,7 @@ class ShardRuns:
         Raises:
             Unavailable: no worker polls the work pool of the deployment, or Prefect's API is unreachable for ten minutes.
         """
+        self._idle_since, self._next_look_s = time.monotonic(), _FIRST_LOOK_S
         waiting, running = deque(ShardAttempt(number, digest) for number, digest in shards.items()), dict[UUID, ShardAttempt]()
         try:
             while (waiting and self._cancel.reason is None) or running:
@@ -187,6 +193,7 @@ class ShardRuns:
                     error = self._judge(attempt, end, files)
                     if error is not None and self._can_retry(attempt, end):
                         self._notify(Note(f"{error}; starting the shard again"))
+                        self._discard_result(attempt.number, files)
                         waiting.append(ShardAttempt(attempt.number, attempt.digest, attempt.attempt + 1))
                     else:
                         yield attempt.number, error
@@ -205,7 +212,14 @@ class ShardRuns:
         """
         name = f"result-{number}.json"
         signed, key = files.read(name), self._keys.get(number)
-        return None if signed is None or key is None else verify(signed, key, at=f"{files.url}/{name}")
+        if signed is None or key is None or signed == self._old_results.get(number):
+            return None
+        return verify(signed, key, at=f"{files.url}/{name}")
+
+    def _discard_result(self, number: int, files: RunFiles) -> None:
+        """Count the current result of a shard as missing, until the next attempt has written another result."""
+        with suppress(DistError):  # then the next attempt may end with this result
+            self._old_results[number] = files.read(f"result-{number}.json")
 
     def _submit_next(self, waiting: deque[ShardAttempt], running: dict[UUID, ShardAttempt]) -> Iterator[tuple[int, DistError]]:
         """Submit waiting shards, up to `workers` in flight. If Prefect's API is unreachable, the shards keep waiting.
@@ -232,7 +246,6 @@ class ShardRuns:
         own = {"run": self.run, "shard": attempt.number, "digest": str(attempt.digest), "workers": self.workers}
         own["key"] = self._keys.setdefault(attempt.number, secrets.token_hex(16))
         name = f"{self._prefix}shard {attempt.number}" + (f", attempt {attempt.attempt}" if attempt.attempt > 1 else "")
-        attempt.submitted = time.monotonic()
         return self._flow_runs.submit(
             {**self._parameters, **own}, key=self._make_key(attempt.number, attempt.attempt), name=name
         )
@@ -273,7 +286,7 @@ class ShardRuns:
             self._notify(Note(f"shard {attempt.number} started{_describe_place(record)}"))
         reason: str | None = None
         if attempt.is_stuck(state.type):
-            reason = f"stayed Pending for {_PENDING_S / 60:.0f} minutes"
+            reason = f"stayed {state.name} for {_WAITING_S / 60:.0f} minutes"
         elif attempt.is_started and attempt.is_silent(find_last_sign(attempt, files)):
             reason = f"gave no sign of life{_describe_place(record)} for {_SILENCE_S:.0f} s"
         if reason is None or not self._flow_runs.mark_crashed(run, f"the shard {reason}"):
@@ -303,24 +316,27 @@ class ShardRuns:
         """Return None if the result of a shard is in the store, otherwise the reason of its end.
 
         A shard that was stopped, such as by the end of its worker, writes a result without the rest of its work. The result
-        counts only if the shard is not started again.
+        counts only if the shard is not started again: it does not know what the next attempt publishes.
         """
         try:
             raw = self.read_result(attempt.number, files)
         except DistError as exc:
             return exc.with_traceback(None)
-        if raw is not None and not (read_stopped(raw) and self._can_retry(attempt, end)):
+        can_retry = self._can_retry(attempt, end)
+        if raw is not None and not (read_stopped(raw) and can_retry):
             return None
-        return self._cancel.error or Unavailable(f"shard {attempt.number} of this run {end.reason}")
+        remedy = "" if can_retry or end.is_final else _REMEDY
+        return self._cancel.error or Unavailable(f"shard {attempt.number} of this run {end.reason}{remedy}")
 
     def _can_retry(self, attempt: ShardAttempt, end: _End) -> bool:
         return not end.is_final and attempt.attempt < _MOST_ATTEMPTS and self._cancel.reason is None
 
     def _watch_start(self, running: Mapping[UUID, ShardAttempt]) -> None:
-        """Note after some time that no shard has started, and raise an error after a minute without a worker."""
+        """Note after some time in which no shard runs that none has started. Raise an error after a minute without a worker."""
         if any(attempt.is_started for attempt in running.values()) or not running:
+            self._idle_since, self._next_look_s = time.monotonic(), _FIRST_LOOK_S
             return
-        waited_s = time.monotonic() - min(attempt.submitted for attempt in running.values())
+        waited_s = time.monotonic() - self._idle_since
         if waited_s < self._next_look_s:
             return
         self._next_look_s = _NO_WORKER_S if waited_s < _NO_WORKER_S else waited_s + _NEXT_LOOK_S

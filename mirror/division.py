@@ -1,7 +1,7 @@
 """The shards of a divided run: their inputs and results are files in the content store, which all processes share."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Protocol, TypeVar
 
@@ -29,8 +29,8 @@ class ShardRunner(Protocol):
     run: str
     workers: int
 
-    def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
-        """Return the shards that an earlier attempt of this run submitted, with the digests of their inputs.
+    def find_submitted(self) -> Mapping[int, Digest]:
+        """Return all shards that earlier attempts of this run submitted, with the digests of their inputs.
 
         The digests come from Prefect and not from the store, because more people can write to the store than can start runs.
         """
@@ -101,7 +101,6 @@ class Division:
     def __init__(self, pool: Pool, runner: ShardRunner, notify: Notify) -> None:
         self._pool, self._runner, self._notify = pool, runner, notify
         self._files = pool.session.store.open_run(runner.run)
-        # Prefect has the flow runs of an earlier attempt under its numbers, and would return an ended flow run for a new shard.
         self._first_number = 0
         self.stats = TransferStats()
         self.quotas = dict[str, Quota]()
@@ -112,12 +111,16 @@ class Division:
         return self._runner.workers
 
     def finish_earlier(self) -> None:
-        """Finish the shards of an earlier attempt of this run, which ended without merging their results."""
-        names = self._files.list_names()
+        """Finish the shards of an earlier attempt of this run, which ended without merging their results.
+
+        New shards get numbers that no attempt has used: Prefect returns an ended flow run for its number, also if the attempt
+        or gc has removed the files.
+        """
+        names, submitted = self._files.list_names(), self._runner.find_submitted()
         written = {int(found[1]) for name in names if (found := _SHARD.fullmatch(name))}
-        self._first_number = max(written, default=-1) + 1
-        without_result = sorted(number for number in written if f"result-{number}.json" not in names)
-        if without_result and (unfinished := self._runner.find_submitted(without_result)):
+        self._first_number = max(written.union(submitted), default=-1) + 1
+        open_numbers = sorted(number for number in written & submitted.keys() if f"result-{number}.json" not in names)
+        if unfinished := {number: submitted[number] for number in open_numbers}:
             self._notify(Note(f"finishing {format_count(len(unfinished), 'shard')} of an earlier attempt"))
             for _ in self._watch(unfinished):
                 self._pool.session.cancel.check()
@@ -182,7 +185,7 @@ class Division:
         at = f"{self._files.url}/result-{number}.json"
         raw = self._runner.read_result(number, self._files)
         if raw is None:
-            raise error or Unavailable("the shard ended without a result", subject=at)
+            raise error or Unavailable("the shard ended without a result; run again to resume", subject=at)
         return one.parse_result(raw, at=at)
 
     def remove_files(self) -> None:

@@ -34,6 +34,7 @@ class ShardJob:
     """The work of one shard. `run_name` names the files of the divided run in the content store. `key` signs the result.
 
     `wanted` is the input of the shard. `entries` are the entries of the configuration, which a shard of a check needs.
+    `is_again` is true if an earlier attempt of the shard may have published images.
     """
 
     run_name: str
@@ -41,6 +42,7 @@ class ShardJob:
     key: str
     wanted: MirrorShardInput | CheckShardInput
     entries: tuple[Entry, ...] = ()
+    is_again: bool = False
 
     @property
     def planning(self) -> float:
@@ -63,7 +65,7 @@ class ShardJob:
         if isinstance(self.wanted, CheckShardInput):
             result, report = self._check(self.wanted, context, scopes)
         else:
-            result, report = _mirror(self.wanted, context, scopes)
+            result, report = self._mirror(self.wanted, context, scopes)
         files = context.pool.session.store.open_run(self.run_name)
         files.write(f"result-{self.number}.json", sign(result.to_json(), self.key))
         return report
@@ -90,17 +92,24 @@ class ShardJob:
         )
         return result, build_check_report(builder, found, stats=checking.stats, unchecked=0, configuration=None)
 
+    def _mirror(
+        self, wanted: MirrorShardInput, context: RunContext, scopes: MirrorScopes
+    ) -> tuple[MirrorShardResult, RunReport]:
+        """Mirror images. Return the result and the report of the shard.
 
-def _mirror(wanted: MirrorShardInput, context: RunContext, scopes: MirrorScopes) -> tuple[MirrorShardResult, RunReport]:
-    """Mirror images. Return the result and the report of the shard."""
-    pool, builder = context.pool, ReportBuilder("mirror", context.pool)
-    pool.session.memo(NewRepositories).accept(wanted.new)
-    applying = Applying(pool, scopes, context.notify, context.observer)
-    applying.add(wanted.images, dict.fromkeys(wanted.images))
-    results = applying.run()
-    result = MirrorShardResult(results=results, stats=applying.stats, tasks=pool.runs, quotas=applying.quotas)
-    plan = Plan(images=wanted.images, is_dry=False)
-    return result, build_mirror_report(builder, plan, results, stats=applying.stats, configuration=None)
+        This attempt does not know which tags an earlier attempt has set. So it claims no repository as new, and reports that
+        the registry may have each tag: the intentions stay in the lock file.
+        """
+        pool, builder = context.pool, ReportBuilder("mirror", context.pool)
+        pool.session.memo(NewRepositories).accept(frozenset() if self.is_again else wanted.new)
+        applying = Applying(pool, scopes, context.notify, context.observer)
+        applying.add(wanted.images, dict.fromkeys(wanted.images))
+        results = applying.run()
+        if self.is_again:
+            results = replace(results, begun=wanted.targets)
+        result = MirrorShardResult(results=results, stats=applying.stats, tasks=pool.runs, quotas=applying.quotas)
+        plan = Plan(images=wanted.images, is_dry=False)
+        return result, build_mirror_report(builder, plan, results, stats=applying.stats, configuration=None)
 
 
 def make_shard_run(
@@ -138,10 +147,8 @@ def make_shard_run(
     with open_store(session.store, options=session.store_options) as store:
         files = store.open_run(run)
         work = read_input(files, shard, expected)
-        # An earlier attempt of the shard may have uploaded content to the new repositories.
-        if isinstance(work, MirrorShardInput) and files.read_modification_time(f"alive-{shard}.json") is not None:
-            work = replace(work, new=frozenset())
-    job = ShardJob(run_name=run, number=shard, key=key, wanted=work, entries=entries)
+        is_again = files.read_modification_time(f"alive-{shard}.json") is not None
+    job = ShardJob(run_name=run, number=shard, key=key, wanted=work, entries=entries, is_again=is_again)
     return RunSpec(job=job, session=session, window=concurrency, retries=retries)
 
 

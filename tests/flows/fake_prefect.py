@@ -62,16 +62,23 @@ class FakePrefect:
         self._check()
         if self.refusal is not None:
             raise self.refusal
-        run = FlowRun(flow_id=uuid.uuid4(), name=flow_run_name, parameters=parameters, state=Scheduled())
+        run = self.add_run(flow_run_name, parameters)
         run.idempotency_key = idempotency_key
-        self.runs[run.id] = run
         self.submitted.append(flow_run_name)
         self.work(run, parameters["shard"], int(idempotency_key.rpartition("-")[2]))
         return run
 
-    def read_flow_runs(self, *, flow_run_filter: FlowRunFilter, limit: int) -> list[FlowRun]:
-        """Return the flow runs with these IDs, without hidden flow runs."""
+    def add_run(self, name: str, parameters: dict[str, Any]) -> FlowRun:
+        """Return a new flow run of the parent."""
+        run = FlowRun(flow_id=uuid.uuid4(), name=name, parameters=parameters, state=Scheduled())
+        self.runs[run.id] = run
+        return run
+
+    def read_flow_runs(self, *, flow_run_filter: FlowRunFilter, limit: int, offset: int) -> list[FlowRun]:
+        """Return the flow runs with these IDs, without hidden flow runs, or all flow runs of the only parent."""
         self._check()
+        if flow_run_filter.parent_flow_run_id is not None:
+            return list(self.runs.values())[offset : offset + limit]
         assert flow_run_filter.id is not None
         wanted = flow_run_filter.id.any_ or []
         assert len(wanted) <= limit

@@ -115,6 +115,19 @@ def test_the_targets_of_a_lost_shard_are_unresolved_and_the_next_attempt_checks_
     assert not find_missing(target, "app1", APPS["app1"], "v1")
 
 
+def test_a_failed_check_starts_again_under_the_same_id_with_new_numbers(mirrors: DividedMirrors, target: FakeRegistry) -> None:
+    """Prefect's UI starts a failed flow run again. For a number of the earlier attempt, Prefect returns the ended flow run."""
+    target.lose("app1", LAYER)
+    first = mirrors.check_divided()
+    mirrors.steps.clear()
+
+    again = mirrors.check_divided()
+
+    assert (first.counts["ok"], first.counts["damaged"], first.counts["unresolved"]) == (len(APPS) - 1, 1, 0)
+    assert comparable(again) == comparable(first)
+    assert mirrors.steps == ["carry out [2, 3]"]
+
+
 def test_a_stopped_shard_says_so_in_its_result_and_its_targets_are_unresolved(mirrors: DividedMirrors) -> None:
     report = mirrors.check_divided(lost=[0], stopped=[1])  # the files of a run with a lost shard stay
 

@@ -97,6 +97,20 @@ def test_a_failed_image_is_reported_by_the_parent_and_stops_no_other_image(
     assert f"{target.host}/app3:v1" not in {name for name, record in mirrors.read_lock().items() if record["mirrored"]}
 
 
+@pytest.mark.parametrize("again", [(), (0, 1)])
+def test_the_intention_of_a_failed_image_stays_if_an_earlier_attempt_may_have_set_the_tag(
+    mirrors: DividedMirrors, entry: dict[str, Any], source: FakeRegistry, again: tuple[int, ...]
+) -> None:
+    """Without the intention, the next run would take the tag of a killed attempt for a foreign tag, and never prune it."""
+    source.inject(Fault(path="/v2/app3/blobs/.*", nth=None, action=Answer(403, (), b"")))
+
+    report = mirrors.run(entry, again=again)
+
+    assert Counter(outcomes(report).values()) == {"added": len(APPS) - 1, "failed": 1}
+    mirrored = {name.rpartition("/")[2]: record["mirrored"] is not None for name, record in mirrors.read_lock().items()}
+    assert mirrored == {f"{name}:v1": name != "app3" for name in APPS if again or name != "app3"}
+
+
 def test_the_images_of_a_lost_shard_fail_and_a_restarted_run_finishes_the_shard_first(
     mirrors: DividedMirrors, entry: dict[str, Any], target: FakeRegistry
 ) -> None:
@@ -128,6 +142,24 @@ def test_a_restarted_run_does_not_use_the_numbers_of_lost_shards_again(
     assert again.status == "complete", error_lines(again)
     assert [name for name, built in APPS.items() if find_missing(target, name, built, "v1")] == []
     assert not list((mirrors.store / "runs" / "run-1").glob("*.json"))
+
+
+def test_a_run_that_failed_in_planning_starts_again_under_the_same_id_with_new_numbers(
+    mirrors: DividedMirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    names = ("early", "late")
+    entries = [{"source": f"{source.host}/{name}:v1", "type": "image", "target": f"{target.host}/{name}:v1"} for name in names]
+    images.load(source, "early", APPS["app1"], "v1")
+    first = mirrors.run(*entries)
+    assert (first.status, first.counts["added"]) == ("failed", 1), error_lines(first)
+    images.load(source, "late", APPS["app0"], "v1")
+    mirrors.steps.clear()
+
+    again = mirrors.run(*entries)
+
+    assert again.status == "complete", error_lines(again)
+    assert not find_missing(target, "late", APPS["app0"], "v1")
+    assert mirrors.steps == ["carry out [1]"]
 
 
 def test_shards_on_an_object_store_transfer_common_content_once(
@@ -188,6 +220,15 @@ def test_a_damaged_result_fails_the_images_of_its_shard_only(
     assert {says in line and "runs/run-1/result-1.json" in line for line in error_lines(report)} == {True}, error_lines(report)
     again = mirrors.run(entry)
     assert (again.status, set(outcomes(again).values())) == ("complete", {"unchanged"}), error_lines(again)
+
+
+def test_a_result_that_is_missing_is_an_error_with_a_remedy(mirrors: DividedMirrors, entry: dict[str, Any]) -> None:
+    mirrors.ended[1] = None  # another program has removed the result
+
+    lines = error_lines(mirrors.run(entry))
+
+    says = "/runs/run-1/result-1.json: the shard ended without a result; run again to resume"
+    assert {line.endswith(says) for line in lines} == {True}, lines
 
 
 def test_files_of_a_killed_run_with_other_names_do_not_stop_the_next_attempt(

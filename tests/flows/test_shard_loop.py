@@ -4,24 +4,29 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from itertools import count
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import httpx
 import pytest
-from prefect.client.schemas.objects import FlowRun
-from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pending, Running
 
 from prefect_dist.flows import shard_api, shard_runs
 from prefect_dist.flows.parameters import make_resources
 from prefect_dist.flows.run import _ReleasingRunner
 from prefect_dist.flows.shard_runs import ShardOptions, ShardRuns
 from prefect_dist.mirror.configured import make_mirror_run
-from prefect_dist.mirror.mirror_shard_files import MirrorShardResult
+from prefect_dist.mirror.mirror_shard_files import MirrorShardInput, MirrorShardResult
 from prefect_dist.mirror.results import MirrorResults
 from prefect_dist.mirror.shard_format import sign
+from prefect_dist.mirror.shard_job import ShardJob, make_shard_run
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import Denied, DistError, Unavailable
+from prefect_dist.storage import open_store
 from prefect_dist.storage.backend import Backend, open_backend
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.cancellation import CancelToken, Stopped, use_token
@@ -47,10 +52,14 @@ class Parent:
         (key,) = {run.parameters["key"] for run in self.prefect.runs.values() if run.parameters["shard"] == shard}
         self.files.write(f"result-{shard}.json", sign(content, key))
 
-    def carry_out(self, *, workers: int = 2) -> dict[int, str | None]:
-        """Return the errors of two shards."""
+    def open_runs(self, *, workers: int = 2) -> ShardRuns:
+        """Return the runner of the shards."""
         with use_token(self.cancel):
-            runs = ShardRuns({}, workers=workers, notify=self._note, deployment="mirror-shard/mirror-shard")
+            return ShardRuns({}, workers=workers, notify=self._note, deployment="mirror-shard/mirror-shard")
+
+    def carry_out(self, runs: ShardRuns | None = None, *, workers: int = 2) -> dict[int, str | None]:
+        """Return the errors of two shards."""
+        runs = runs or self.open_runs(workers=workers)
         shards = {number: Digest.of(b"%d" % number) for number in range(2)}
         return {number: None if error is None else str(error) for number, error in runs.carry_out(shards, self.files)}
 
@@ -79,6 +88,32 @@ def end_first(parent: Parent, change: Callable[[FlowRun], None]) -> Callable[[Fl
             run.state = Completed()
 
     return work
+
+
+def test_a_restarted_parent_finds_all_its_shards_and_no_other_flow_run(parent: Parent) -> None:
+    """A flow run without the parameters of a shard is not from a parent of this version."""
+    parent.prefect.work = end_first(parent, lambda run: setattr(run, "state", Crashed()))
+    assert parent.carry_out() == {0: None, 1: None}
+    for _ in range(150):
+        parent.prefect.add_run("another", {"shard": 7, "digest": str(Digest.of(b""))})
+
+    restarted = parent.open_runs()
+    restarted.run = str(uuid.uuid4())
+
+    assert restarted.find_submitted() == {number: Digest.of(b"%d" % number) for number in range(2)}
+    assert restarted.read_result(0, parent.files) == RESULT
+
+
+def give_up_later(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancel a parent that would wait for ever, after 200 looks."""
+    looks = count(1)
+
+    def read(**given: Any) -> list[FlowRun]:
+        if next(looks) == 200:
+            parent.cancel.set("the test")
+        return FakePrefect.read_flow_runs(parent.prefect, **given)
+
+    monkeypatch.setattr(parent.prefect, "read_flow_runs", read)
 
 
 @pytest.mark.parametrize("forge", [lambda raw: raw, lambda raw: sign(raw, "another key")], ids=["unsigned", "other key"])
@@ -113,14 +148,63 @@ def test_a_shard_that_was_stopped_is_started_again(parent: Parent, result: bytes
 
 
 def test_the_last_result_of_a_shard_that_was_stopped_three_times_is_used(parent: Parent) -> None:
-    def work(run: FlowRun, shard: int, _attempt: int) -> None:
-        parent.write_result(shard, RESULT if shard else STOPPED)
+    last = MirrorShardResult(results=MirrorResults(is_stopped=True), tasks=3).to_json()
+
+    def work(run: FlowRun, shard: int, attempt: int) -> None:
+        parent.write_result(shard, RESULT if shard else last if attempt == 3 else STOPPED)
         run.state = Completed() if shard else Cancelled()
 
     parent.prefect.work = work
+    runs = parent.open_runs()
 
-    assert parent.carry_out() == {0: None, 1: None}
+    assert parent.carry_out(runs) == {0: None, 1: None}
     assert parent.prefect.submitted[2:] == ["shard 0, attempt 2", "shard 0, attempt 3"]
+    assert runs.read_result(0, parent.files) == last
+
+
+def test_the_result_of_a_stopped_attempt_is_not_the_result_of_the_next_attempt(parent: Parent) -> None:
+    """The old result does not name the tags that the next attempt has set, and hides the reason of its end."""
+
+    def work(run: FlowRun, shard: int, attempt: int) -> None:
+        if attempt == 1:
+            parent.write_result(shard, RESULT if shard else STOPPED)
+        run.state = Completed() if shard else Cancelled() if attempt == 1 else Failed(message="/etc/mirror.yaml: no such file")
+
+    parent.prefect.work = work
+    runs = parent.open_runs()
+
+    assert parent.carry_out(runs) == {0: "shard 0 of this run ended as Failed: /etc/mirror.yaml: no such file", 1: None}
+    assert runs.read_result(0, parent.files) is None
+
+
+def test_a_shard_notices_that_an_earlier_attempt_has_begun(tmp_path: Path) -> None:
+    place, digest = str(tmp_path / "store"), Digest.of(raw := MirrorShardInput(images=()).to_json())
+    make = partial(
+        make_shard_run,
+        make_resources(place, {}),
+        run="run",
+        shard=0,
+        digest=str(digest),
+        key="key",
+        workers=1,
+        config=None,
+        concurrency=1,
+        retries=0,
+        offline=False,
+        dialect="dist",
+        to=(),
+    )
+    with open_store(place) as store:
+        files = store.open_run("run")
+    files.write("shard-0.json", raw)
+
+    first = make().job
+    files.write("alive-0.json", b"{}")
+    second = make().job
+
+    assert isinstance(first, ShardJob)
+    assert isinstance(second, ShardJob)
+    assert (first.is_again, second.is_again) == (False, True)
 
 
 def test_a_shard_that_a_cancelled_parent_stopped_is_not_started_again(parent: Parent) -> None:
@@ -143,7 +227,7 @@ def test_a_failed_shard_is_reported_at_once_and_a_crashed_shard_is_started_three
 
     assert parent.carry_out() == {
         0: "shard 0 of this run ended as Failed: /etc/mirror.yaml: no such file",
-        1: "shard 1 of this run ended as Crashed: signal 9",
+        1: "shard 1 of this run ended as Crashed: signal 9; the log of its flow run may have the cause; run again to resume",
     }
     assert parent.prefect.submitted == ["shard 0", "shard 1", "shard 1, attempt 2", "shard 1, attempt 3"]
 
@@ -179,16 +263,19 @@ def test_a_flow_run_that_one_list_lacks_is_awaited_and_a_deleted_flow_run_is_rep
     assert len(looks) == 3
 
 
-def test_a_shard_that_stays_pending_is_marked_as_crashed_and_started_again(
-    parent: Parent, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("state", [Pending(), Cancelling()], ids=["Pending", "Cancelling"])
+def test_a_shard_that_does_not_start_or_end_is_marked_as_crashed_and_started_again(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch, state: State[Any]
 ) -> None:
-    monkeypatch.setattr(shard_runs, "_PENDING_S", 0.1)
-    parent.prefect.work = end_first(parent, lambda run: setattr(run, "state", Pending()))
+    """A person can cancel a run that a worker was about to start when the worker died."""
+    monkeypatch.setattr(shard_runs, "_WAITING_S", 0.1)
+    parent.prefect.work = end_first(parent, lambda run: setattr(run, "state", state))
+    give_up_later(parent, monkeypatch)
 
     assert parent.carry_out() == {0: None, 1: None}
     assert parent.prefect.submitted == ["shard 0", "shard 1", "shard 0, attempt 2"]
     assert parent.prefect.states == [("shard 0", "CRASHED")]
-    assert parent.notes == ["shard 0 of this run stayed Pending for 0 minutes; starting the shard again"]
+    assert parent.notes == [f"shard 0 of this run stayed {state.name} for 0 minutes; starting the shard again"]
 
 
 @pytest.mark.parametrize(
@@ -227,6 +314,32 @@ def test_only_a_pool_that_needs_a_worker_fails_without_a_worker(
     with pytest.raises(Unavailable, match=says):
         parent.carry_out()
     assert parent.prefect.states == [("shard 0", "CANCELLING"), ("shard 1", "CANCELLING")]
+
+
+def test_a_worker_that_is_missing_later_in_the_run_is_reported_as_at_the_start(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first shard waits for a free place, runs and ends. Then the only worker ends."""
+    monkeypatch.setattr(shard_runs, "_FIRST_LOOK_S", 0.0)
+    monkeypatch.setattr(shard_runs, "_NO_WORKER_S", 0.0)
+    looks = count(1)
+
+    def read(**given: Any) -> list[FlowRun]:
+        first, look = next(iter(parent.prefect.runs.values())), next(looks)
+        if look == 5:
+            first.state = Running()
+        elif look == 10:
+            parent.write_result(0)
+            first.state, parent.prefect.workers = Completed(), []
+        elif look == 200:
+            parent.cancel.set("the test")
+        return FakePrefect.read_flow_runs(parent.prefect, **given)
+
+    monkeypatch.setattr(parent.prefect, "read_flow_runs", read)
+
+    with pytest.raises(Unavailable, match="no worker polls the work pool dist"):
+        parent.carry_out(workers=1)
+    assert [note.partition(":")[0] for note in parent.notes] == ["no shard has started yet", "shard 0 started"]
 
 
 def test_a_missing_worker_is_noted_before_the_run_fails_and_the_place_of_each_shard_is_noted(

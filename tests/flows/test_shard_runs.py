@@ -17,14 +17,16 @@ import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Completed, Crashed, Failed
 
 from prefect_dist.flows import parent_run
 from prefect_dist.flows.api import client
 from prefect_dist.flows.parent_run import stop_with_parent
 from prefect_dist.flows.shard_runs import DEPLOYMENT, ShardRuns
 from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.storage.backend import open_backend
 from prefect_dist.storage.runs import RunFiles
 from prefect_dist.transfer.cancellation import CancelToken, use_token
@@ -81,7 +83,7 @@ def find_submitted(run: str) -> Mapping[int, Digest]:
     """Return the shards of a run that Prefect knows, as a later attempt of the run does."""
     shards = ShardRuns({}, workers=2, notify=ignore_event, deployment=DEPLOYMENT)
     shards.run = run
-    return shards.find_submitted(range(150))
+    return shards.find_submitted()
 
 
 def test_workers_carry_out_the_shards_of_a_run_and_each_blob_is_transferred_once(
@@ -229,6 +231,24 @@ def test_a_shard_stops_with_its_parent_although_prefect_lost_its_own_cancellatio
         assert watch_parent(str(parent), looks) == [None, "the parent run was cancelled"]
 
 
+@pytest.mark.parametrize("parent", [Completed(), Failed(), Crashed()], ids=["Completed", "Failed", "Crashed"])
+def test_a_shard_does_not_start_after_the_end_of_its_parent(prefect: PrefectServer, tmp_path: Path, parent: State[Any]) -> None:
+    """A shard may wait for a worker longer than its parent runs. A crashed parent may start again, and needs its shards."""
+    from prefect_dist.flows.mirror_shard import mirror_shard
+
+    with temporary_settings({PREFECT_API_URL: prefect.url}):
+        run = str(end_at_once(return_state=True).state_details.flow_run_id)
+        prefect.post(f"/flow_runs/{run}/set_state", {"state": {"type": parent.type, "name": parent.name}, "force": True})
+        state = mirror_shard(run, 0, str(Digest.of(b"")), "key", str(tmp_path / "store"), return_state=True)
+
+    if parent.is_crashed():
+        assert state.is_failed()
+        assert "the input of the shard is missing" in str(state.message)
+    else:
+        assert state.is_cancelled()
+        assert state.message == f"the parent run has ended as {parent.name}, and needs no result of this shard"
+
+
 def test_a_prefect_server_without_the_deployment_is_named(prefect: PrefectServer, tmp_path: Path) -> None:
     from prefect_dist.flows.mirror import mirror
 
@@ -282,7 +302,7 @@ def test_time_without_a_worker_and_time_without_the_store_are_no_silence_of_a_sh
     from prefect_dist.flows.shard_runs import ShardAttempt, find_last_sign
 
     long_ago = time.monotonic() - 100
-    attempt = ShardAttempt(0, Digest.of(b""), submitted=long_ago, seen=(None, long_ago))
+    attempt = ShardAttempt(0, Digest.of(b""), seen=(None, long_ago))
     attempt.note_start()
     assert not attempt.is_silent(None)
 
@@ -319,5 +339,16 @@ def test_a_parent_waits_for_an_unreachable_api_but_not_for_ever(monkeypatch: pyt
     monkeypatch.setattr(shard_api, "_API_AWAY_S", 0.0)
     with pytest.raises(ApiUnavailable, match="has not answered for 0 minutes: refused"):
         api.call(Mock(side_effect=httpx.ConnectError("refused")))
-    with pytest.raises(ValueError, match="another error"):
-        api.call(Mock(side_effect=ValueError("another error")))
+
+
+def test_an_answer_of_a_proxy_is_an_error_with_a_remedy() -> None:
+    from prefect_dist.flows import shard_api
+
+    api = shard_api.PatientApi(ignore_event, CancelToken())
+    page = httpx.Response(200, text="<html>Sign in</html>")
+    for read in (page.json, lambda: FlowRun.model_validate_json(page.text)):
+        with pytest.raises(Unavailable) as caught:
+            api.call(read)
+        assert str(caught.value).startswith("Prefect's API gave an unreadable answer (")
+        assert str(caught.value).endswith("; check PREFECT_API_URL, and the proxies between this machine and Prefect")
+        assert "Sign in" not in str(caught.value)

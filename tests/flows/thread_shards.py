@@ -1,7 +1,7 @@
 """Divided runs whose shards run in threads, each with its own resources, through files."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +35,9 @@ class ThreadShards:
 
     `lost` are the shards whose process dies before it writes a result. `inputs` and `results` change the content of files.
     `error` ends the runner after the first shard. `steps` are the calls of the parent. `stopped` shards get a SIGTERM at once.
-    `submitted` are the shards that Prefect knows. `entries` are the entries of the configuration that the workers read.
+    `again` are the shards that an earlier attempt has begun.
+    `submitted` are the shards that Prefect knows, and `ended` those whose flow run has ended, with its error: for their number,
+    Prefect returns the ended flow run. `entries` are the entries of the configuration that the workers read.
     """
 
     spec: SessionSpec
@@ -44,15 +46,17 @@ class ThreadShards:
     inputs: Mapping[int, Callable[[bytes], bytes]]
     results: Mapping[int, bytes]
     submitted: dict[int, Digest]
+    ended: dict[int, DistError | None]
     steps: list[str]
     run: str = "run-1"
     error: DistError | None = None
     entries: tuple[Entry, ...] = ()
     stopped: frozenset[int] = frozenset()
+    again: frozenset[int] = frozenset()
 
-    def find_submitted(self, numbers: Collection[int]) -> Mapping[int, Digest]:
-        """Return the shards of an earlier attempt."""
-        return {number: self.submitted[number] for number in numbers if number in self.submitted}
+    def find_submitted(self) -> Mapping[int, Digest]:
+        """Return the shards of earlier attempts."""
+        return dict(self.submitted)
 
     def prepare_planning(self) -> None:
         """Note the step."""
@@ -68,14 +72,11 @@ class ThreadShards:
         with ThreadPoolExecutor(self.workers) as executor:
             running = {executor.submit(self._run, number): number for number in shards if number not in self.lost}
             for done in as_completed(running):
-                if (error := done.exception()) is not None:
-                    assert isinstance(error, DistError)
-                    yield running[done], error
-                    continue
-                if (replaced := self.results.get(running[done])) is not None:
+                error = done.result()
+                if error is None and (replaced := self.results.get(running[done])) is not None:
                     files.write(f"result-{running[done]}.json", sign(replaced, _KEY))
-                yield running[done], None
-                if self.error is not None:
+                yield running[done], error
+                if error is None and self.error is not None:
                     raise self.error
         for number in sorted(self.lost.intersection(shards)):
             yield number, Unavailable(f"shard {number} crashed three times")
@@ -85,21 +86,34 @@ class ThreadShards:
         signed = files.read(f"result-{number}.json")
         return None if signed is None else verify(signed, _KEY, at=f"{files.url}/result-{number}.json")
 
-    def _run(self, number: int) -> RunReport:
+    def _run(self, number: int) -> DistError | None:
+        """Return the error of the flow run of a shard. A flow run that has ended does not run again."""
+        if number not in self.ended:
+            try:
+                self._carry_out_shard(number)
+            except DistError as exc:
+                self.ended[number] = exc
+            else:
+                self.ended[number] = None
+        return self.ended[number]
+
+    def _carry_out_shard(self, number: int) -> None:
         with open_session(self.spec) as session, ThreadPool(session, window=4, retries=0) as pool:
             context = RunContext(pool=pool, scopes=WholeRun(), notify=ignore_event, observer=SilentObserver())
             if number in self.stopped:
                 session.cancel.set("terminated by the worker")
             wanted = read_input(session.store.open_run(self.run), number, self.submitted[number])
-            return ShardJob(run_name=self.run, number=number, key=_KEY, wanted=wanted, entries=self.entries).run(context)
+            job = ShardJob(run_name=self.run, number=number, key=_KEY, wanted=wanted, entries=self.entries)
+            replace(job, is_again=number in self.again).run(context)
 
 
 class DividedMirrors(DirectMirrors):
-    """Runs mirrors in shards. All runs are attempts of one flow run, and `submitted` are its shards."""
+    """Runs mirrors in shards. All runs are attempts of one flow run, and `submitted` and `ended` are its shards."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.submitted, self.steps, self.notes = dict[int, Digest](), list[str](), list[str]()
+        self.submitted, self.ended = dict[int, Digest](), dict[int, DistError | None]()
+        self.steps, self.notes = list[str](), list[str]()
         self.progress = ProgressCounter(planning=0.5)
 
     def _notify(self, event: Event, /) -> None:
@@ -119,6 +133,7 @@ class DividedMirrors(DirectMirrors):
         workers: int = 2,
         error: DistError | None = None,
         stopped: Sequence[int] = (),
+        again: Sequence[int] = (),
         **settings: Any,
     ) -> RunReport:
         """Return the report of the divided run `name`. `place` and `options` are those of another content store."""
@@ -128,9 +143,18 @@ class DividedMirrors(DirectMirrors):
         spec = SessionSpec(store=place or str(self.store), store_options=options or {}, is_shared=True)
         with open_session(spec) as session, ThreadPool(session, window=4, retries=0) as pool:
             shards = ThreadShards(
-                spec, workers, frozenset(lost), inputs or {}, results or {}, self.submitted, self.steps, name, error
+                spec,
+                workers,
+                frozenset(lost),
+                inputs or {},
+                results or {},
+                self.submitted,
+                self.ended,
+                self.steps,
+                name,
+                error,
             )
-            shards.stopped = frozenset(stopped)
+            shards.stopped, shards.again = frozenset(stopped), frozenset(again)
             return run_mirror(job, pool, WholeMirror(), self._notify, SilentObserver(), shards=shards)
 
     def check_divided(
@@ -149,7 +173,7 @@ class DividedMirrors(DirectMirrors):
         spec = replace(self.make_session_spec(wanted), is_shared=True)
         with open_session(spec) as session, ThreadPool(session, window=4, retries=0) as pool:
             shards = ThreadShards(
-                spec, workers, frozenset(lost), {}, results or {}, self.submitted, self.steps, entries=entries
+                spec, workers, frozenset(lost), {}, results or {}, self.submitted, self.ended, self.steps, entries=entries
             )
             shards.stopped = frozenset(stopped)
             return check_mirror(wanted, pool, WholeMirror(), self._notify, SilentObserver(), is_repairing=repair, shards=shards)
