@@ -28,8 +28,7 @@ def require_parent(parent: str) -> None:
     Raises:
         Stopped: the parent has ended.
     """
-    with brief():
-        state = _read_state(client(), parent)
+    state = _read_state(client(), parent)
     if state is not None and state.type in _ENDED:
         raise Stopped(f"the parent run has ended as {state.name}, and needs no result of this shard")
 
@@ -52,18 +51,18 @@ def stop_with_parent(parent: str, *, pause_s: float = _PAUSE_S) -> Iterator[None
 
 
 def _is_cancelled(api: SyncPrefectClient, run: str) -> bool:
-    """Return whether a run is cancelled or about to be.
-
-    The end of a shard waits for this call, and a worker kills a shard that does not end within 30 s of its cancellation.
-    """
-    with brief():
-        state = _read_state(api, run)
+    """Return whether a run is cancelled or about to be."""
+    state = _read_state(api, run)
     return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
 
 
 def _read_state(api: SyncPrefectClient, run: str) -> State[Any] | None:
-    """Return the state of a run, or None if the API does not answer, which says nothing about the run."""
+    """Return the state of a run, or None if the API does not answer, which says nothing about the run.
+
+    The end of a shard waits for this call, and a worker kills a shard that does not end within 30 s of its cancellation.
+    """
     try:
-        return api.read_flow_run(UUID(run)).state
+        with brief():
+            return api.read_flow_run(UUID(run)).state
     except CALL_ERRORS:
         return None
