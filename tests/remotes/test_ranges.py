@@ -143,7 +143,8 @@ def test_ranges_are_not_requested_if_they_are_to_be_avoided(registry: FakeRegist
 def test_an_interrupted_part_is_resumed(registries: Registries, registry: FakeRegistry, action: Cut | Reset) -> None:
     registry.inject(Fault(path=BLOBS, nth=4, times=2, action=action))
     assert read(fetcher(registries, registry), WANTED) == BIG
-    assert [one.sent for one in registry.requests].count(100_000) == 2
+    # On a busy machine, the first connection may arrive at the second part before its interruption.
+    assert 100_000 in [one.sent for one in registry.requests]
 
 
 @pytest.mark.parametrize("nth", [2, 4, 7])
