@@ -19,7 +19,7 @@ from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.peers.seaweedfs import S3Server
 
 GUIDE = Path(__file__).parents[1] / "docs" / "how-to" / "air-gap.md"
-_TIMEOUT_S = 400
+_TIMEOUT_S = 900
 
 APP = images.index([images.image(1230), images.image(1231, platform="linux/arm64/v8")])
 TOOLS = images.image(1232)

@@ -18,7 +18,7 @@ from tests.peers.registry import cncf_registry
 FIRST_MIRROR = Path(__file__).parents[1] / "docs" / "tutorials" / "first-mirror.md"
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_the_commands_of_the_tutorial_scheduled_mirror_work_and_its_pictures_can_be_taken(
     migrated: Path, tmp_path: Path
 ) -> None:
@@ -42,7 +42,7 @@ def test_the_commands_of_the_tutorial_scheduled_mirror_work_and_its_pictures_can
     assert not (tmp_path / ".prefect").exists()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_commands_of_the_tutorial_first_mirror_publish_the_selected_tags(migrated: Path, tmp_path: Path) -> None:
     (tmp_path / ".prefect").mkdir()
     shutil.copy(migrated, tmp_path / ".prefect" / "prefect.db")

@@ -16,10 +16,8 @@ from typing import IO, Any
 
 from prefect_dist.cli import prefect_api
 from tests.cli import fork_client
-from tests.peers.processes import poll_until
+from tests.peers.processes import PATIENCE_S, poll_until
 
-_TIMEOUT_S = 100
-_START_S = 60
 _RUNS = {"fetch", "pull", "push", "copy", "mirror", "seed", "check", "verify", "gc"}
 # Packages whose modules a fork server imports.
 _WITHOUT_PREFECT = tuple(f"prefect_dist.{layer}" for layer in ("ocispec", "storage", "remotes", "transfer", "mirror", "cli"))
@@ -61,7 +59,7 @@ def dist(*arguments: str | Path, stdin: bytes = b"", file_limit_bytes: int | Non
     variables = {key: value for key, value in (os.environ | environment).items() if value is not None}
     if file_limit_bytes is not None:
         argv = ["prlimit", f"--fsize={file_limit_bytes}", *command(*arguments)]
-        done = subprocess.run(argv, input=stdin, capture_output=True, timeout=_TIMEOUT_S, env=variables, check=False)
+        done = subprocess.run(argv, input=stdin, capture_output=True, timeout=PATIENCE_S, env=variables, check=False)
         return Result(done.returncode, done.stdout, done.stderr.decode())
     return _fork([str(argument) for argument in arguments], variables, stdin)
 
@@ -89,7 +87,7 @@ def _fork(arguments: list[str], variables: Mapping[str, str], stdin: bytes) -> R
             arguments,
             environment=variables,
             streams=[source, out.fileno(), err.fileno()],
-            timeout_s=_TIMEOUT_S,
+            timeout_s=PATIENCE_S,
             on_start=partial(os.close, source),
         )
         return Result(code, _read(out), _read(err).decode())
@@ -126,7 +124,7 @@ def _fork_server(packages: tuple[str, ...], settings: frozenset[tuple[str, str]]
         [sys.executable, "-m", "tests.cli.fork_server", str(path), *packages], stdin=subprocess.DEVNULL, env=environment
     )
     atexit.register(_end, process, path)
-    if not poll_until(lambda: path.exists() or process.poll() is not None, timeout_s=_START_S) or process.poll() is not None:
+    if not poll_until(lambda: path.exists() or process.poll() is not None) or process.poll() is not None:
         raise RuntimeError("the fork server of `dist` did not start")
     return path
 

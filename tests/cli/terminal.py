@@ -6,8 +6,8 @@ import subprocess
 from dataclasses import dataclass
 
 from tests.cli.dist import command
+from tests.peers.processes import PATIENCE_S
 
-_TIMEOUT_S = 100
 _PROMPT = b": "
 
 
@@ -33,7 +33,7 @@ def at_terminal(typed: str, *arguments: str) -> TerminalResult:
         while piece := _read(ours):
             shown += piece
         os.close(ours)
-        code = process.wait(_TIMEOUT_S)
+        code = process.wait(PATIENCE_S)
     return TerminalResult(code, shown.decode())
 
 

@@ -15,6 +15,7 @@ from prefect_dist.storage import ContentStore, open_store
 from tests import images
 from tests.cli.dist import command, dist
 from tests.peers import skopeo
+from tests.peers.processes import PATIENCE_S
 from tests.storage.archives import content, export_to_bytes, layout, names, put, tar_of
 
 ONE, TWO = "docker.io/library/one:1", "ghcr.io/a/two:2"
@@ -85,7 +86,11 @@ def test_export_to_import_through_a_pipe(store: ContentStore, target: ContentSto
     with subprocess.Popen(command("--store", store.url, "export", ONE, TWO, "-"), stdout=subprocess.PIPE) as export:
         assert export.stdout is not None
         done = subprocess.run(
-            command("--store", target.url, "import", "-"), stdin=export.stdout, capture_output=True, check=True, timeout=60
+            command("--store", target.url, "import", "-"),
+            stdin=export.stdout,
+            capture_output=True,
+            check=True,
+            timeout=PATIENCE_S,
         )
 
     assert export.returncode == 0
@@ -168,7 +173,7 @@ def test_export_and_import_refuse_a_terminal(arguments: tuple[str, ...], store: 
             stdout=theirs,
             stderr=subprocess.PIPE,
             check=False,
-            timeout=60,
+            timeout=PATIENCE_S,
         )
     finally:
         os.close(ours)

@@ -20,7 +20,7 @@ from tests.fakes.faults import Answer, Fault, Stall
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import find_missing
 from tests.peers.prefect import PrefectServer
-from tests.peers.processes import poll_until
+from tests.peers.processes import PATIENCE_S, poll_until
 
 ONE, OTHER = images.image(9700, layers=2), images.image(9701, layers=1)
 BIG = images.image(9702, layers=1, layer_bytes=8_000_000)
@@ -207,13 +207,13 @@ def test_a_direct_run_refuses_prefect_blocks(kind: str, registry: FakeRegistry, 
 
 def start_fetch(store: Path, name: str) -> subprocess.Popen[bytes]:
     """Start a direct fetch, and wait until the registry stalls."""
-    arguments = command("--store", store, "--output", "json", "fetch", name)
+    arguments = command("--store", store, "--output", "json", "--read-timeout", "10m", "fetch", name)
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def has_stalled() -> bool:
         return any(status.offset == STALL_AT for status in open_store(str(store)).active())
 
-    assert poll_until(lambda: has_stalled() or process.poll() is not None, timeout_s=60)
+    assert poll_until(lambda: has_stalled() or process.poll() is not None)
     assert process.poll() is None, process.communicate()
     return process
 
@@ -227,7 +227,7 @@ def test_a_direct_run_stops_at_a_signal_and_the_next_run_resumes(
     process = start_fetch(tmp_path, name)
 
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)  # without the signal, the stall would last 60 s
+    out, err = process.communicate(timeout=PATIENCE_S)  # without the signal, the stall would last ten minutes
 
     stopped = f"dist: {name}: {reason}; complete content is kept, run again to resume\n"
     assert (process.returncode, err.decode()) == (code, stopped)
@@ -266,7 +266,7 @@ def test_two_direct_runs_on_one_store_fetch_each_blob_once(tmp_path: Path) -> No
         images.load(registry, "app", image, "v1")
         arguments = command("--store", tmp_path, "--output", "json", "fetch", f"{registry.host}/app:v1")
         processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
-        ended = [(process.communicate(timeout=60), process.returncode) for process in processes]
+        ended = [(process.communicate(timeout=PATIENCE_S), process.returncode) for process in processes]
         fetched = [request.path.rpartition("/")[2] for request in registry.requests if "/blobs/" in request.path]
 
     assert [code for _, code in ended] == [0, 0], ended
@@ -285,7 +285,7 @@ def test_two_direct_mirrors_with_one_lock_file_record_all_their_images(registry:
             document = json.loads(config.read_text()) | {"lock": str(lock)}
             config.write_text(json.dumps(document))
             processes.append(subprocess.Popen(command("mirror", config), stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-        ended = [(process.communicate(timeout=60), process.returncode) for process in processes]
+        ended = [(process.communicate(timeout=PATIENCE_S), process.returncode) for process in processes]
         host = target.host
 
     assert [code for _, code in ended] == [0, 0], ended

@@ -23,7 +23,7 @@ from tests.fakes.faults import Answer, Fault, Stall
 from tests.fakes.registry import FakeRegistry
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
-from tests.peers.processes import poll_until
+from tests.peers.processes import PATIENCE_S, poll_until
 from tests.peers.registry import CncfRegistry, cncf_registry
 
 BIG = images.image(400, layers=1, layer_bytes=8_000_000)
@@ -43,13 +43,15 @@ def stalling() -> Iterator[FakeRegistry]:
 def started(store: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """A `dist fetch` that waits for the stalled registry."""
     process = subprocess.Popen(
-        command("--store", store, "--output", "json", "fetch", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command("--store", store, "--output", "json", "--read-timeout", "10m", "fetch", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
     def has_come() -> bool:
         return any(status.offset == STALL_AT for status in open_store(str(store)).active())
 
-    assert poll_until(lambda: has_come() or process.poll() is not None, timeout_s=60)
+    assert poll_until(lambda: has_come() or process.poll() is not None)
     assert process.poll() is None, process.communicate()
     return process
 
@@ -80,7 +82,7 @@ def test_a_stalled_run_stops_at_a_signal_and_reports_its_results(
     process = started(tmp_path, f"{stalling.host}/app:v1")
 
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)  # without the signal, the stall would last 60 s
+    out, err = process.communicate(timeout=PATIENCE_S)  # without the signal, the stall would last ten minutes
 
     assert (process.returncode, err.decode()) == (
         code,
@@ -115,14 +117,14 @@ def test_the_second_interrupt_exits_a_blocked_run(prefect: PrefectServer, tmp_pa
         images.load(registry, "app", BIG, "v1")
         registry.inject(Fault(method="HEAD", path="/v2/app/manifests/v1", action=Answer(503, (("Retry-After", "300"),))))
         process = subprocess.Popen(command("--store", tmp_path, "fetch", f"{registry.host}/app:v1"), stderr=subprocess.PIPE)
-        assert poll_until(lambda: bool(registry.requests) or process.poll() is not None, timeout_s=60)
+        assert poll_until(lambda: bool(registry.requests) or process.poll() is not None)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert any(
             line == b"stopping; press Ctrl-C again to exit immediately\n" for line in process.stderr
         )  # reads on until it comes
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == 130
     assert err.splitlines()[-1] == b"dist: interrupted; exited before the run could stop and report its results"
@@ -135,7 +137,7 @@ def test_a_command_without_a_run_ends_at_the_first_signal(stalling: FakeRegistry
     assert process.stdout.read(1)
 
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == 143
     assert err == b"dist: terminated\n"
@@ -216,7 +218,7 @@ def test_the_local_server_of_one_command_ends_with_a_killed_command(
     process.kill()
     process.communicate()
 
-    assert poll_until(lambda: not servers_on(home), timeout_s=20)
+    assert poll_until(lambda: not servers_on(home))
 
 
 def test_a_pipe_gets_progress_lines_and_a_table_at_the_end(
@@ -244,10 +246,10 @@ def test_a_run_that_waits_for_a_registry_stops_within_seconds(prefect: PrefectSe
         registry.inject(Fault(method="HEAD", nth=None, action=Answer(429, (("Retry-After", "3600"),))))
         arguments = command("--store", tmp_path, "--output", "json", "fetch", f"{registry.host}/app:v1")
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert poll_until(lambda: bool(registry.requests) or process.poll() is not None, timeout_s=60)
+        assert poll_until(lambda: bool(registry.requests) or process.poll() is not None)
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=PATIENCE_S)
         assert time.monotonic() - began < 5
         assert len(registry.requests) == 1
     assert process.returncode == 143
@@ -266,7 +268,7 @@ def test_a_run_that_waits_for_slots_reports_the_wait_and_stops_at_a_signal(prefe
         assert process.stderr is not None
         said = [process.stderr.readline() for _ in range(2)]
         process.send_signal(signal.SIGTERM)
-        _, rest = process.communicate(timeout=60)
+        _, rest = process.communicate(timeout=PATIENCE_S)
         prefect.delete(f"/v2/concurrency_limits/{name}")
         assert registry.requests == []
     assert process.returncode == 143

@@ -184,7 +184,7 @@ from prefect_dist.storage import open_store
 from tests.peers.processes import poll_until
 
 def interrupt(store):
-    if poll_until(lambda: [status.offset for status in store.active()] == [{len(DATA)}], timeout_s=60):
+    if poll_until(lambda: [status.offset for status in store.active()] == [{len(DATA)}]):
         _thread.interrupt_main()
 
 threading.Thread(target=interrupt, args=(open_store(sys.argv[2]),), daemon=True).start()

@@ -30,7 +30,7 @@ from tests.cli.terminal import at_terminal
 from tests.fakes.faults import Fault, Stall
 from tests.fakes.registry import FakeRegistry
 from tests.peers.chromium import chromium
-from tests.peers.processes import poll_until
+from tests.peers.processes import PATIENCE_S, poll_until
 from tests.user_project import make_project
 
 pytestmark = [
@@ -44,7 +44,6 @@ INSTALLED = Path(sys.executable).parent / "dist"
 
 
 ANSWER_S = 60.0
-_ENDS_S = 30
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +99,7 @@ def running(home: Path) -> State:
 
 
 def ends(state: State) -> bool:
-    return poll_until(lambda: not state.is_process_running(), timeout_s=_ENDS_S)
+    return poll_until(lambda: not state.is_process_running())
 
 
 def fetch(registry: FakeRegistry, store: Path) -> list[str]:
@@ -130,7 +129,7 @@ def test_commands_that_start_at_once_share_a_server_that_records_their_runs(plac
             subprocess.Popen(fetch(registry, tmp_path / str(n)), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             for n in range(2)
         ]
-        done = [process.communicate(timeout=100) for process in both]
+        done = [process.communicate(timeout=PATIENCE_S) for process in both]
     assert [(process.returncode, err) for process, (_, err) in zip(both, done, strict=True)] == [(0, b"")] * 2
     state = running(place)
     assert state.is_process_running()
@@ -236,13 +235,11 @@ def test_a_command_whose_server_is_killed_names_the_api_and_the_next_command_sta
         images.load(registry, "app", IMAGE, "v1")
         registry.inject(Fault(path="/v2/app/blobs/.*", action=Stall(0, release)))
         process = subprocess.Popen(fetch(registry, tmp_path / "store"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert poll_until(
-            lambda: any("/blobs/" in one.path for one in registry.requests) or process.poll() is not None, timeout_s=60
-        )
+        assert poll_until(lambda: any("/blobs/" in one.path for one in registry.requests) or process.poll() is not None)
         state = running(place)
         os.kill(state.pid, signal.SIGKILL)
         release.set()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == 1, err
     assert json.loads(out)["images"][0]["outcome"] == "fetched"  # the work is done
@@ -275,7 +272,7 @@ def test_a_server_of_another_version_ends_after_its_last_run_and_is_replaced(pla
         assert command_.stderr is not None
         line = command_.stderr.readline().decode()  # the new command waits
         assert old.is_process_running()
-    out, rest = command_.communicate(timeout=100)
+    out, rest = command_.communicate(timeout=PATIENCE_S)
 
     assert rest.decode() == "dist: starting a local Prefect server\n"
     assert line == "dist: waiting for the end of 1 command on a local server with Prefect 3.0.0 and other settings\n"
@@ -349,7 +346,7 @@ def test_sigterm_records_what_the_server_has_received(place: Path, tmp_path: Pat
     image = images.image(6401, layers=60, layer_bytes=100)
     with FakeRegistry() as registry:
         images.load(registry, "app", image, "v1")
-        done = subprocess.run(fetch(registry, tmp_path / "store"), capture_output=True, timeout=100, check=True)
+        done = subprocess.run(fetch(registry, tmp_path / "store"), capture_output=True, timeout=PATIENCE_S, check=True)
         state = running(place)
         os.kill(state.pid, signal.SIGTERM)
         assert ends(state)
@@ -403,12 +400,12 @@ def test_a_wrong_idle_time_is_refused(tmp_path: Path) -> None:
 
 def test_start_in_the_foreground_serves_until_sigterm(place: Path) -> None:
     process = subprocess.Popen(command("server", "start", "--foreground"), stderr=subprocess.PIPE)
-    assert poll_until(lambda: local_state.read_state(place) is not None or process.poll() is not None, timeout_s=60)
+    assert poll_until(lambda: local_state.read_state(place) is not None or process.poll() is not None)
 
     state = start(place)
     assert state.pid == process.pid
     process.terminate()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == 0
     assert err.decode().splitlines() == [
@@ -445,7 +442,7 @@ def test_a_command_runs_in_a_project_with_packages_of_the_same_names(project: Pa
             env=environment,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=PATIENCE_S,
             check=False,
         )
 

@@ -74,14 +74,14 @@ def is_alive(pid: int) -> bool:
 def test_the_worker_ends_with_a_killed_command(tmp_path: Path) -> None:
     environment = os.environ | write_prefect(tmp_path, _WORKER)
     with subprocess.Popen([sys.executable, "-c", _COMMAND], env=environment, stdin=subprocess.PIPE) as command:
-        assert poll_until((tmp_path / "started").exists, timeout_s=30)
+        assert poll_until((tmp_path / "started").exists)
         pid, _, arguments = (tmp_path / "started").read_text().partition(" ")
         assert arguments == f"prefect worker start --pool p --type process --limit 2 --name {gethostname()}"
         assert is_alive(int(pid))
 
         command.send_signal(signal.SIGKILL)
 
-    assert poll_until(lambda: not is_alive(int(pid)), timeout_s=10)
+    assert poll_until(lambda: not is_alive(int(pid)))
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,14 @@ def test_the_worker_ends_with_a_killed_command(tmp_path: Path) -> None:
 def test_a_worker_that_ends_before_the_run_ends_the_run_with_the_reason(tmp_path: Path, command_line: str, says: str) -> None:
     cancel = CancelToken()
     with use_token(cancel), _worker_process("p", 2, write_prefect(tmp_path, command_line)):
-        assert poll_until(lambda: cancel.failure is not None, timeout_s=30)
+        assert poll_until(lambda: cancel.failure is not None)
     assert re.fullmatch(f"the worker process on this machine {says}", str(cancel.failure))
 
 
 def test_the_end_of_the_command_is_no_failure_of_the_worker(tmp_path: Path) -> None:
     cancel, environment = CancelToken(), write_prefect(tmp_path, _WORKER)
     with use_token(cancel), _worker_process("p", 2, environment):
-        assert poll_until((tmp_path / "started").exists, timeout_s=30)
+        assert poll_until((tmp_path / "started").exists)
     assert cancel.reason is None
     assert not is_alive(int((tmp_path / "started").read_text().partition(" ")[0]))
 
@@ -125,23 +125,23 @@ def test_the_processes_of_a_killed_worker_are_asked_to_end(killed_worker: tuple[
     environment, started = killed_worker
     cancel = CancelToken()
     with use_token(cancel), _worker_process("p", 2, environment | {"SHARD": shard}):
-        assert poll_until(lambda: cancel.failure is not None, timeout_s=30)
-        assert poll_until(lambda: not is_alive(int(started.read_text())), timeout_s=10)
+        assert poll_until(lambda: cancel.failure is not None)
+        assert poll_until(lambda: not is_alive(int(started.read_text())))
 
 
 def test_no_process_of_a_killed_worker_remains_after_the_run(killed_worker: tuple[dict[str, str], Path]) -> None:
     environment, started = killed_worker
     cancel, shard = CancelToken(), "trap '' TERM; exec sleep 300 > /dev/null 2>&1"
     with use_token(cancel), _worker_process("p", 2, environment | {"SHARD": shard}):
-        assert poll_until(lambda: cancel.failure is not None, timeout_s=30)
-    assert poll_until(lambda: not is_alive(int(started.read_text())), timeout_s=10)
+        assert poll_until(lambda: cancel.failure is not None)
+    assert poll_until(lambda: not is_alive(int(started.read_text())))
 
 
 def test_the_end_of_a_worker_is_noticed_by_a_command_that_inherited_an_ignored_sigchld(tmp_path: Path) -> None:
     cancel, before = CancelToken(), signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         with use_token(cancel), _worker_process("p", 2, write_prefect(tmp_path, "def app(): print('no such pool')")):
-            assert poll_until(lambda: cancel.failure is not None, timeout_s=30)
+            assert poll_until(lambda: cancel.failure is not None)
     finally:
         signal.signal(signal.SIGCHLD, before)
     assert str(cancel.failure).endswith(": no such pool")
@@ -163,10 +163,10 @@ def test_the_end_of_the_local_server_fails_the_run() -> None:
         return not has_ended.is_set()
 
     with use_token(cancel), _watch_server(is_running, pause_s=0.01):
-        assert poll_until(lambda: len(looks) >= 3, timeout_s=10)
+        assert poll_until(lambda: len(looks) >= 3)
         assert cancel.reason is None
         has_ended.set()
-        assert poll_until(lambda: cancel.failure is not None, timeout_s=10)
+        assert poll_until(lambda: cancel.failure is not None)
     assert str(cancel.failure) == "the local Prefect server ended during the run; run the command again"
 
 

@@ -17,6 +17,7 @@ from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import find_missing
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
+from tests.peers.processes import PATIENCE_S
 from tests.remotes.layouts import blob_file, write_layout
 
 ONE, OTHER = images.image(810, layers=2), images.image(811, layers=2, platform="linux/arm64/v8")
@@ -344,7 +345,7 @@ def test_relative_paths_have_the_same_meaning_with_workers(places: Places, migra
     environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"} | home
     argv = command(*places.store, "mirror", "--workers", "2", work / "mirror.yaml")
     argv.insert(1, "-P")
-    done = subprocess.run(argv, cwd=here, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(argv, cwd=here, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
     assert done.returncode == 0, done.stderr
     assert skopeo.raw(f"oci:{work / 'layout'}:v1") == INDEX.manifests[-1].raw

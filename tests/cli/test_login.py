@@ -12,6 +12,7 @@ from tests.cli.terminal import at_terminal
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer
+from tests.peers.processes import PATIENCE_S
 from tests.peers.tls import self_signed
 
 IMAGE = images.image(310, layers=2)
@@ -88,7 +89,7 @@ def test_an_invalid_password_in_the_environment_is_refused(password: str, says: 
 
 def test_a_closed_standard_input_has_no_password() -> None:
     closed = ("sh", "-c", 'exec "$@" <&-', "sh", *command("resolve", "a.invalid/x", "--username", "me", "--password-stdin"))
-    result = subprocess.run(closed, capture_output=True, text=True, timeout=100, check=False)
+    result = subprocess.run(closed, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     said = "dist: --password-stdin: expected a password, got nothing\n"
     assert (result.returncode, result.stderr) == (2, said)
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests import images
 from tests.cli.dist import command, dist, dist_direct
 from tests.fakes.faults import Fault, Response, Wire
@@ -19,10 +17,10 @@ from tests.fakes.registry import FakeRegistry
 from tests.flows.fleet import Fleet, build_fleet, signature_tag, sync_entries
 from tests.flows.mirrors import find_faulty_files, find_missing
 from tests.peers.prefect import PrefectServer
+from tests.peers.processes import PATIENCE_S
 
 _KILLS = 10
 _READ_AT_MOST = 1.1
-_ENDED_S = 60
 
 
 @dataclass(slots=True)
@@ -74,7 +72,6 @@ def incomplete(target: FakeRegistry, ships: Fleet) -> list[str]:
     return found + [key for (name, _), built in ships.listed.items() for key in find_missing(target, f"copy/{name}", built)]
 
 
-@pytest.mark.timeout(300)
 def test_a_mirror_that_is_killed_ten_times_is_completed_by_the_next_run(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     ships = build_fleet(base_bytes=200_000, layer_bytes=50_000)
@@ -94,7 +91,7 @@ def test_a_mirror_that_is_killed_ten_times_is_completed_by_the_next_run(prefect:
                 command("mirror", path, *direct), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
             )
             killer.victim = victim
-            assert victim.wait(_ENDED_S) == -signal.SIGKILL
+            assert victim.wait(PATIENCE_S) == -signal.SIGKILL
             assert len(killer.at) == left
         done = dist("--output", "json", "mirror", path)
 

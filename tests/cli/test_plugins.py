@@ -17,7 +17,7 @@ from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import find_missing
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
-from tests.peers.processes import poll_until
+from tests.peers.processes import PATIENCE_S, poll_until
 from tests.plugins import REMOTE, write_plugin
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "remote-plugin"
@@ -255,9 +255,9 @@ def test_a_signal_ends_a_command_while_a_plugin_hangs(tmp_path: Path, arguments:
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     with subprocess.Popen(argv, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
-            assert poll_until((tmp_path / "fetching").exists, timeout_s=60)
+            assert poll_until((tmp_path / "fetching").exists)
             process.send_signal(signal.SIGTERM)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
     assert process.returncode == 143, err

@@ -33,7 +33,6 @@ NAME = "kept/app:v1"
 WRONG = "wrong-secret-7f3a"
 # The registry adds a minute to the life of a token. These tokens have expired when they arrive.
 OVER_S = -3600
-_RECORDED_S = 30
 _RUN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -107,7 +106,7 @@ def recorded(prefect: PrefectServer, home: Path) -> Callable[[str], bytes]:
 
     def read(run: str) -> bytes:
         prefect.task_runs(run, at_least=1)
-        assert poll_until(lambda: run.encode() in kept(), timeout_s=_RECORDED_S)
+        assert poll_until(lambda: run.encode() in kept())
         return kept()
 
     return read

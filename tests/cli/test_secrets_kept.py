@@ -34,7 +34,6 @@ from tests.peers.seaweedfs import S3Server
 USER = "tester"
 IMAGE = images.image(3800, layers=1)
 _TOKEN = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
-_RECORDED_S = 30
 
 pytestmark = pytest.mark.xdist_group("secrets_kept")  # the tests share one server, whose start takes 6 s of CPU time
 
@@ -220,7 +219,7 @@ def check(shared: Shared, seen: str, *secrets: str) -> None:
         kept[:] = texts(shared.home)
         return any(seen in text for text in kept)
 
-    assert poll_until(recorded, timeout_s=_RECORDED_S)
+    assert poll_until(recorded)
     for secret in secrets:
         assert not [text[:2000] for text in kept if found(secret, text)]
 

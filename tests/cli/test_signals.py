@@ -9,6 +9,7 @@ import pytest
 
 from prefect_dist.cli.signals import Interrupted, run_interruptible
 from prefect_dist.transfer.cancellation import current_token
+from tests.peers.processes import PATIENCE_S
 
 _STRESS = """
 import signal, threading, time
@@ -53,7 +54,7 @@ def test_a_signal_cancels_a_run_that_holds_a_lock_of_its_callbacks() -> None:
 
 
 def test_signals_during_pauses_never_block_the_main_thread() -> None:
-    done = subprocess.run([sys.executable, "-c", _STRESS], capture_output=True, check=True, timeout=60, text=True)
+    done = subprocess.run([sys.executable, "-c", _STRESS], capture_output=True, check=True, timeout=PATIENCE_S, text=True)
     assert done.stdout == "{143}\n"
 
 

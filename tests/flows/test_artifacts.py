@@ -342,7 +342,7 @@ def test_the_progress_artifact_is_updated_during_the_run(prefect: PrefectServer)
             for number, layer in enumerate(layers[:3], 1):
                 counter(ContentAdvanced(layer, 1024**2 // 2, 1024**2 // 2))
                 counter(ContentFinished(layer, Receipt("fetched", layer.size)))
-                assert poll_until(partial(stands_at, 25 * number), timeout_s=20)
+                assert poll_until(partial(stands_at, 25 * number))
                 seen.append(progress()[0]["data"])
         return fetch_report([])
 

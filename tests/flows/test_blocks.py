@@ -16,6 +16,7 @@ from tests import images
 from tests.fakes.aws import AwsRelay
 from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer
+from tests.peers.processes import PATIENCE_S
 from tests.peers.seaweedfs import CALLER_KEY, CALLER_SECRET, ROLE_ARN, S3Server
 
 
@@ -73,7 +74,7 @@ def test_a_block_without_credentials_is_refused() -> None:
 def test_prefect_block_register_registers_all_block_types(prefect: PrefectServer) -> None:
     argv = [sys.executable, "-m", "prefect", "block", "register", "-m", "prefect_dist.flows.blocks"]
     environment = {**os.environ, "PREFECT_API_URL": prefect.url}
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=90, env=environment)
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
     assert done.returncode == 0, done.stderr
     for slug, secret in (("content-store", "secrets.*"), ("registry-credentials", "password")):
         block_type = prefect.get(f"/block_types/slug/{slug}")

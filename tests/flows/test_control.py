@@ -167,12 +167,12 @@ def test_a_suspended_run_sends_no_requests_and_continues_after_resume(
     source.inject(Fault(path="/v2/app/blobs/.*", nth=None, action=Gauge()))
     store = tmp_path / "store"
     run = server.start("fetch", {"references": [f"{source.host}/app:v1"], "store": str(store), "concurrency": 2})
-    assert poll_until(lambda: len(requested_blobs(source)) > 2, timeout_s=60)
+    assert poll_until(lambda: len(requested_blobs(source)) > 2)
 
     hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     details = {"pause_reschedule": True, "pause_timeout": hour}
     server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "PAUSED", "name": "Suspended", "state_details": details}})
-    assert poll_until(lambda: any("Finished in state Suspended" in line for line in server.logs(run)), timeout_s=60)
+    assert poll_until(lambda: any("Finished in state Suspended" in line for line in server.logs(run)))
     before = requested_blobs(source)
     assert len(before) < len(built.blobs)
     server.post(f"/flow_runs/{run}/resume", {})
@@ -250,10 +250,10 @@ def test_a_run_whose_process_is_killed_is_marked_as_crashed(
     argv = [sys.executable, "-c", _TAGGED, f"{source.host}/silent:v1", str(tmp_path / "store")]
     process = subprocess.Popen(argv, env={**os.environ, "PREFECT_API_URL": prefect.url})
     wanted = {"flow_runs": {"name": {"any_": [f"fetch {source.host}/silent:v1"]}, "state": {"type": {"any_": ["RUNNING"]}}}}
-    assert poll_until(lambda: bool(prefect.post("/flow_runs/filter", wanted)), timeout_s=60)
+    assert poll_until(lambda: bool(prefect.post("/flow_runs/filter", wanted)))
     (run,) = prefect.post("/flow_runs/filter", wanted)
     heartbeat = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}}
-    assert poll_until(lambda: bool(prefect.post("/events/filter", {"filter": heartbeat})["events"]), timeout_s=30)
+    assert poll_until(lambda: bool(prefect.post("/events/filter", {"filter": heartbeat})["events"]))
 
     process.kill()
     process.wait()

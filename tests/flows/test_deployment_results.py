@@ -15,6 +15,7 @@ from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import image
 from tests.flows.reports import error_lines, fetch_report
 from tests.peers.prefect import PrefectServer
+from tests.peers.processes import PATIENCE_S
 
 BUILT = images.image(9400, layers=2)
 CALLER = """
@@ -23,7 +24,7 @@ from prefect.deployments import run_deployment
 from prefect_dist import RunFailed
 
 deployment, options = json.loads(sys.argv[1])
-run = run_deployment(deployment, timeout=120, poll_interval=1, **options)
+run = run_deployment(deployment, timeout=240, poll_interval=1, **options)
 state, error = run.state, None
 try:
     report = state.result()
@@ -47,7 +48,7 @@ def run_from_program(
     """Start a run from another program with its own Prefect home, and return the result that the program sees."""
     env = os.environ | {"PREFECT_API_URL": server.url, "PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
     argv = [sys.executable, "-c", CALLER, json.dumps([f"{name}/{name}", {"parameters": parameters, **options}])]
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=200)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found

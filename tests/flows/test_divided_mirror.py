@@ -313,7 +313,7 @@ def test_a_run_that_is_cancelled_during_planning_records_no_image(
 
         def cancel_after_survey() -> None:
             surveyed = {f"/v2/{name}/manifests/v1" for name in APPS}
-            assert poll_until(lambda: surveyed <= {one.path for one in source.requests}, timeout_s=30)
+            assert poll_until(lambda: surveyed <= {one.path for one in source.requests})
             cancel.request("the user")
 
         late.inject(Fault(path="/v2/_catalog", action=Call(cancel_after_survey)))
@@ -387,7 +387,7 @@ def test_the_parent_shows_that_it_is_alive_while_shards_wait(mirrors: DividedMir
     seen = list[bool]()
 
     def wait_for_sign(raw: bytes) -> bytes:
-        seen.append(poll_until((mirrors.store / "runs" / "run-1" / "alive.json").exists, timeout_s=30))
+        seen.append(poll_until((mirrors.store / "runs" / "run-1" / "alive.json").exists))
         return raw
 
     report = mirrors.run(entry, inputs={0: wait_for_sign})

@@ -23,7 +23,7 @@ from tests.fakes.faults import Answer, Fault, Flip, Refuse
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, results
 from tests.peers.prefect import PrefectServer
-from tests.peers.processes import poll_until
+from tests.peers.processes import PATIENCE_S, poll_until
 from tests.peers.webhook import Webhook, webhook
 from tests.storage.conformance import Place, blob_path
 
@@ -52,7 +52,7 @@ def events_of(prefect: PrefectServer) -> Callable[[str], list[dict[str, Any]]]:
     def of(run: str) -> list[dict[str, Any]]:
         last = f"tests.{uuid4()}"
         emit_event("tests.last", resource={"prefect.resource.id": last})
-        assert poll_until(lambda: bool(find_events(any_resource={"id": [last]})), timeout_s=30)
+        assert poll_until(lambda: bool(find_events(any_resource={"id": [last]})))
         found = find_events(event={"prefix": ["image.", "content."]}, any_resource={"id": [f"prefect.flow-run.{run}"]})
         return found[::-1]
 
@@ -223,7 +223,7 @@ def test_no_event_is_lost_among_thousands(prefect: PrefectServer) -> None:
         }
         return int(prefect.post("/events/filter", body)["total"])
 
-    assert poll_until(lambda: count_recorded() == many, timeout_s=90)
+    assert poll_until(lambda: count_recorded() == many)
 
 
 def create_automations(name: str, block_id: str, directory: Path, url: str) -> list[str]:
@@ -232,7 +232,7 @@ def create_automations(name: str, block_id: str, directory: Path, url: str) -> l
     path.write_text((TOP / "automations" / name).read_text().replace("BLOCK_ID", block_id))
     argv = [sys.executable, "-m", "prefect", "automation", "create", "--from-file", str(path)]
     done = subprocess.run(
-        argv, check=False, capture_output=True, text=True, timeout=90, env={**_environment(), "PREFECT_API_URL": url}
+        argv, check=False, capture_output=True, text=True, timeout=PATIENCE_S, env={**_environment(), "PREFECT_API_URL": url}
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return re.findall(r"with id\s+([0-9a-f-]{36})", done.stdout)

@@ -32,4 +32,4 @@ def test_an_image_that_is_missing_at_its_source_fails_its_task_and_the_run(
         starts = [number for number, line in enumerate(lines) if " failed: 1 added" in line and line.endswith("; 1 cause:")]
         return bool(starts) and all(any(name in line for line in lines[starts[0] :]) for name in ("app:gone", "lost:v1"))
 
-    assert poll_until(log_ends_with_failures, timeout_s=20), prefect.logs(mirrors.flow_run)
+    assert poll_until(log_ends_with_failures), prefect.logs(mirrors.flow_run)

@@ -13,7 +13,7 @@ import prefect_dist
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer
-from tests.peers.processes import poll_until
+from tests.peers.processes import PATIENCE_S, poll_until
 from tests.source import ROOT
 
 DOCUMENT = (ROOT / "docs" / "how-to" / "library.md").read_text()
@@ -40,7 +40,9 @@ class Project:
         own += "".join(f"from flows.{code} import {name}\n" for name in names)
         env = os.environ | {"PREFECT_API_URL": self._api, "PREFECT_LOGGING_LEVEL": "CRITICAL"}
         argv = [sys.executable, "-c", own + program]
-        done = subprocess.run(argv, cwd=self.directory, env=env, capture_output=True, text=True, check=False, timeout=200)
+        done = subprocess.run(
+            argv, cwd=self.directory, env=env, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -121,9 +123,7 @@ print(*state.result(), state.state_details.flow_run_id)
     def task_names() -> set[str]:
         return {one["name"].partition(" sha256:")[0] for one in prefect.task_runs(run)}
 
-    assert poll_until(
-        lambda: {f"resolve {name}", "fetch manifest", "fetch config", "fetch layer"} <= task_names(), timeout_s=30
-    )
+    assert poll_until(lambda: {f"resolve {name}", "fetch manifest", "fetch config", "fetch layer"} <= task_names())
 
 
 def test_the_example_runs_a_deployment_and_reads_its_result(

@@ -19,10 +19,10 @@ from tests.flows.fleet import REPOSITORIES, Fleet, build_fleet, signature_tag, s
 from tests.flows.mirrors import Mirrors, find_faulty_files
 from tests.flows.reports import error_lines
 from tests.peers import skopeo
+from tests.peers.processes import PATIENCE_S
 from tests.peers.registry import LOGIN, CncfRegistry, Request, cncf_registry
 
 _ACCEPT = f"{images.OCI_INDEX}, {images.OCI_MANIFEST}"
-_ENDED_S = 100
 _LOGIN = b64encode(":".join(LOGIN).encode()).decode()
 
 pytestmark = pytest.mark.xdist_group("mirror_real")  # the tests share a registry with 200 images
@@ -142,7 +142,7 @@ def test_two_concurrent_mirrors_of_overlapping_images_fetch_each_digest_once(
             (tmp_path / f"{name}.yaml").write_text(json.dumps(settings))
             arguments = command("--output", "json", "mirror", tmp_path / f"{name}.yaml", "--direct")
             processes.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-        outputs = [process.communicate(timeout=_ENDED_S) for process in processes]
+        outputs = [process.communicate(timeout=PATIENCE_S) for process in processes]
 
         assert [process.returncode for process in processes] == [0, 0], [err.decode() for _, err in outputs]
         assert [len(json.loads(out)["targets"]) for out, _ in outputs] == [150, 150]

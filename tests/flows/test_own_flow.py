@@ -111,7 +111,7 @@ def test_the_error_of_a_failed_mirror_survives_pickling_and_is_one_line_in_the_l
     def logged_errors() -> list[str]:
         return [line for line in prefect.logs(str(state.state_details.flow_run_id)) if "Encountered exception" in line]
 
-    assert poll_until(lambda: bool(logged_errors()), timeout_s=20)
+    assert poll_until(lambda: bool(logged_errors()))
     assert logged_errors()[0].splitlines()[0] == f"Encountered exception during execution: {error!r}"
     assert "RunReport(" not in logged_errors()[0]
 

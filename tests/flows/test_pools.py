@@ -102,7 +102,7 @@ def cancel_own_task_run(session: Session, server: PrefectServer, key: str) -> in
     seen = _SEEN.setdefault(key, [])
     if not seen:
         this = {"task_runs": {"id": {"any_": [str(task_run.id)]}, "state": {"type": {"any_": ["RUNNING"]}}}}
-        assert poll_until(lambda: bool(server.post("/task_runs/filter", this)), timeout_s=60)
+        assert poll_until(lambda: bool(server.post("/task_runs/filter", this)))
         path = f"/task_runs/{task_run.id}"
         server.post(f"{path}/set_state", {"state": {"type": "CANCELLED", "name": "Cancelled"}, "force": True})
         assert server.get(path)["state_type"] == "CANCELLED"

@@ -32,4 +32,4 @@ def test_a_flow_of_a_user_in_the_same_process_keeps_its_traceback(
     def has_traceback() -> bool:
         return any("Traceback" in line and "raised by the flow of a user" in line for line in prefect.logs(run))
 
-    assert poll_until(has_traceback, timeout_s=20), prefect.logs(run)
+    assert poll_until(has_traceback), prefect.logs(run)

@@ -12,6 +12,7 @@ import pytest
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer
+from tests.peers.processes import PATIENCE_S
 
 # A process can set up only one SDK, so the program runs in another process.
 _PROGRAM = """
@@ -40,7 +41,7 @@ def spans(prefect: PrefectServer, reference: str, store: Path, **environment: st
         env={**os.environ, "PREFECT_API_URL": prefect.url, **environment},
         capture_output=True,
         check=True,
-        timeout=100,
+        timeout=PATIENCE_S,
     )
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found

@@ -21,8 +21,6 @@ _FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync "
     "--disable-component-update --hide-scrollbars --remote-debugging-port=0 --force-color-profile=srgb"
 )
-_APPEARS_S = 40.0
-"""On a busy machine, a page of Prefect takes seconds to load, and some more seconds to show the state of a run."""
 _ANSWER_S = 60.0
 _MOST_BYTES = 64 * 1024 * 1024
 _DRAWN = 700
@@ -82,9 +80,7 @@ class Page:
         Raises:
             TimeoutError: the text does not appear in time.
         """
-        if not poll_until(
-            lambda: self.evaluate(f"!!({_FIND})({json.dumps(selector)}, {json.dumps(text)})"), timeout_s=_APPEARS_S
-        ):
+        if not poll_until(lambda: self.evaluate(f"!!({_FIND})({json.dumps(selector)}, {json.dumps(text)})")):
             raise self._missing(text, selector)
 
     def click(self, text: str, selector: str = "*") -> None:
@@ -109,7 +105,7 @@ class Page:
             self.send("Input.insertText", text=text)
             return bool(self.evaluate(f"{field}.value") == text)
 
-        if not poll_until(typed, timeout_s=_APPEARS_S):
+        if not poll_until(typed):
             raise TimeoutError(f"no field {title!r} took {text!r}; the page shows:\n{self.text()}")
 
     def picture(self, path: Path, *, width: int = 1280, height: int = 900) -> None:
@@ -138,7 +134,7 @@ class Page:
         Raises:
             TimeoutError: the canvas stays empty.
         """
-        if not poll_until(lambda: self.colours(selector) > _DRAWN, timeout_s=_APPEARS_S):
+        if not poll_until(lambda: self.colours(selector) > _DRAWN):
             raise TimeoutError(f"nothing is drawn on {selector}; the page shows:\n{self.text()}")
 
     def text(self) -> str:
@@ -181,7 +177,7 @@ class Page:
             places.append(self.evaluate(look))
             return places[-1] is not None and places[-1] == places[-2]
 
-        if not poll_until(is_still, timeout_s=_APPEARS_S):
+        if not poll_until(is_still):
             raise self._missing(text, selector)
         x, y = places[-1]
         return x, y

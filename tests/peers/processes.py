@@ -15,8 +15,8 @@ import pytest
 
 LOOPBACK = "127.0.0.1"
 
-_START_S = 90.0
-"""A registry needs 0.1 s. A Prefect server that creates its database on a busy machine needs half a minute."""
+PATIENCE_S = 240.0
+"""How long tests wait for a process. Only a failing test waits that long. A busy machine has needed 65 s to start a server."""
 
 _END_S = 20.0
 """A Prefect server and its worker take some seconds to stop."""
@@ -126,7 +126,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def poll_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
+def poll_until(condition: Callable[[], bool], *, timeout_s: float = PATIENCE_S) -> bool:
     """Call `condition` until it is true; return False after `timeout_s` seconds. The interval grows with the duration."""
     began = time.monotonic()
     while not condition():
@@ -138,13 +138,13 @@ def poll_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path) -> None:
-    answered = poll_until(lambda: process.poll() is not None or ready(), timeout_s=_START_S)
+    answered = poll_until(lambda: process.poll() is not None or ready())
     # Checked after `ready`, because another server may have taken the port and answered in place of this process.
     status = process.poll()
     if status is not None:
         raise StartError(_failure(process, f"exited early with status {status}", log))
     if not answered:
-        raise StartError(_failure(process, f"did not answer within {_START_S:.0f} s", log))
+        raise StartError(_failure(process, f"did not answer within {PATIENCE_S:.0f} s", log))
 
 
 def _failure(process: subprocess.Popen[bytes], what: str, log: Path) -> str:

@@ -10,9 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.peers.processes import require
-
-_TIMEOUT_S = 120
+from tests.peers.processes import PATIENCE_S, require
 
 
 class SkopeoError(RuntimeError):
@@ -55,7 +53,7 @@ def tags(repository: str) -> list[str]:
 
 def _skopeo(verb: str, *arguments: str) -> bytes:
     command = [require("skopeo", "skopeo"), "--insecure-policy", verb, *arguments]
-    done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False)
     if done.returncode != 0:
         raise SkopeoError(f"skopeo {verb} {' '.join(arguments)}: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout
@@ -68,7 +66,7 @@ def planned(file: Path, destination: str) -> set[tuple[str, str]]:
         SkopeoError: skopeo cannot read the file, or not reach a registry.
     """
     command = [require("skopeo", "skopeo"), "--insecure-policy", "sync", "--dry-run", "--src", "yaml", "--dest", "docker"]
-    done = subprocess.run([*command, str(file), destination], capture_output=True, timeout=_TIMEOUT_S, check=False)
+    done = subprocess.run([*command, str(file), destination], capture_output=True, timeout=PATIENCE_S, check=False)
     lines = done.stderr.decode(errors="replace")
     if done.returncode != 0 or "level=error" in lines:
         raise SkopeoError(f"skopeo sync {file}: {lines.strip()}")

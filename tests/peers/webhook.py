@@ -8,7 +8,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tests.peers.processes import LOOPBACK, poll_until
 
-_TOLD_S = 60
 """An event passes the API, the triggers and the actions of Prefect."""
 
 
@@ -36,7 +35,7 @@ class Webhook:
         Raises:
             TimeoutError: fewer requests arrived in time.
         """
-        if not poll_until(lambda: len(self.requests) >= at_least, timeout_s=_TOLD_S):
+        if not poll_until(lambda: len(self.requests) >= at_least):
             raise TimeoutError(f"expected {at_least} requests, got {self.requests}")
         return list(self.requests)
 

@@ -20,6 +20,7 @@ from prefect_dist.remotes import archive_file
 from prefect_dist.storage import StoreFull, open_store
 from tests import images
 from tests.peers import skopeo
+from tests.peers.processes import PATIENCE_S
 from tests.remotes.archive_remotes import content_of, open_remotes, read_image, refuse
 from tests.storage.archives import (
     Entry,
@@ -390,7 +391,7 @@ def test_memory_does_not_grow_with_the_content_of_an_archive(tmp_path: Path) -> 
     path = tmp_path / "a.tar"
     path.write_bytes(gzip.compress(tar_of([padding, *layout(big, annotations={REF_NAME: "v1"})]), 1))
     argv = [sys.executable, "-c", BOMB, f"oci-archive:{path}:v1"]
-    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert (done.stdout.strip(), done.stderr) == ("3", "")
 
 

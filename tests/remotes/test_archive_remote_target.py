@@ -20,7 +20,7 @@ from prefect_dist.remotes import Remotes, Target
 from prefect_dist.storage import open_store
 from tests import images
 from tests.peers import skopeo
-from tests.peers.processes import require
+from tests.peers.processes import PATIENCE_S, require
 from tests.remotes.archive_remotes import content_of, open_remotes, read_image
 from tests.storage.archives import (
     descriptor,
@@ -446,7 +446,7 @@ def test_two_processes_that_write_one_archive_at_once_lose_no_tag(tmp_path: Path
     place = f"oci-archive:{tmp_path}/a.tar"
     argv = [[sys.executable, "-c", SEVERAL, place, name, first] for name, first in (("one", "8310"), ("two", "8320"))]
     writers = [subprocess.Popen(one, cwd=REPOSITORY) for one in argv]
-    assert [writer.wait(timeout=100) for writer in writers] == [0, 0]
+    assert [writer.wait(timeout=PATIENCE_S) for writer in writers] == [0, 0]
     assert tags_of(place) == [f"{name}-{number}" for name in ("one", "two") for number in range(5)]
     for number in range(5):
         image = images.image(8320 + number, layers=1, layer_bytes=500_000)
@@ -476,7 +476,7 @@ write(sys.argv[1], TWO)
 def run(script: str, *arguments: str | int, limit: int | None = None) -> subprocess.CompletedProcess[str]:
     prefix = [] if limit is None else ["prlimit", f"--fsize={limit}"]
     argv = [*prefix, sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=100)
+    return subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("entries", [0, 3, 6])

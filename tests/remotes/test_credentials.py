@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prefect_dist.ocispec.errors import Denied, InvalidInput
 from prefect_dist.remotes import credentials
 from prefect_dist.remotes.credentials import Credentials, DockerConfig, Origin, StaticCredentials, chain_sources
-from tests.peers.processes import require
+from tests.peers.processes import PATIENCE_S, require
 from tests.peers.registry import LOGIN, cncf_registry
 from tests.remotes.asking import check_message, user
 from tests.remotes.test_helpers import SECRET, UNKNOWN, Programs, knows
@@ -499,7 +499,7 @@ def test_a_file_written_by_skopeo_is_read(tmp_path: Path, guarded: str, namespac
     path = str(tmp_path / "auth.json")
     user_and_file = [f"--username={LOGIN[0]}", "--password-stdin", f"--authfile={path}"]
     login = [require("skopeo", "skopeo"), "login", "--tls-verify=false", *user_and_file, guarded + namespace]
-    subprocess.run(login, input=LOGIN[1].encode(), check=True, capture_output=True, timeout=60)
+    subprocess.run(login, input=LOGIN[1].encode(), check=True, capture_output=True, timeout=PATIENCE_S)
     config = DockerConfig.load({"REGISTRY_AUTH_FILE": path})
     assert config.get(guarded, "team/app") == user(*LOGIN)
     assert config.get(guarded, "other/app") == (None if namespace else user(*LOGIN))

@@ -33,6 +33,7 @@ from tests.fakes.faults import (
 )
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.uploads import Uploads
+from tests.peers.processes import PATIENCE_S
 from tests.remotes.asking import BLOB, HASTY, REPOSITORY, anonymous, check_message, descriptor, list_requests, reference, user
 from tests.remotes.pushing import CHUNK, Reader, pusher, sent_ranges, shape
 
@@ -618,7 +619,7 @@ def test_many_uploads_run_concurrently(registries: Registries) -> None:
         registry.inject(Fault(method="PATCH", path=UPLOADS, nth=10, times=3, action=Drop(5)))
         with ThreadPoolExecutor(THREADS) as threads:
             for done in [threads.submit(target.upload, descriptor(content), Reader(content)) for content in contents]:
-                done.result(timeout=60)
+                done.result(timeout=PATIENCE_S)
         assert [stored(registry, descriptor(content)) for content in contents] == contents
         assert len(registry.find_requests("GET", "/token")) == 1
         assert registry.uploads.open == 0

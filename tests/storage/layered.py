@@ -17,7 +17,7 @@ import zstandard
 from prefect_dist.ocispec import Descriptor, Digest, Platform
 from prefect_dist.storage import ContentStore, open_store
 from tests import images
-from tests.peers.processes import require
+from tests.peers.processes import PATIENCE_S, require
 from tests.storage.conformance import ingest
 
 AMD64 = Platform.parse("linux/amd64")
@@ -147,7 +147,7 @@ def umoci_unpack(place: Path, *tars: bytes, rootless: bool = False) -> Path:
         argv.append("--rootless")
         if os.geteuid() == 0:
             argv = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *argv]
-    done = subprocess.run([*argv, str(bundle)], capture_output=True, text=True, check=False, timeout=60, umask=0o22)
+    done = subprocess.run([*argv, str(bundle)], capture_output=True, text=True, check=False, timeout=PATIENCE_S, umask=0o22)
     if done.returncode != 0:
         raise UmociError(done.stderr)
     return bundle / "rootfs"

@@ -21,6 +21,7 @@ from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFou
 from prefect_dist.storage import ContentStore, archive, open_store
 from tests import images
 from tests.peers import skopeo
+from tests.peers.processes import PATIENCE_S
 from tests.storage.archives import (
     Breaking,
     Entry,
@@ -359,7 +360,7 @@ def explode(path: Path, data: bytes) -> str:
     """Import an archive in a separate process with limits, and return the last line that it prints."""
     path.write_bytes(data)
     argv = [sys.executable, "-c", IMPORT, str(path)]
-    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     last = (done.stderr.splitlines() or [""])[-1]
     assert done.returncode == 0 or last, f"ended by signal {-done.returncode}"
     return last

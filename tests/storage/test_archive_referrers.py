@@ -16,6 +16,7 @@ from prefect_dist.ocispec.referrers import Referrer, cosign_tags, fallback_tag
 from prefect_dist.storage import ContentStore, Name, gc, open_store
 from tests import images
 from tests.peers import skopeo
+from tests.peers.processes import PATIENCE_S
 from tests.storage.archives import (
     Entry,
     content,
@@ -188,7 +189,7 @@ def test_a_fallback_index_of_many_repositories_is_kept_once(tmp_path: Path) -> N
     index = document({"schemaVersion": 2, "manifests": [named, *roots]})
     (tmp_path / "a.tar").write_bytes(tar_of([*entries, ("index.json", index)]))
     argv = [sys.executable, "-c", BOMB, str(tmp_path / "a.tar")]
-    done = subprocess.run(argv, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(argv, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.stdout == "{'registry.example/r3999:1': 300}\n", done.stderr[-300:]
 
 

@@ -16,6 +16,7 @@ from prefect_dist.storage import ContentStore, gc, open_store
 from prefect_dist.storage.leases import Lease
 from prefect_dist.storage.locked_file import shares_locks_by
 from tests import images
+from tests.peers.processes import PATIENCE_S
 from tests.peers.seaweedfs import S3Server
 from tests.storage.conformance import Place
 from tests.storage.test_gc import put
@@ -87,7 +88,7 @@ def test_threads_that_take_the_first_roots_concurrently_do_not_deadlock(tmp_path
         input="\n",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("8\n", "", 0)
 

@@ -10,6 +10,7 @@ import pytest
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported
 from prefect_dist.storage import backend, open_store
 from prefect_dist.storage.options import merge_options, parse
+from tests.peers.processes import PATIENCE_S
 
 
 def test_options_can_be_nested_and_have_json_types() -> None:
@@ -94,7 +95,7 @@ def test_the_login_method_of_google_is_not_a_secret(way: str) -> None:
 )
 def test_the_error_of_a_missing_driver_has_its_extra(url: str, driver: str, extra: str) -> None:
     script = f"import sys; sys.modules[{driver!r}] = None; from storage import open_store; open_store({url!r})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     protocol = url.partition(":")[0]
     expected = f"store {url}: the driver for {protocol}:// is not installed; run pip install 'prefect-dist[{extra}]'"
     assert done.stderr.splitlines()[-1] == f"prefect_dist.ocispec.errors.InvalidInput: {expected}"

@@ -14,6 +14,7 @@ import pytest
 from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, Unsupported
 from prefect_dist.storage import ContentStore, open_store
 from prefect_dist.storage.unpack import unpack
+from tests.peers.processes import PATIENCE_S
 from tests.storage.layered import (
     AMD64,
     Member,
@@ -291,7 +292,7 @@ def explode(store: ContentStore, archive: bytes, *, suffix: str = "+gzip") -> st
     root = image(store, archive, suffix=suffix)
     limits = str(MEMORY_BYTES), str(CPU_SECONDS)
     argv = [sys.executable, "-c", UNPACK, store.url, str(root.digest), str(root.size), *limits]
-    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     last = (done.stderr.splitlines() or [""])[-1]
     assert done.returncode == 0 or last, f"ended by signal {-done.returncode}"
     return last

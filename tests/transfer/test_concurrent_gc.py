@@ -22,6 +22,7 @@ from prefect_dist.storage.verify import verify
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
 from tests import images
 from tests.fakes.registry import FakeRegistry
+from tests.peers.processes import PATIENCE_S
 from tests.storage.archives import export_to_bytes, memory_store, put
 from tests.storage.conformance import Place
 from tests.transfer.content import fetch_tree
@@ -75,7 +76,7 @@ def run_loop(script: str, place: Place) -> Iterator[list[int]]:
         try:
             yield counted
         finally:
-            out, _ = process.communicate("stop\n", timeout=60)
+            out, _ = process.communicate("stop\n", timeout=PATIENCE_S)
         counted.append(int(out))
     assert process.returncode == 0
 

@@ -18,7 +18,7 @@ from prefect_dist.storage.claims import FETCH, ContentClaims
 from tests import images
 from tests.fakes.faults import Call, Fault, Stall
 from tests.fakes.registry import FakeRegistry
-from tests.peers.processes import poll_until
+from tests.peers.processes import PATIENCE_S, poll_until
 from tests.peers.seaweedfs import S3Server
 
 BUILT = images.image(8100, layers=1, layer_bytes=4_000_000)
@@ -51,13 +51,13 @@ def test_a_paused_process_that_wakes_up_overwrites_no_claim_and_tears_no_content
             os.kill(paused.pid, signal.SIGSTOP)
 
             with claimant(s3, store, source) as other:  # takes the claim over after the silence
-                assert other.communicate(timeout=60)[0] == "fetched\n"
+                assert other.communicate(timeout=PATIENCE_S)[0] == "fetched\n"
 
             claims = ContentClaims(opened._backend, opened._layout, renew_s=RENEW_S, silence_s=SILENCE_S)
             with claims.hold(FETCH, Digest.parse(LAYER), pause=lambda _seconds: pytest.fail("the claim has ended")) as third:
                 os.kill(paused.pid, signal.SIGCONT)
                 release.set()
-                assert paused.communicate(timeout=60)[0] == "fetched\n"
+                assert paused.communicate(timeout=PATIENCE_S)[0] == "fetched\n"
                 raw, _ = opened._backend.read_versioned(third.path)
             claims.close()
         assert third.token.encode() in (raw or b"")
