@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests import images
 from tests.cli.dist import command, dist, dist_direct
 from tests.fakes.faults import Fault, Response, Wire
@@ -72,6 +74,7 @@ def incomplete(target: FakeRegistry, ships: Fleet) -> list[str]:
     return found + [key for (name, _), built in ships.listed.items() for key in find_missing(target, f"copy/{name}", built)]
 
 
+@pytest.mark.timeout(900)
 def test_a_mirror_that_is_killed_ten_times_is_completed_by_the_next_run(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     ships = build_fleet(base_bytes=200_000, layer_bytes=50_000)

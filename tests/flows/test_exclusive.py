@@ -19,6 +19,8 @@ from tests.peers.processes import poll_until
 BUILT = images.image(7400, layers=1)
 LAYER = list(BUILT.blobs)[-1]
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @dataclass(slots=True)
 class HeldResponses:
