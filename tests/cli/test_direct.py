@@ -207,7 +207,7 @@ def test_a_direct_run_refuses_prefect_blocks(kind: str, registry: FakeRegistry, 
 
 def start_fetch(store: Path, name: str) -> subprocess.Popen[bytes]:
     """Start a direct fetch, and wait until the registry stalls."""
-    arguments = command("--store", store, "--output", "json", "--read-timeout", "10m", "fetch", name)
+    arguments = command("--store", store, "--output", "json", "fetch", "--read-timeout", "10m", name)
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def has_stalled() -> bool:

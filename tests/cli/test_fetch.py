@@ -43,7 +43,7 @@ def stalling() -> Iterator[FakeRegistry]:
 def started(store: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """A `dist fetch` that waits for the stalled registry."""
     process = subprocess.Popen(
-        command("--store", store, "--output", "json", "--read-timeout", "10m", "fetch", *arguments),
+        command("--store", store, "--output", "json", "fetch", "--read-timeout", "10m", *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
