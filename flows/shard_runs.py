@@ -26,7 +26,7 @@ from prefect_dist.mirror.shard_format import read_stopped, verify
 from prefect_dist.mirror.skopeo import Dialect
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound, Unavailable
-from prefect_dist.storage.runs import ALIVE_S, RunFiles
+from prefect_dist.storage.runs import ALIVE_S, RunFiles, name_alive, name_result
 from prefect_dist.transfer.cancellation import current_token
 from prefect_dist.transfer.events import Note, Notify
 from prefect_dist.transfer.pool import Grain
@@ -210,7 +210,7 @@ class ShardRuns:
             Corrupt: the result is not from the shard.
             DistError: the store.
         """
-        name = f"result-{number}.json"
+        name = name_result(number)
         signed, key = files.read(name), self._keys.get(number)
         if signed is None or key is None or signed == self._old_results.get(number):
             return None
@@ -219,7 +219,7 @@ class ShardRuns:
     def _discard_result(self, number: int, files: RunFiles) -> None:
         """Count the current result of a shard as missing, until the next attempt has written another result."""
         with suppress(DistError):  # then the next attempt may end with this result
-            self._old_results[number] = files.read(f"result-{number}.json")
+            self._old_results[number] = files.read(name_result(number))
 
     def _submit_next(self, waiting: deque[ShardAttempt], running: dict[UUID, ShardAttempt]) -> Iterator[tuple[int, DistError]]:
         """Submit waiting shards, up to `workers` in flight. If Prefect's API is unreachable, the shards keep waiting.
@@ -359,7 +359,7 @@ def _describe_place(record: FlowRun) -> str:
 def find_last_sign(attempt: ShardAttempt, files: RunFiles) -> datetime | None:
     """Return the time of the last file of a shard. An unreachable store says nothing about the shard."""
     try:
-        return files.read_modification_time(f"alive-{attempt.number}.json")
+        return files.read_modification_time(name_alive(attempt.number))
     except DistError:
         attempt.seen = attempt.seen[0], time.monotonic()
         return attempt.seen[0]

@@ -1,6 +1,5 @@
 """The shards of a divided run: their inputs and results are files in the content store, which all processes share."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Protocol, TypeVar
@@ -9,13 +8,10 @@ from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import DistError, Unavailable
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.remotes import Quota
-from prefect_dist.storage.runs import RunFiles
+from prefect_dist.storage.runs import PARENT_ALIVE, RunFiles, name_input, name_result, parse_input_name
 from prefect_dist.transfer.events import Note, Notify
 from prefect_dist.transfer.pool import Pool
 from prefect_dist.transfer.stats import TransferStats
-
-# The input of a shard. A killed run may leave temporary files with longer names.
-_SHARD = re.compile(r"shard-([0-9]{1,9})\.json")
 
 
 class ShardRunner(Protocol):
@@ -117,9 +113,9 @@ class Division:
         or gc has removed the files.
         """
         names, submitted = self._files.list_names(), self._runner.find_submitted()
-        written = {int(found[1]) for name in names if (found := _SHARD.fullmatch(name))}
+        written = {number for number in map(parse_input_name, names) if number is not None}
         self._first_number = max(written.union(submitted), default=-1) + 1
-        open_numbers = sorted(number for number in written & submitted.keys() if f"result-{number}.json" not in names)
+        open_numbers = sorted(number for number in written & submitted.keys() if name_result(number) not in names)
         if unfinished := {number: submitted[number] for number in open_numbers}:
             self._notify(Note(f"finishing {format_count(len(unfinished), 'shard')} of an earlier attempt"))
             for _ in self._watch(unfinished):
@@ -167,13 +163,13 @@ class Division:
 
     def _watch(self, shards: Mapping[int, Digest]) -> Iterator[tuple[int, DistError | None]]:
         """Yield each shard as it ends. Shards may wait for days, so gc must see that their parent is alive."""
-        with self._files.show_life("alive.json"):
+        with self._files.show_life(PARENT_ALIVE):
             yield from self._runner.carry_out(shards, self._files)
 
     def _write_input(self, number: int, one: ShardInput[ShardResult]) -> Digest:
         """Write the input of a shard, and return the digest of the file."""
         raw = one.to_json()
-        self._files.write(f"shard-{number}.json", raw)
+        self._files.write(name_input(number), raw)
         return Digest.of(raw)
 
     def _read_result(self, number: int, one: ShardInput[R], error: DistError | None) -> R:
@@ -182,7 +178,7 @@ class Division:
         Raises:
             DistError: `error` if the result is missing; the result is damaged; or an error of the store.
         """
-        at = f"{self._files.url}/result-{number}.json"
+        at = f"{self._files.url}/{name_result(number)}"
         raw = self._runner.read_result(number, self._files)
         if raw is None:
             raise error or Unavailable("the shard ended without a result; run again to resume", subject=at)

@@ -24,7 +24,7 @@ from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound
 from prefect_dist.remotes import Hosts
 from prefect_dist.storage import open_store
-from prefect_dist.storage.runs import RunFiles
+from prefect_dist.storage.runs import RunFiles, name_alive, name_input, name_result
 from prefect_dist.transfer.repositories import NewRepositories
 from prefect_dist.transfer.session import SessionSpec
 
@@ -67,7 +67,7 @@ class ShardJob:
         else:
             result, report = self._mirror(self.wanted, context, scopes)
         files = context.pool.session.store.open_run(self.run_name)
-        files.write(f"result-{self.number}.json", sign(result.to_json(), self.key))
+        files.write(name_result(self.number), sign(result.to_json(), self.key))
         return report
 
     def _check(self, wanted: CheckShardInput, context: RunContext, scopes: MirrorScopes) -> tuple[CheckShardResult, RunReport]:
@@ -147,7 +147,7 @@ def make_shard_run(
     with open_store(session.store, options=session.store_options) as store:
         files = store.open_run(run)
         work = read_input(files, shard, expected)
-        is_again = files.read_modification_time(f"alive-{shard}.json") is not None
+        is_again = files.read_modification_time(name_alive(shard)) is not None
     job = ShardJob(run_name=run, number=shard, key=key, wanted=work, entries=entries, is_again=is_again)
     return RunSpec(job=job, session=session, window=concurrency, retries=retries)
 
@@ -164,7 +164,8 @@ def read_input(files: RunFiles, number: int, digest: Digest) -> MirrorShardInput
         InvalidInput, Unsupported: the file is from another version of this program.
         Denied, Unavailable: the file system.
     """
-    raw, at = files.read(f"shard-{number}.json"), f"{files.url}/shard-{number}.json"
+    name = name_input(number)
+    raw, at = files.read(name), f"{files.url}/{name}"
     if raw is None:
         why = "the input of the shard is missing in this store; the worker must use the content store of the parent run"
         raise NotFound(why, subject=at)
@@ -198,6 +199,6 @@ def show_life(session: SessionSpec, *, run: str, shard: int) -> Iterator[None]:
     """
     with (
         open_store(session.store, options=session.store_options) as store,
-        store.open_run(run).show_life(f"alive-{shard}.json"),
+        store.open_run(run).show_life(name_alive(shard)),
     ):
         yield

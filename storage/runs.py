@@ -1,5 +1,6 @@
 """The files of a run that several processes carry out together: small JSON documents below `runs/<run>/` in the store."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -12,6 +13,32 @@ from prefect_dist.storage.layout import Layout
 
 ALIVE_S = 20.0
 """The time between two writes of the file of a process that is alive."""
+
+PARENT_ALIVE = "alive.json"
+"""The file of a parent that waits for shards."""
+
+_INPUT = re.compile(r"shard-([0-9]{1,9})\.json")
+
+
+def name_input(shard: int) -> str:
+    """Return the name of the file with the work of a shard."""
+    return f"shard-{shard}.json"
+
+
+def parse_input_name(name: str) -> int | None:
+    """Return the number of the shard whose input has this name; None for another file, such as a temporary file."""
+    found = _INPUT.fullmatch(name)
+    return None if found is None else int(found[1])
+
+
+def name_result(shard: int) -> str:
+    """Return the name of the file with the result of a shard."""
+    return f"result-{shard}.json"
+
+
+def name_alive(shard: int) -> str:
+    """Return the name of the file that a shard writes again while it runs."""
+    return f"alive-{shard}.json"
 
 
 class RunFiles:
