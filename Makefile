@@ -43,7 +43,7 @@ test: install peers ## Check, then run all tests.
 
 # Otherwise, each process of pytest-xdist compiles the assertions of all tests.
 compile: install
-	$(BIN)/python -m pytest --collect-only --quiet > /dev/null
+	@found=$$($(BIN)/python -m pytest --collect-only -qq) || { echo "$$found"; exit 1; }
 
 demo: install peers ## Fetch a real image from a real registry on this machine, and show the result.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.demo

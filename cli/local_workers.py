@@ -117,7 +117,7 @@ def _remove(server: LocalServer, delete: Callable[[Any], object], name: object) 
 
 @contextmanager
 def _worker_process(pool: str, count: int, environment: dict[str, str]) -> Iterator[None]:
-    """Run a worker in this block. The worker stops its processes when it ends, and no process of the worker remains.
+    """Run a worker in this block. The worker stops its processes when it ends, and no process of its group remains.
 
     If the worker ends before the block, the run fails, and its shards are stopped.
     """
@@ -142,18 +142,27 @@ def _worker_process(pool: str, count: int, environment: dict[str, str]) -> Itera
         yield
     finally:
         is_over.set()
-        with process:  # closes the pipes
-            _end(process, watch)
-            output.wait(_STOP_S)
+        _end(process, watch)
+        output.wait(_OUTPUT_S)
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 class _Output:
-    """The last lines that a process has written. A thread reads them, because a full pipe would block the process."""
+    """The last lines that a process has written. A thread reads them, because a full pipe would block the process.
+
+    The thread closes the pipe after its end, which a process outside the group of the worker can delay.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._lines = deque[bytes](maxlen=_TAIL_LINES)
-        self._thread = threading.Thread(target=self._lines.extend, args=(process.stdout or (),), name="output", daemon=True)
+        self._lines, self._pipe = deque[bytes](maxlen=_TAIL_LINES), process.stdout
+        self._thread = threading.Thread(target=self._keep, name="output", daemon=True)
         self._thread.start()
+
+    def _keep(self) -> None:
+        if self._pipe is not None:
+            with self._pipe:
+                self._lines.extend(self._pipe)
 
     def wait(self, seconds: float) -> None:
         """Wait at most `seconds` until no process writes to the pipe any more."""

@@ -23,7 +23,9 @@ _ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED)
 
 
 def require_parent(parent: str) -> None:
-    """Return if a parent run may use the result of a shard that starts now. A crashed parent may: it finishes its shards later.
+    """Check that the parent run may use the result of a shard that starts now.
+
+    A crashed parent may use the result: a crashed run may start again, and then finishes its shards.
 
     Raises:
         Stopped: the parent has ended.
@@ -64,5 +66,5 @@ def _read_state(api: SyncPrefectClient, run: str) -> State[Any] | None:
     try:
         with brief():
             return api.read_flow_run(UUID(run)).state
-    except CALL_ERRORS:
+    except (*CALL_ERRORS, ValueError):  # ValueError: the answer is not from Prefect, but from a proxy
         return None

@@ -19,6 +19,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Crashed
+from pydantic import TypeAdapter
 
 from prefect_dist.flows.api import UNREACHABLE, ApiUnavailable, brief, client
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound, Unavailable, quote_text
@@ -36,6 +37,7 @@ _UNREADABLE = "Prefect's API gave an unreadable answer"
 _CHECK_URL = "check PREFECT_API_URL, and the proxies between this machine and Prefect"
 _SHARD_PARAMETERS = {"shard", "digest", "key"}
 _BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+_WORKERS = TypeAdapter(list[dict[str, Any]])
 T = TypeVar("T")
 OWN_WORKER = "own-worker"
 """The tag of a deployment whose command starts and watches a worker."""
@@ -229,7 +231,7 @@ class ShardFlowRuns:
             workers = self._api.call(partial(_list_workers, name))
         except NotFound as exc:
             raise InvalidInput(f"Prefect has no work pool {name} for the deployment {self._name}; {_DEPLOY_AGAIN}") from exc
-        if workers is not None and not any(worker["status"] == WorkerStatus.ONLINE.value for worker in workers):
+        if workers is not None and not any(worker.get("status") == WorkerStatus.ONLINE.value for worker in workers):
             remedy = f"start one with: prefect worker start --pool {name}"
             raise Unavailable(f"no worker polls the work pool {name} of the deployment {self._name}; {remedy}")
         return workers is not None
@@ -243,5 +245,4 @@ def _list_workers(pool: str) -> list[dict[str, Any]]:
     """Return the workers of a work pool as JSON objects."""
     values = {"work_pool_name": pool}
     response = client().request("POST", "/work_pools/{work_pool_name}/workers/filter", path_params=values, json={})
-    found: list[dict[str, Any]] = response.json()
-    return found
+    return _WORKERS.validate_python(response.json())

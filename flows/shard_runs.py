@@ -164,7 +164,7 @@ class ShardRuns:
         self._flow_runs = ShardFlowRuns(deployment, PatientApi(notify, self._cancel))
         self._prefix = "" if title is None else f"{title}: "
         self._keys = dict[int, str]()
-        self._old_results = dict[int, bytes | None]()  # of attempts that do not count, by shard
+        self._old_results = dict[int, datetime | None]()  # the times of results that do not count, by shard
         self._deadline: float | None = None  # of the wait for cancelled shards
         self._idle_since, self._next_look_s = time.monotonic(), _FIRST_LOOK_S
 
@@ -210,16 +210,18 @@ class ShardRuns:
             Corrupt: the result is not from the shard.
             DistError: the store.
         """
-        name = name_result(number)
+        name, old = name_result(number), self._old_results.get(number)
+        if old is not None and files.read_modification_time(name) == old:
+            return None
         signed, key = files.read(name), self._keys.get(number)
-        if signed is None or key is None or signed == self._old_results.get(number):
+        if signed is None or key is None:
             return None
         return verify(signed, key, at=f"{files.url}/{name}")
 
     def _discard_result(self, number: int, files: RunFiles) -> None:
         """Count the current result of a shard as missing, until the next attempt has written another result."""
         with suppress(DistError):  # then the next attempt may end with this result
-            self._old_results[number] = files.read(name_result(number))
+            self._old_results[number] = files.read_modification_time(name_result(number))
 
     def _submit_next(self, waiting: deque[ShardAttempt], running: dict[UUID, ShardAttempt]) -> Iterator[tuple[int, DistError]]:
         """Submit waiting shards, up to `workers` in flight. If Prefect's API is unreachable, the shards keep waiting.
@@ -266,7 +268,9 @@ class ShardRuns:
         ended = {run: end for run, end in ends.items() if end is not None}
         if self._deadline is not None:
             self._cancel_again(run for run in found.values() if run.id not in ended)
-        elif not ended:
+        elif ended:
+            self._note_activity()
+        else:
             self._watch_start(running)
         return ended
 
@@ -331,10 +335,14 @@ class ShardRuns:
     def _can_retry(self, attempt: ShardAttempt, end: _End) -> bool:
         return not end.is_final and attempt.attempt < _MOST_ATTEMPTS and self._cancel.reason is None
 
+    def _note_activity(self) -> None:
+        """Note that workers carry out shards."""
+        self._idle_since, self._next_look_s = time.monotonic(), _FIRST_LOOK_S
+
     def _watch_start(self, running: Mapping[UUID, ShardAttempt]) -> None:
         """Note after some time in which no shard runs that none has started. Raise an error after a minute without a worker."""
         if any(attempt.is_started for attempt in running.values()) or not running:
-            self._idle_since, self._next_look_s = time.monotonic(), _FIRST_LOOK_S
+            self._note_activity()
             return
         waited_s = time.monotonic() - self._idle_since
         if waited_s < self._next_look_s:

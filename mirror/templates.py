@@ -29,6 +29,7 @@ _ACTION = re.compile(r'\{\{(?P<trim>-\s)?(?P<code>(?:[^"`}]|"(?:[^"\\]|\\.)*"|`[
 _TRIM_AFTER = re.compile(r"\s-\Z")
 # word ::= text | number | [ "." | "$" ] name { "." name } | ":=" | "|" | "(" | ")"
 _WORD = re.compile(r'\s*("(?:[^"\\]|\\["\\nt])*"|`[^`]*`|[0-9]{1,9}(?![\w.])|[.$]?[A-Za-z]\w*(?:\.[A-Za-z]\w*)*|:=|[|()])\s*')
+_SHOWN = 255  # characters of a name in a message
 _ESCAPES = {r"\"": '"', r"\\": "\\", r"\n": "\n", r"\t": "\t"}
 _MAX_WORDS = 100  # the parser and the renderer are recursive
 _VERB = re.compile(r"(%[-0]*[0-9]{0,3})([dsv%])")
@@ -221,14 +222,14 @@ class _Parser:
         if name[0] == "$" and not arguments:
             return _Call("$", (name,))
         if name not in _FUNCTIONS:
-            raise _Invalid(f"unknown function {name}; known functions: {', '.join(_FUNCTIONS)}")
+            raise _Invalid(f"unknown function {_show(name)}; known functions: {', '.join(_FUNCTIONS)}")
         if name not in ("env", "file"):
             return _Call(name, tuple(arguments))
         if len(arguments) != 1 or not isinstance(arguments[0], str):
             raise _Invalid(f"function {name}: expected one quoted {_FUNCTIONS[name].signature}")
         if name == "file":
             return _read_file(arguments[0])
-        return self._environ.get(arguments[0], _Missing(f"environment variable {arguments[0]} is not set"))
+        return self._environ.get(arguments[0], _Missing(f"environment variable {_show(arguments[0])} is not set"))
 
 
 def _read_file(path: str) -> str | _Missing:
@@ -237,7 +238,12 @@ def _read_file(path: str) -> str | _Missing:
         return Path(expanduser(path)).read_text().removesuffix("\n")
     except (OSError, ValueError) as exc:  # ValueError: the content is not UTF-8, or the path has a null byte
         reason = getattr(exc, "strerror", None) or "expected a text file in UTF-8"
-        return _Missing(f"{path if path.isprintable() else quote_text(path)}: {reason}")
+        return _Missing(f"{_show(path)}: {reason}")
+
+
+def _show(name: str) -> str:
+    """Return a name for a message: on one line, and not too long."""
+    return name if name.isprintable() and len(name) < _SHOWN else quote_text(name)
 
 
 def _refers_to(node: _Node, name: str) -> bool:

@@ -48,10 +48,13 @@ from prefect_dist.remotes.public import (
 
 # Large enough that the cost per piece vanishes, small enough that many concurrent transfers need little memory.
 PIECE_BYTES = 1024 * 1024
-# Hosts, and connections per host, that are kept for reuse. The second limit exceeds any number of threads, because urllib3 logs
-# a warning for each connection closed above the limit. A larger limit costs time: urllib3 fills a queue with as many places.
+# Hosts, and connections per host, that are kept for reuse. urllib3 logs a warning for each connection closed above the second
+# limit. The limit exceeds the requests in flight to one host (64 units of work and 8 parts of blobs). A larger limit costs
+# time: urllib3 fills a queue with as many places.
 _HOSTS = 64
 _KEPT_PER_HOST = 256
+# A proxy gets its own TLS settings: `verify=False` and the client certificate of a registry are only for the registry.
+_PROXY_TLS = Tls()
 # The part that is read of a body without content, such as an error or a redirect.
 _MAX_OTHER_BYTES = 64 * 1024
 
@@ -83,7 +86,7 @@ class Urllib3Transport(httpx.BaseTransport):
         allowed = guard.address_rule(request.url, is_named=self._hosts.is_named(request.url)) if guard is not None else None
         if guard is not None and not guard.may_have_secrets(request.url):
             settings = settings.without_secrets()
-        tls = settings.tls if _uses_tls(request.url, proxy) else None
+        tls = _tls_for(request.url, settings, proxy)
         pools = self._pools_for(tls, proxy, allowed if proxy is None else None)
         request.extensions[TLS_ADVICE] = self._hosts.advice_at(request.url)
         with self._as_httpx(request):
@@ -171,7 +174,9 @@ class Urllib3Transport(httpx.BaseTransport):
         else:
             login = f"{proxy.username}:{proxy.password}" if proxy.userinfo else None
             bare = str(proxy.copy_with(userinfo=b""))
-            pools = urllib3.ProxyManager(bare, proxy_headers=urllib3.make_headers(proxy_basic_auth=login), **how)
+            headers = urllib3.make_headers(proxy_basic_auth=login)
+            how["proxy_ssl_context"] = self._tls_context(_PROXY_TLS) if _is_https(proxy) else None
+            pools = urllib3.ProxyManager(bare, proxy_headers=headers, **how)
         pools.pool_classes_by_scheme = self._connections.pool_classes(allowed)
         return pools
 
@@ -182,9 +187,15 @@ class Urllib3Transport(httpx.BaseTransport):
         return self._tls_contexts[tls]
 
 
-def _uses_tls(url: httpx.URL, proxy: httpx.URL | None) -> bool:
-    """Return True if a request needs a TLS context, for the server or for the proxy."""
-    return url.scheme == "https" or (proxy is not None and proxy.scheme == "https")
+def _tls_for(url: httpx.URL, settings: HostSettings, proxy: httpx.URL | None) -> Tls | None:
+    """Return the TLS settings for a server, or for the proxy of a server without TLS; None if neither uses TLS."""
+    if _is_https(url):
+        return settings.tls
+    return _PROXY_TLS if proxy is not None and _is_https(proxy) else None
+
+
+def _is_https(url: httpx.URL) -> bool:
+    return url.scheme == "https"
 
 
 class _Connections:

@@ -195,11 +195,11 @@ def servers_on(home: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            environment = (process / "environ").read_bytes()
+            environment, command_line = (process / "environ").read_bytes(), (process / "cmdline").read_text()
         except OSError:
             continue
         if f"PREFECT_HOME={home}".encode() in environment and process.name != str(os.getpid()):
-            found.append((process / "cmdline").read_text().replace("\0", " "))
+            found.append(command_line.replace("\0", " "))
     return found
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -52,6 +53,17 @@ def app():
     path = pathlib.Path(os.environ["STARTED"])
     path.write_text(str(shard.pid))
     os.kill(os.getpid(), 9)
+"""
+
+_LEAVING = """
+import os, pathlib, subprocess, time
+
+def app():
+    left = subprocess.Popen(["sleep", "300"], start_new_session=True)
+    path = pathlib.Path(os.environ["STARTED"])
+    path.with_suffix(".new").write_text(str(left.pid))
+    path.with_suffix(".new").rename(path)
+    time.sleep(300)
 """
 
 
@@ -137,6 +149,18 @@ def test_no_process_of_a_killed_worker_remains_after_the_run(killed_worker: tupl
     assert poll_until(lambda: not is_alive(int(started.read_text())))
 
 
+def test_a_process_that_has_left_the_group_of_the_worker_does_not_delay_the_end(tmp_path: Path) -> None:
+    environment, began = write_prefect(tmp_path, _LEAVING), 0.0
+    with use_token(CancelToken()), _worker_process("p", 2, environment):
+        assert poll_until((tmp_path / "started").exists)
+        began = time.monotonic()
+    took = time.monotonic() - began
+    pid = int((tmp_path / "started").read_text())
+    assert is_alive(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert took < 30
+
+
 def test_the_end_of_a_worker_is_noticed_by_a_command_that_inherited_an_ignored_sigchld(tmp_path: Path) -> None:
     cancel, before = CancelToken(), signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
@@ -215,7 +239,7 @@ def test_the_first_shard_starts_the_worker_and_nothing_remains_after_the_run_or_
             assert prepare is not None
             prepare()
             prepare()
-            assert len(find_workers()) == 1
+            assert poll_until(lambda: len(find_workers()) == 1)  # a new process has no command line yet
     assert list_own(prefect) == (set(), set())
     assert find_workers() == []
 

@@ -24,7 +24,7 @@ from prefect.deployments import run_deployment
 from prefect_dist import RunFailed
 
 deployment, options = json.loads(sys.argv[1])
-run = run_deployment(deployment, timeout=240, poll_interval=1, **options)
+run = run_deployment(deployment, timeout=200, poll_interval=1, **options)
 state, error = run.state, None
 try:
     report = state.result()

@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
 from prefect_dist.flows import parent_run
-from prefect_dist.flows.parent_run import _is_cancelled, stop_with_parent
+from prefect_dist.flows.parent_run import _is_cancelled, require_parent, stop_with_parent
 from prefect_dist.transfer.cancellation import CancelToken, use_token
 from tests.peers.processes import poll_until
 
@@ -32,6 +32,16 @@ def test_a_cancelled_parent_is_noticed_after_an_answer_of_a_proxy(monkeypatch: p
         with use_token(token), stop_with_parent(str(_PARENT.id), pause_s=0.01):
             assert poll_until(lambda: token.reason is not None)
     assert token.reason == "the parent run was cancelled"
+
+
+def test_a_shard_starts_after_an_answer_of_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer says nothing about the parent, and a Failed shard would get no other attempt."""
+    answers = iter([httpx.Response(200, html="<p>Please log in</p>"), httpx.Response(200, json=[])])
+    with open_client(lambda _request: next(answers)) as api:
+        monkeypatch.setattr(parent_run, "client", lambda: api)
+        require_parent(str(_PARENT.id))
+        require_parent(str(_PARENT.id))
+    assert list(answers) == []
 
 
 def test_a_look_at_the_parent_retries_few_times_because_the_end_of_a_shard_waits_for_it() -> None:

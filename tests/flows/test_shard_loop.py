@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
+from uuid import UUID
 
 import httpx
 import pytest
@@ -92,10 +93,10 @@ def end_first(parent: Parent, change: Callable[[FlowRun], None]) -> Callable[[Fl
 
 def test_a_restarted_parent_finds_all_its_shards_and_no_other_flow_run(parent: Parent) -> None:
     """A flow run without the parameters of a shard is not from a parent of this version."""
+    for _ in range(150):  # Prefect lists 100 flow runs at a time
+        parent.prefect.add_run("another", {"shard": 7, "digest": str(Digest.of(b""))})
     parent.prefect.work = end_first(parent, lambda run: setattr(run, "state", Crashed()))
     assert parent.carry_out() == {0: None, 1: None}
-    for _ in range(150):
-        parent.prefect.add_run("another", {"shard": 7, "digest": str(Digest.of(b""))})
 
     restarted = parent.open_runs()
     restarted.run = str(uuid.uuid4())
@@ -147,8 +148,10 @@ def test_a_shard_that_was_stopped_is_started_again(parent: Parent, result: bytes
     assert parent.notes == ["shard 0 of this run ended as Cancelled: terminated by the worker; starting the shard again"]
 
 
-def test_the_last_result_of_a_shard_that_was_stopped_three_times_is_used(parent: Parent) -> None:
-    last = MirrorShardResult(results=MirrorResults(is_stopped=True), tasks=3).to_json()
+@pytest.mark.parametrize("tasks", [0, 3], ids=["the same bytes", "other bytes"])
+def test_the_last_result_of_a_shard_that_was_stopped_three_times_is_used(parent: Parent, tasks: int) -> None:
+    last = MirrorShardResult(results=MirrorResults(is_stopped=True), tasks=tasks).to_json()
+    assert (last == STOPPED) == (tasks == 0)
 
     def work(run: FlowRun, shard: int, attempt: int) -> None:
         parent.write_result(shard, RESULT if shard else last if attempt == 3 else STOPPED)
@@ -522,3 +525,39 @@ def test_the_parent_holds_no_slots_while_shards_run_and_takes_them_again_to_plan
     list(releasing.carry_out({}, parent.files))
 
     assert events == ["leased", "released", "shards run", "leased", "released", "shards run"]
+
+
+@pytest.mark.parametrize("body", [{"detail": "maintenance"}, [1], "x"])
+def test_an_answer_that_is_no_list_of_workers_fails_the_shards_with_one_line(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch, body: object
+) -> None:
+    monkeypatch.setattr(shard_runs, "_FIRST_LOOK_S", 0.0)
+    monkeypatch.setattr(shard_runs, "_NO_WORKER_S", 0.0)
+    monkeypatch.setattr(parent.prefect, "request", lambda *_given, **_named: httpx.Response(200, json=body))
+
+    with pytest.raises(Unavailable, match=r"^Prefect's API gave an unreadable answer"):
+        parent.carry_out()
+
+
+def test_shards_that_end_between_two_looks_are_no_time_without_a_start(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shard ends within the pause between two looks, so no look sees a running shard. All shards together take longer."""
+    monkeypatch.setattr(shard_runs, "_FIRST_LOOK_S", 0.5)
+    monkeypatch.setattr(shard_runs, "_NO_WORKER_S", 0.5)
+    monkeypatch.setattr(shard_runs, "_POLL_S", 0.1)
+    seen = set[UUID]()
+
+    def end_seen(**given: Any) -> list[FlowRun]:
+        for run in list(parent.prefect.runs.values()):
+            if run.id in seen:
+                parent.write_result(run.parameters["shard"])
+                run.state = Completed()
+            seen.add(run.id)
+        return FakePrefect.read_flow_runs(parent.prefect, **given)
+
+    monkeypatch.setattr(parent.prefect, "read_flow_runs", end_seen)
+    shards = {number: Digest.of(b"%d" % number) for number in range(10)}
+
+    ended = list(parent.open_runs(workers=1).carry_out(shards, parent.files))
+
+    assert ended == [(number, None) for number in shards]
+    assert [note for note in parent.notes if "no shard has started" in note] == []

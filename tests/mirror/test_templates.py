@@ -89,6 +89,7 @@ def test_a_template_renders_the_current_time(text: str, form: str) -> None:
         ('{{ "a }}', "'{{' has no closing '}}'"),
         ("{{/* a */}}", "cannot parse '/* a */'"),
         ("{{time}}", "unknown function time; known functions: default"),
+        (f"{{{{{'x' * 300}}}}}", f"unknown function '{'x' * 255}'…; known functions"),
         ("{{time.Then}}", "unknown function time.Then; known functions: default"),
         ("{{time.Now.Nanosecond}}", "unknown function .Nanosecond; known functions: default"),
         ("{{ := 3 }}", "expected a function before its arguments, got ':='"),
@@ -123,6 +124,7 @@ def test_a_long_invalid_template_is_rejected_at_once(text: str) -> None:
     ("text", "message"),
     [
         ('{{env "ABSENT"}}', "environment variable ABSENT is not set"),
+        ("{{env `A\nB`}}", "environment variable 'A\\nB' is not set"),
         ('{{file "/none/such"}}', "/none/such: No such file or directory"),
         ('{{index (split .Ref.Tag ".") 5}}', "function index: expected at most 1, the last item of the list, got 5"),
         ("{{split .Ref.Tag}}", "function split: expected TEXT SEPARATOR, got str"),

@@ -30,7 +30,6 @@ _SETTINGS = {
     "DO_NOT_TRACK": "1",
 }
 _RECORDED_S = 60  # a killed run has tasks whose end is never recorded
-"""A worker finds the run and starts a process. The process imports Prefect and executes the run."""
 _PAGE = 200
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 

@@ -8,8 +8,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tests.peers.processes import LOOPBACK, poll_until
 
-"""An event passes the API, the triggers and the actions of Prefect."""
-
 
 @dataclass(frozen=True, slots=True)
 class WebhookRequest:

@@ -1,6 +1,5 @@
 """Proxies of the environment: the requests that go through them, and the secrecy of their credentials."""
 
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,11 +125,47 @@ def test_an_invalid_proxy_url_is_refused_and_not_shown(monkeypatch: pytest.Monke
     check_message(caught.value, "HTTPS_PROXY", hides=["secretword"])
 
 
-def test_the_proxy_itself_may_use_https(secure: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
-    with FakeProxy(secure.host, tls=context) as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", f"https://{proxy.host}")
-        assert digest_at(FAR, Hosts(named={FAR: HostSettings(tls=Tls(verify=False))})) == IMAGE.root.digest
-    assert proxy.requests == [f"CONNECT {FAR}:443"]
+@pytest.fixture
+def https_proxy(registry: FakeRegistry, tmp_path: Path) -> Iterator[FakeProxy]:
+    """A proxy that uses TLS, with a certificate of its own, for any server at the address of `registry`."""
+    put(registry)
+    registry.names.add(FAR)
+    (tmp_path / "proxy").mkdir()
+    with FakeProxy(registry.host, login="me:secretword", tls=self_signed(tmp_path / "proxy")) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_the_proxy_itself_may_use_https_with_a_trusted_certificate(
+    https_proxy: FakeProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_trusted: bool
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"https://me:secretword@{https_proxy.host}")
+    if is_trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "proxy" / "cert.pem"))
+        assert digest_at(FAR, Hosts(plain_http=True)) == IMAGE.root.digest
+        assert https_proxy.requests == [f"HEAD http://{FAR}/v2/{REPOSITORY}/manifests/v1"]
+        return
+    hosts = Hosts(named={FAR: HostSettings(scheme="http", tls=Tls(verify=False))})
+    with pytest.raises(Unavailable, match=r"no connection through the proxy: .*certificate verify failed"):
+        digest_at(FAR, hosts)
+    assert https_proxy.requests == []
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_the_tls_settings_of_a_registry_do_not_apply_to_an_https_proxy(
+    secure: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_trusted: bool
+) -> None:
+    """The proxy gets a password, so its certificate is verified although that of the registry is not."""
+    (tmp_path / "proxy").mkdir()
+    with FakeProxy(secure.host, login="me:secretword", tls=self_signed(tmp_path / "proxy")) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"https://me:secretword@{proxy.host}")
+        hosts = Hosts(named={FAR: HostSettings(tls=Tls(verify=False))})
+        if is_trusted:
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "proxy" / "cert.pem"))
+            assert digest_at(FAR, hosts) == IMAGE.root.digest
+            assert proxy.requests == [f"CONNECT {FAR}:443"]
+        else:
+            with pytest.raises(Unavailable) as caught:
+                digest_at(FAR, hosts)
+            check_message(caught.value, "no connection through the proxy", "certificate verify failed", hides=["secretword"])
+            assert proxy.requests == []
