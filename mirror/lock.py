@@ -115,11 +115,24 @@ class Lock:
             InvalidInput: the file is damaged.
             DistError: the file cannot be read.
         """
+        return self._read().images
+
+    def read_with_pending(self) -> tuple[Records, frozenset[Reference]]:
+        """Return the records by target, and the targets of the pending changes of all runs.
+
+        Raises:
+            InvalidInput: the file is damaged.
+            DistError: the file cannot be read.
+        """
+        content = self._read()
+        return content.images, frozenset().union(*content.pending.values())
+
+    def _read(self) -> "_Content":
         if self._file is None:
-            return {}
+            return _Content()
         with _name_lock_file():
             raw = self._file.read()
-        return self._parse(raw, self._file.url).images
+        return self._parse(raw, self._file.url)
 
     def update(self, amend: Callable[[Records], Records], settle: Callable[[Pending], Pending] | None = None) -> None:
         """Replace the records by the result of `amend`, and the pending changes of the run by the result of `settle`.

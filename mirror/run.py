@@ -113,9 +113,10 @@ def run_mirror(
     if job.is_single and job.has_stored_source:
         entries = tuple(_check_stored(session, entry) for entry in entries)
     lock = Lock(job.lock, run=None if job.configuration is None else job.name)
-    locked = lock.read()
+    locked, pending = lock.read_with_pending()
     if job.lock is not None:
-        session.memo(NewRepositories).exclude(locked)
+        # A run that was stopped before it set a tag has no record, but a pending change. It may have uploaded content.
+        session.memo(NewRepositories).exclude(locked.keys() | pending)
     intentions = Intentions(lock, locked)
     applying, receiver = _open_applying(pool, scopes, notify, observer, shards=shards, intentions=intentions, is_dry=job.is_dry)
     applying.finish_earlier()

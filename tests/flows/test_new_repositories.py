@@ -56,6 +56,27 @@ def test_the_next_run_after_an_interruption_sends_no_blob_again(
     assert at_target == {"HEAD manifests": 6, "HEAD blobs": len(BLOBS), "PUT manifests": 3}
 
 
+def test_the_next_run_after_a_failure_before_the_first_tag_sends_no_blob_again(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    """Some registries, such as the CNCF registry, know a repository only by its tags."""
+    unknown = Answer(404, body=b'{"errors": [{"code": "NAME_UNKNOWN"}]}')
+    target.inject(Fault(path="/v2/copy/tags/list", nth=None, action=unknown))
+    configs = {list(built.blobs)[0] for built in BUILT.values()}
+    for config in configs:
+        source.inject(Fault(path=f"/v2/app/blobs/{config}", action=Answer(404)))
+    mirrors.take_requests(target)
+    assert mirrors.run(repository(source, target)).status == "failed"
+    assert count_uploads(mirrors.take_requests(target)) == dict.fromkeys(BLOBS - configs, 1)
+
+    report = mirrors.run(repository(source, target))
+
+    assert report.status == "complete", error_lines(report)
+    requests = mirrors.take_requests(target)
+    assert count_uploads(requests) == dict.fromkeys(configs, 1)
+    assert count_requests(requests)["HEAD blobs"] == len(BLOBS)
+
+
 def test_blobs_are_looked_up_in_a_repository_with_tags(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     images.load(target, "copy", images.image(9190), "theirs")
     images.load(target, "copy", BUILT["v0"])
