@@ -62,7 +62,7 @@ def test_the_next_run_after_a_failure_before_the_first_tag_sends_no_blob_again(
     """Some registries, such as the CNCF registry, know a repository only by its tags."""
     unknown = Answer(404, body=b'{"errors": [{"code": "NAME_UNKNOWN"}]}')
     target.inject(Fault(path="/v2/copy/tags/list", nth=None, action=unknown))
-    configs = {list(built.blobs)[0] for built in BUILT.values()}
+    configs = {next(iter(built.blobs)) for built in BUILT.values()}
     for config in configs:
         source.inject(Fault(path=f"/v2/app/blobs/{config}", action=Answer(404)))
     mirrors.take_requests(target)
