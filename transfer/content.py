@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from prefect_dist.ocispec import Descriptor, manifest, referrers
+from prefect_dist.ocispec import Descriptor, Digest, manifest, referrers
 from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, InvalidInput
 from prefect_dist.remotes import Source, Target
 from prefect_dist.storage import ContentStore, Writer
@@ -147,24 +147,47 @@ def upload(store: ContentStore, target: Target, blob: Descriptor, *, notify: Not
     return Receipt("pushed", sent, time.monotonic() - started)
 
 
-def put(store: ContentStore, target: Target, descriptor: Descriptor, *, tag: str | None = None, notify: Notify) -> Receipt:
+def _ignore_listing(_subject: Digest) -> None:
+    """Do nothing with the subject of a listed manifest."""
+
+
+def put(
+    store: ContentStore,
+    target: Target,
+    descriptor: Descriptor,
+    *,
+    tag: str | None = None,
+    notify: Notify,
+    on_listing: Callable[[Digest], None] = _ignore_listing,
+) -> Receipt:
     """Push a manifest to a repository that has the children, even if the manifest exists there; set `tag` if given.
+
+    `on_listing` is called with the subject of the manifest before the fallback tag of the subject is written.
 
     Raises:
         DistError: an error of the store or the remote.
     """
     started = time.monotonic()
     raw = store.manifest(descriptor)
-    _put(target, raw, descriptor, tag, notify)
+    _put(target, raw, descriptor, tag, notify, on_listing=on_listing)
     return Receipt("pushed", len(raw), time.monotonic() - started)
 
 
-def _put(target: Target, raw: bytes, descriptor: Descriptor, tag: str | None, notify: Notify) -> None:
+def _put(
+    target: Target,
+    raw: bytes,
+    descriptor: Descriptor,
+    tag: str | None,
+    notify: Notify,
+    *,
+    on_listing: Callable[[Digest], None] = _ignore_listing,
+) -> None:
     """Push a manifest. If the manifest has a subject, ensure that the registry lists the manifest as a referrer."""
     listed_under = target.put(raw, descriptor, tag=tag)
     notify(ContentAdvanced(descriptor, len(raw), len(raw)))
     subject = _subject(raw, descriptor)
     if subject is not None and listed_under is None:
+        on_listing(subject.digest)
         target.list_referrer(subject.digest, referrers.make_entry(raw, descriptor, at=str(descriptor)))
 
 

@@ -11,6 +11,7 @@ from threading import Lock
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.reference import is_repository
+from prefect_dist.ocispec.referrers import fallback_tag
 from prefect_dist.transfer import content
 from prefect_dist.transfer.attempts import has_another
 from prefect_dist.transfer.claiming import claim_upload, find_upload, is_shared
@@ -25,12 +26,14 @@ class _Deliveries:
     Attributes:
         turns: a lock for each piece of content and registry.
         failing_hosts: the registries that refused a blob in all attempts.
+        fallback_tags: the fallback tags that the run has written, with their repositories.
     """
 
     def __init__(self) -> None:
         self.turns: dict[tuple[str, Digest], Lock] = {}
         self.mount_candidates = MountCandidates()
         self.failing_hosts: set[str] = set()
+        self.fallback_tags: set[tuple[str, str]] = set()
 
 
 def note_content(session: Session, place: Reference, found: Iterable[Descriptor]) -> None:
@@ -170,13 +173,22 @@ def put_manifest(session: Session, descriptor: Descriptor, place: Reference, tag
     Raises:
         DistError: see `transfer.content.put`.
     """
-    candidates = session.memo(_Deliveries).mount_candidates
+    deliveries = session.memo(_Deliveries)
+
+    def note_listing(subject: Digest) -> None:
+        deliveries.fallback_tags.add((place.locator, fallback_tag(subject)))
+
     with _turn(session, place, descriptor):
-        if tag is None and candidates.has(place, descriptor.digest):
+        if tag is None and deliveries.mount_candidates.has(place, descriptor.digest):
             return
         pusher, sent = session.remotes.open_target(place), session.counter.sent
-        content.put(session.store, pusher, descriptor, tag=tag, notify=sent)
-        candidates.note(place, descriptor.digest)
+        content.put(session.store, pusher, descriptor, tag=tag, notify=sent, on_listing=note_listing)
+        deliveries.mount_candidates.note(place, descriptor.digest)
+
+
+def has_written(session: Session, target: Reference) -> bool:
+    """Return True if the target tag is a fallback tag of referrers that this run has written to list a manifest."""
+    return (target.locator, target.tag) in session.memo(_Deliveries).fallback_tags
 
 
 def _turn(session: Session, place: Reference, descriptor: Descriptor) -> Lock:

@@ -14,7 +14,7 @@ from prefect_dist.remotes import RegistryError
 from prefect_dist.storage import presence
 from prefect_dist.storage.presence import present_children
 from prefect_dist.transfer import content
-from prefect_dist.transfer.delivery import deliver, put_manifest
+from prefect_dist.transfer.delivery import deliver, has_written, put_manifest
 from prefect_dist.transfer.fetching import fetch_content
 from prefect_dist.transfer.listing import resolve_target
 from prefect_dist.transfer.push_order import push_order
@@ -90,10 +90,11 @@ def _require_unmoved(session: Session, wanted: Publication, root: Descriptor) ->
     """Return the current descriptor of the target tag, or None if the tag does not exist.
 
     Raises:
-        Conflict: the descriptor is neither `root` nor the descriptor of the plan.
+        Conflict: the descriptor is neither `root` nor the descriptor of the plan, and not a list that this run has written.
     """
     found = resolve_target(session, wanted.target)
-    if found is not None and found.digest not in (wanted.replaces, root.digest):
+    is_expected = found is None or found.digest in (wanted.replaces, root.digest) or has_written(session, wanted.target)
+    if found is not None and not is_expected:
         before = wanted.replaces or "no manifest"
         raise Conflict(
             f"target tag moved from {before} to {found.digest} since the plan was made; run again", subject=wanted.target

@@ -71,6 +71,36 @@ def test_referrers_are_mirrored_and_the_next_run_changes_nothing(mirrors: Mirror
         assert not [one for one in mirrors.take_requests(source) if "/blobs/" in one.path]
 
 
+def list_fallback(source: FakeRegistry, *artifacts: BuiltImage) -> str:
+    """Load artifacts, and list them under the fallback tag of ONE as another client does. Return the tag."""
+    for artifact in artifacts:
+        images.load(source, "app", artifact)
+    listed = images.index(artifacts)
+    tag = fallback_tag(Digest.parse(ONE.root.digest))
+    images.load(source, "app", listed, tag)
+    return tag
+
+
+@pytest.mark.parametrize("api", [True, False], ids=["API", "no API"])
+def test_a_fallback_tag_is_mirrored_as_any_other_tag_without_referrers(mirrors: Mirrors, *, api: bool) -> None:
+    """A push of a listed manifest writes the fallback tag of the target, before the run sets the tag itself."""
+    tagged = images.artifact(946, subject=ONE)
+    with FakeRegistry(referrers=False) as source, FakeRegistry(referrers=api) as target:
+        images.load(source, "app", ONE, "v1")
+        images.load(source, "app", tagged, "bill")
+        wanted = entry(source, target, type_="repository", referrers=False, digestTags=False)
+        for artifacts in ((BILL, tagged), (BILL, tagged, images.artifact(947, subject=ONE))):
+            tag = list_fallback(source, *artifacts)
+
+            report = mirrors.run(wanted)
+
+            assert report.status == "complete", error_lines(report)
+            assert [target.manifest("app", one) for one in ("v1", "bill", tag)] == [
+                source.manifest("app", one) for one in ("v1", "bill", tag)
+            ]
+            assert set(results(mirrors.run(wanted)).values()) == {"unchanged"}
+
+
 def test_only_a_new_signature_is_mirrored(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     images.load(source, "app", INDEX, "v1")
     wanted = entry(source, target)
