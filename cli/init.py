@@ -24,15 +24,16 @@ Next:
      dist config mirror.yaml
      dist mirror mirror.yaml --dry-run
 
-2. To deploy, set PREFECT_API_URL to your Prefect server (prefect --no-prompt server start), and save the configuration and
-   the location of the content store as blocks, here or in the UI:
+2. To deploy, remove the # before store and lock in mirror.yaml, and enter places that all workers can write: the deployments
+   mirror and check need both. Set PREFECT_API_URL to your Prefect server (prefect --no-prompt server start), and save the
+   configuration and the location of the content store, the same as in mirror.yaml, as blocks, here or in the UI:
 
-     python - <<'END'
-     from pathlib import Path
-     from prefect_dist.flows.blocks import ContentStore, MirrorConfiguration
-     MirrorConfiguration(text=Path("mirror.yaml").read_text()).save("mirror", overwrite=True)
-     ContentStore(url="/var/lib/dist/store").save("dist", overwrite=True)
-     END
+python - <<'END'
+from pathlib import Path
+from prefect_dist.flows.blocks import ContentStore, MirrorConfiguration
+MirrorConfiguration(text=Path("mirror.yaml").read_text()).save("mirror", overwrite=True)
+ContentStore(url="/var/lib/dist/store").save("dist", overwrite=True)
+END
 
      prefect work-pool create dist --type process
      prefect --no-prompt deploy --all

@@ -1,6 +1,10 @@
 """Deployments of `prefect.yaml` on a real Prefect server with a real worker: their settings, and their runs."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ from urllib.error import HTTPError
 import pytest
 
 from tests import images
+from tests.cli.dist import dist
 from tests.fakes.faults import Fault, Stall
 from tests.fakes.registry import FakeRegistry
 from tests.flows.deploying import POOL, TOP, run_prefect
@@ -94,6 +99,38 @@ def test_a_deployment_runs_from_the_command_line_of_prefect(
 
     assert "finished successfully" in output
     assert inspect(f"docker://{target.host}/cli:v1")["Digest"] == built.root.digest
+
+
+def test_the_printed_steps_of_init_end_in_successful_runs(
+    server: PrefectServer, registry: CncfRegistry, target: CncfRegistry, tmp_path: Path, home: Path
+) -> None:
+    built = images.image(7003, layers=1)
+    images.push(registry.host, "deployed/steps", built, "3.22.1")
+    project = tmp_path / "project"
+    steps = dist("init", project).out.decode()
+    (script,) = re.findall(r"^ *python - <<'END'\n.*?^ *END$", steps, re.MULTILINE | re.DOTALL)
+    assert "remove the # before store and lock in mirror.yaml" in steps
+    text = re.sub(r"^# (store|lock): ", r"\1: ", (project / "mirror.yaml").read_text(), flags=re.MULTILINE)
+    places = {
+        "/var/lib/dist": str(tmp_path / "data"),
+        "source: alpine": f"source: {registry.host}/deployed/steps",
+        "registry.example.org/hub": f"{target.host}/steps",
+    }
+    for shown, real in places.items():
+        assert shown in text
+        text = text.replace(shown, real)
+    (project / "mirror.yaml").write_text(text)
+    script = script.replace("/var/lib/dist", places["/var/lib/dist"])
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = os.environ | {"PATH": path, "PREFECT_API_URL": server.url, "PREFECT_HOME": str(home / "worker")}
+    subprocess.run(["bash", "-ec", script], cwd=project, env=env, check=True)
+
+    for name in ("mirror", "check", "gc"):
+        output = run_prefect(server, "deployment", "run", f"{name}/{name}", "--watch", home=home / "worker")
+        assert "finished successfully" in output
+
+    assert inspect(f"docker://{target.host}/steps/alpine:3.22.1")["Digest"] == built.root.digest
+    assert (tmp_path / "data" / "mirror.lock.json").exists()
 
 
 def test_a_deployment_runs_from_the_api_with_the_configuration_as_a_parameter(
