@@ -265,6 +265,24 @@ def test_a_run_whose_process_is_killed_is_marked_as_crashed(
     assert (state["type"], state["message"].partition(";")[0]) == ("CRASHED", "No heartbeat for ten minutes")
 
 
+@pytest.mark.parametrize("kind", ["global", "tag"])
+def test_a_limit_of_zero_blocks_a_registry(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path, kind: str) -> None:
+    images.load(source, "app", MANY, "v1")
+    name = f"registry:{source.host}"
+    if kind == "global":
+        prefect.post("/v2/concurrency_limits/", {"name": name, "limit": 0, "active": True})
+        message = f"Prefect limit {name} has less than 1 slot; raise it with 'prefect gcl update {name} --limit N', or"
+    else:
+        prefect.post("/concurrency_limits/", {"tag": name, "concurrency_limit": 0})
+        message = f"Prefect limit of the tag {name} is 0; raise it with 'prefect concurrency-limit create {name} N', or"
+
+    done = dist("--store", tmp_path / "store", "fetch", f"{source.host}/app:v1")
+
+    assert done.code == 1
+    assert f"\ndist: {message}" in done.err
+    assert requested_blobs(source) == []
+
+
 def cancel_runs(prefect: PrefectServer, source: FakeRegistry) -> None:
     """Cancel the running flow run that mirrors images of the source, as a person in the UI."""
     started = prefect.post("/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}})
