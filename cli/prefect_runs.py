@@ -93,6 +93,8 @@ def _run(api: PrefectApi, flow: Callable[[], Any], notify: Notify) -> tuple[RunR
         except Unrecorded as exc:
             abandon_threads()
             return reports[-1][1], reports[-1][0], str(exc)
+    if reports and not state.is_final():  # cancelled at the end of the work, and Prefect then accepts only the end Cancelled
+        return reports[-1][1], reports[-1][0], f"Prefect shows the run as {state.name}: it was cancelled when its work was done"
     result = state.result(raise_on_failure=False)
     report: Any = result.report if isinstance(result, RunFailed) else result
     if isinstance(report, BaseException):

@@ -3,7 +3,7 @@
 - Results are not persisted, except for the summary of a run of a deployment (`flows.results`).
 - A worker cancels a run with SIGTERM. The first SIGTERM stops the run gracefully: downloaded content is kept, and the run
   reports its results. Prefect's own handler would raise an exception at any point of the main thread. The command has other
-  handlers.
+  handlers. A run without a worker asks Prefect for its state, and stops in the same way.
 - Objects that exist before a run are frozen out of the garbage collector. Scanning the modules of Prefect took about 5 % of the
   time of a run with many small tasks.
 - A failure that a user can cause is one line: the message of the state. In a process that a worker or runner started for one
@@ -16,7 +16,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar, cast
@@ -30,6 +30,7 @@ from pydantic import TypeAdapter
 
 from prefect_dist.flows.background import await_calls
 from prefect_dist.flows.final_state import finish
+from prefect_dist.flows.parent_run import stop_if_cancelled
 from prefect_dist.flows.pool import RUNNER
 from prefect_dist.flows.results import keep_no_task_results
 from prefect_dist.mirror.report import RunReport
@@ -69,13 +70,13 @@ class _Flow(Flow[P, R]):
 
 
 def _wrap_run(function: Callable[P, RunReport]) -> Callable[P, State[Any]]:
-    """Wrap a function: SIGTERM stops the run gracefully, and the report or the error becomes the final state."""
+    """Wrap a function: a cancellation stops the run gracefully, and the report or the error becomes the final state."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         _drop_traceback_of_process()
         storage = keep_no_task_results()
-        with _handle_sigterm(), _freeze_garbage(), await_calls():
+        with use_token(current_token()), _handle_sigterm(), _watch_state(), _freeze_garbage(), await_calls():
             try:
                 return finish(function(*args, **kwargs), storage)
             except Stopped as exc:
@@ -92,10 +93,21 @@ def _drop_traceback_of_process() -> None:
     Prefect logs the traceback after the flow function has returned, immediately before the process ends. So the filter stays.
     """
     run_id = flow_run.id
-    if run_id and os.environ.get("PREFECT__FLOW_RUN_ID") == run_id:
+    if run_id and _is_started_by_worker(run_id):
         expected = _ExpectedFailure(run_id)
         for name in _LOGGERS:
             logging.getLogger(name).addFilter(expected)
+
+
+def _is_started_by_worker(run_id: str) -> bool:
+    """Return True if a worker or runner started this process for one flow run, which is this one."""
+    return os.environ.get("PREFECT__FLOW_RUN_ID") == run_id
+
+
+def _watch_state() -> AbstractContextManager[None]:
+    """Return a block that stops the current flow run if it is cancelled in Prefect, unless a worker does that."""
+    run_id = flow_run.id
+    return nullcontext() if run_id is None or _is_started_by_worker(run_id) else stop_if_cancelled(run_id)
 
 
 class _ExpectedFailure(logging.Filter):
@@ -137,7 +149,6 @@ def _handle_sigterm() -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, end)
     try:
-        with use_token(cancel):
-            yield
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -27,6 +27,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import flow_run
 
 from prefect_dist.flows.api import brief, client
+from prefect_dist.ocispec.errors import Denied
 from prefect_dist.ocispec.reference import is_registry
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.transfer.cancellation import current_token
@@ -35,6 +36,10 @@ from prefect_dist.transfer.session import SessionSpec
 
 # The time between two requests for slots. Prefect can wait by itself, but a cancelled run would not end while it waits.
 _PAUSE_S = 2.0
+
+
+class Blocked(Denied):
+    """A limit of a registry is so low that no request is possible. An operator blocks a registry with a limit of 0."""
 
 
 class TaskOptions:
@@ -54,13 +59,21 @@ class TaskOptions:
 
 
 def _find_tags(host: str) -> frozenset[str]:
-    """Return the tag of a registry if a limit on the tag exists, else no tag."""
+    """Return the tag of a registry if a limit on the tag exists, else no tag.
+
+    Raises:
+        Blocked: the limit is 0.
+    """
+    name = _name(host)
     try:
         with brief():
-            client().read_concurrency_limit_by_tag(_name(host))
+            found = client().read_concurrency_limit_by_tag(name)
     except ObjectNotFound:
         return frozenset()
-    return frozenset({_name(host)})
+    if found.concurrency_limit == 0:
+        remedy = f"'prefect concurrency-limit create {name} N', or delete it with 'prefect concurrency-limit delete {name}'"
+        raise Blocked(f"Prefect limit of the tag {name} is 0; raise it with {remedy}")
+    return frozenset({name})
 
 
 @contextmanager
@@ -77,6 +90,7 @@ def lease_slots(spec: SessionSpec, hosts: Iterable[str], *, workers: int, notify
         The specification with at most as many requests in flight per registry as the run has slots.
 
     Raises:
+        Blocked: a limit is 0.
         Stopped: the run was cancelled while it waited.
     """
     registries = spec.registries
@@ -92,14 +106,21 @@ def take_lease(name: str, slots: int, *, duration_s: float = 300) -> ExitStack |
     """Lease slots of a global concurrency limit, or return None if too few are free.
 
     Prefect renews the lease until the returned stack is closed. The lease of a process that died expires after `duration_s`.
+
+    Raises:
+        Blocked: the limit is lower than `slots`.
     """
     holder = ConcurrencyLeaseHolder(type="flow_run", id=UUID(flow_run.id))  # Prefect's page of the limit shows the holder
     lease = ExitStack()
     try:
         lease.enter_context(concurrency(name, occupy=slots, max_retries=0, holder=holder, lease_duration=duration_s))
     except ConcurrencySlotAcquisitionError as exc:
-        if isinstance(exc.__cause__, PrefectHTTPStatusError) and exc.__cause__.response.status_code == HTTPStatus.LOCKED:
+        status = exc.__cause__.response.status_code if isinstance(exc.__cause__, PrefectHTTPStatusError) else None
+        if status == HTTPStatus.LOCKED:
             return None
+        if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+            remedy = f"'prefect gcl update {name} --limit N', or disable it with 'prefect gcl disable {name}'"
+            raise Blocked(f"Prefect limit {name} has less than {format_count(slots, 'slot')}; raise it with {remedy}") from exc
         raise
     return lease
 

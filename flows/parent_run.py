@@ -1,6 +1,8 @@
-"""Stops a shard whose parent run was cancelled, and starts no shard whose parent run has ended.
+"""Stops a run that was cancelled in Prefect, or whose parent was, and starts no shard whose parent run has ended.
 
-The parent cancels its shards through Prefect, and Prefect can lose this cancellation: the worker ignores the event of a run
+A worker ends the process of a cancelled run. A run in the process of a command or program has no worker: it asks for its state.
+
+The parent of shards cancels them through Prefect, and Prefect can lose this cancellation: the worker ignores the event of a run
 whose process it is just starting, and the state Running of the new process then replaces the state Cancelling. The parent
 notices the new state and cancels again, but the worker kills the parent 30 s after the parent was cancelled. So each shard also
 asks for the state of its parent. A shard that waits for a worker cannot ask, and starts only if its parent has not ended.
@@ -36,19 +38,31 @@ def require_parent(parent: str) -> None:
 
 
 @contextmanager
-def stop_with_parent(parent: str, *, pause_s: float = _PAUSE_S) -> Iterator[None]:
+def stop_with_parent(parent: str) -> Iterator[None]:
     """Cancel the run of this block if its parent run is cancelled. Ask for the parent's state at once and every 10 s."""
+    with _stop_with(parent, "the parent run was cancelled"):
+        yield
+
+
+@contextmanager
+def stop_if_cancelled(run: str) -> Iterator[None]:
+    """Cancel the run of this block, which is `run`, if it is cancelled in Prefect. Ask for its state at once and every 10 s."""
+    with _stop_with(run, "the run was cancelled in Prefect"):
+        yield
+
+
+@contextmanager
+def _stop_with(run: str, reason: str) -> Iterator[None]:
     api, token = client(), current_token()
 
     def watch() -> bool:
-        if not _is_cancelled(api, parent):
+        if not _is_cancelled(api, run):
             return False
-        reason = "the parent run was cancelled"
         if not token.request(reason):  # the session of the run is not open yet
             token.set(reason)
         return True
 
-    with repeat_in_thread(watch, pause_s=pause_s, name="parent run"):
+    with repeat_in_thread(watch, pause_s=_PAUSE_S, name="state of the run"):
         yield
 
 
@@ -61,7 +75,7 @@ def _is_cancelled(api: SyncPrefectClient, run: str) -> bool:
 def _read_state(api: SyncPrefectClient, run: str) -> State[Any] | None:
     """Return the state of a run, or None if the API does not answer, which says nothing about the run.
 
-    The end of a shard waits for this call, and a worker kills a shard that does not end within 30 s of its cancellation.
+    The end of a run waits for this call, and a worker kills a shard that does not end within 30 s of its cancellation.
     """
     try:
         with brief():

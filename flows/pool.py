@@ -9,7 +9,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.utilities.annotations import opaque, quote
 
 from prefect_dist.flows.api import CALL_ERRORS, ApiUnavailable, client
-from prefect_dist.flows.limits import TaskOptions
+from prefect_dist.flows.limits import Blocked, TaskOptions
 from prefect_dist.mirror.hosts_file import MAX_CONCURRENCY
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.tasks._task import WAITING
@@ -31,8 +31,9 @@ RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers
 class PrefectPool(Pool):
     """Runs each unit as a task run of the current flow run, or of the unit's scope.
 
-    If Prefect's API does not accept a task run, the flow run stops. If an operator sets the state of a task run to Cancelled,
-    Prefect does not notify the task: the unit continues, and its result counts.
+    If Prefect's API does not accept a task run, the flow run stops. If a limit blocks a registry of a task, the flow run fails.
+    If an operator sets the state of a task run to Cancelled, Prefect does not notify the task: the unit continues, and its
+    result counts.
     """
 
     def __init__(self, session: Session, *, window: int, retries: int = RETRIES) -> None:
@@ -64,6 +65,10 @@ class PrefectPool(Pool):
                 return future
 
             future = submit() if unit.scope is None else unit.scope.run(submit)
+        except Blocked as exc:
+            self.session.cancel.fail(exc)
+            self.session.cancel.check()
+            raise
         except (ApiUnavailable, *CALL_ERRORS) as exc:
             cancel = self.session.cancel
             reason = str(exc) if isinstance(exc, ApiUnavailable) else f"Prefect API {client().api_url}: {exc}"

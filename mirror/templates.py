@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from operator import attrgetter
 from pathlib import Path
 from posixpath import expanduser
+from stat import S_ISREG
 from typing import Any, NamedTuple, Self
 
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
@@ -32,6 +33,7 @@ _WORD = re.compile(r'\s*("(?:[^"\\]|\\["\\nt])*"|`[^`]*`|[0-9]{1,9}(?![\w.])|[.$
 _SHOWN = 255  # characters of a name in a message
 _ESCAPES = {r"\"": '"', r"\\": "\\", r"\n": "\n", r"\t": "\t"}
 _MAX_WORDS = 100  # the parser and the renderer are recursive
+_MAX_CHARS = 1 << 20  # the length of a file or a result: join and printf can multiply the length of their arguments
 _VERB = re.compile(r"(%[-0]*[0-9]{0,3})([dsv%])")
 _PRINTF = re.compile(rf"(?:[^%]|{_VERB.pattern})*")
 # Parts of Go's reference time with strftime's code for each; a part precedes its prefixes.
@@ -233,12 +235,19 @@ class _Parser:
 
 
 def _read_file(path: str) -> str | _Missing:
-    """Return the content of a file without its last line break."""
+    """Return the content of a regular file without its last line break."""
+    file = Path(expanduser(path))
     try:
-        return Path(expanduser(path)).read_text().removesuffix("\n")
+        if not S_ISREG(file.stat().st_mode):  # another file may have no end
+            return _Missing(f"{_show(path)}: expected a regular file")
+        with file.open() as opened:
+            text = opened.read(_MAX_CHARS + 1)
     except (OSError, ValueError) as exc:  # ValueError: the content is not UTF-8, or the path has a null byte
         reason = getattr(exc, "strerror", None) or "expected a text file in UTF-8"
         return _Missing(f"{_show(path)}: {reason}")
+    if len(text) > _MAX_CHARS:
+        return _Missing(f"{_show(path)}: expected at most {_MAX_CHARS} characters")
+    return text.removesuffix("\n")
 
 
 def _show(name: str) -> str:
@@ -281,18 +290,31 @@ def _evaluate(node: _Node, objects: Objects, variables: dict[str, Any]) -> Any:
             needed = list(map(_require, arguments))
     signature, run = _FUNCTIONS[node.name]
     try:
-        return run(*needed)
+        result = run(*needed)
+        if isinstance(result, str):
+            _limit(len(result))
     except ValueError as exc:
         raise _Invalid(f"function {node.name}: {exc}") from None
     except (TypeError, AttributeError):
         kinds = ", ".join(type(one).__name__ for one in needed) or "no arguments"
         raise _Invalid(f"function {node.name}: expected {signature or 'no arguments'}, got {kinds}") from None
+    return result
 
 
 def _require(value: Any) -> Any:
     if isinstance(value, _Missing):
         raise _Missing(*value.args)  # a new error: the value would keep the traceback, and with it the values of frames
     return value
+
+
+def _join(values: list[str], separator: str) -> str:
+    _limit(sum(map(len, values)) + len(separator) * (len(values) - 1))
+    return separator.join(values)
+
+
+def _limit(length: int) -> None:
+    if length > _MAX_CHARS:
+        raise ValueError(f"expected a result of at most {_MAX_CHARS} characters, got {length}")
 
 
 def _get_item(values: list[str], number: int) -> str:
@@ -322,7 +344,7 @@ _FUNCTIONS: Mapping[str, _Function] = {
     "env": _Function("NAME", str),
     "file": _Function("PATH", str),
     "index": _Function("LIST NUMBER", _get_item),
-    "join": _Function("LIST SEPARATOR", lambda values, separator: separator.join(values)),
+    "join": _Function("LIST SEPARATOR", _join),
     "lower": _Function("TEXT", str.lower),
     "printf": _Function("LAYOUT VALUE…", _printf),
     "split": _Function("TEXT SEPARATOR", lambda text, separator: text.split(separator)),

@@ -209,7 +209,7 @@ def _explain_tls_error(error: ssl.SSLError, request: httpx.Request) -> tuple[typ
     if _ABOUT_OUR_CERTIFICATE.fullmatch(reason):
         return Denied, f"{url.host} requires a client certificate, or rejected the one it got; {advice.certificate}"
     if reason in _NO_TLS:
-        return Unavailable, f"{server} does not use TLS; for plain http, {advice.http}"
+        return Denied, f"{server} does not use TLS; for plain http, {advice.http}"
     return None
 
 

@@ -21,6 +21,8 @@ from prefect_dist.remotes.errors import one_line
 
 _POLL_S = 0.1
 _OUTPUT_BYTES = 2000
+# Credentials of Prefect's API. No scanner needs them, and a local worker has those of the local server.
+_SECRETS = frozenset({"PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"})
 
 
 class Veto(Exception):
@@ -36,9 +38,9 @@ class Gate:
     """A gate: a program with arguments and the timeout `timeout_s`, or a Python callable `module:name`.
 
     A program gets the fields of `Candidate` as the environment variables DIST_REFERENCE, DIST_DIGEST, DIST_PINNED and
-    DIST_STORE. The image passes with exit status 0. Any other exit status is a veto, with the last line of output as the
-    reason. A callable gets the `Candidate`, and raises `Veto` or returns. With `existing`, each run also asks about images that
-    were mirrored before.
+    DIST_STORE, and no credentials of Prefect's API. The image passes with exit status 0. Any other exit status is a veto, with
+    the last line of output as the reason. A callable gets the `Candidate`, and raises `Veto` or returns. With `existing`, each
+    run also asks about images that were mirrored before.
     """
 
     command: tuple[str, ...] = ()
@@ -99,7 +101,8 @@ def _run(gate: Gate, candidate: Candidate, check: Callable[[], None]) -> str | N
                 if time.monotonic() > deadline:
                     raise GateFailed(f"{subject}: gave no answer in {gate.timeout_s:g} s")
         if status < 0:
-            raise GateFailed(f"{subject}: was killed by {signal.Signals(-status).name}")
+            names = {number.value: number.name for number in signal.Signals}  # without most of the realtime signals
+            raise GateFailed(f"{subject}: was killed by {names.get(-status, f'signal {-status}')}")
         return None if status == 0 else f"{_last_line(output) or 'no reason given'} (exit status {status})"
 
 
@@ -115,7 +118,7 @@ def _start(gate: Gate, candidate: Candidate, output: Any, subject: str) -> Itera
     try:
         process = subprocess.Popen(  # noqa: S603 - the user's own program
             gate.command,
-            env=os.environ | facts,
+            env={name: value for name, value in os.environ.items() if name not in _SECRETS} | facts,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -1,5 +1,6 @@
 """Controls of an operator in Prefect: limits, retries, suspension and time limits. The registry counts their effect."""
 
+import json
 import os
 import re
 import subprocess
@@ -10,14 +11,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from prefect_dist.flows import parent_run
 from prefect_dist.storage import open_store
 from tests import images
 from tests.cli.dist import dist
-from tests.fakes.faults import Answer, Fault, Response, Stall, Wire
+from tests.fakes.faults import Answer, Call, Fault, Response, Stall, Wire
 from tests.fakes.registry import FakeRegistry
 from tests.flows.deploying import TOP, run_prefect
 from tests.flows.mirrors import Mirrors, find_missing, image
@@ -260,6 +263,63 @@ def test_a_run_whose_process_is_killed_is_marked_as_crashed(
 
     state = prefect.wait_for_end(run["id"])
     assert (state["type"], state["message"].partition(";")[0]) == ("CRASHED", "No heartbeat for ten minutes")
+
+
+@pytest.mark.parametrize("kind", ["global", "tag"])
+def test_a_limit_of_zero_blocks_a_registry(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path, kind: str) -> None:
+    images.load(source, "app", MANY, "v1")
+    name = f"registry:{source.host}"
+    if kind == "global":
+        prefect.post("/v2/concurrency_limits/", {"name": name, "limit": 0, "active": True})
+        message = f"Prefect limit {name} has less than 1 slot; raise it with 'prefect gcl update {name} --limit N', or"
+    else:
+        prefect.post("/concurrency_limits/", {"tag": name, "concurrency_limit": 0})
+        message = f"Prefect limit of the tag {name} is 0; raise it with 'prefect concurrency-limit create {name} N', or"
+
+    done = dist("--store", tmp_path / "store", "fetch", f"{source.host}/app:v1")
+
+    assert done.code == 1
+    assert f"\ndist: {message}" in done.err
+    assert requested_blobs(source) == []
+
+
+def cancel_runs(prefect: PrefectServer, source: FakeRegistry) -> None:
+    """Cancel the running flow run that mirrors images of the source, as a person in the UI."""
+    started = prefect.post("/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}})
+    (run,) = (one["id"] for one in started if source.host in Path(one["parameters"]["config"]).read_text())
+    prefect.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+
+
+def test_a_run_without_a_worker_stops_after_its_cancellation(
+    prefect: PrefectServer, mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parent_run, "_PAUSE_S", 0.1)
+    images.load(source, "app", MANY, "v1")
+    layer = f"/v2/app/blobs/{list(MANY.blobs)[-1]}"
+    for action in (Call(partial(cancel_runs, prefect, source)), Stall(100)):
+        source.inject(Fault(path=layer, action=action))
+
+    report = mirrors.run(image(source, target, "app:v1"))
+
+    assert report.status == "stopped"
+    assert "the run was cancelled in Prefect; complete content is kept" in str(report.errors[0])
+    assert prefect.get(f"/flow_runs/{mirrors.flow_run}")["state_type"] == "CANCELLED"
+    assert target.manifest("app", "v1") is None
+
+
+def test_a_command_whose_run_is_cancelled_when_its_work_is_done_prints_the_report(
+    prefect: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
+) -> None:
+    images.load(source, "app", MANY, "v1")
+    target.inject(Fault(method="PUT", path="/v2/app/manifests/v1", action=Call(partial(cancel_runs, prefect, source))))
+    config = tmp_path / "mirror.yaml"
+    config.write_text(json.dumps({"sync": [image(source, target, "app:v1")]}))
+
+    done = dist("--store", tmp_path / "store", "--output", "json", "mirror", config)
+
+    assert done.code == 1
+    assert done.json["status"] == "complete"
+    assert done.line == "dist: Prefect shows the run as Cancelling: it was cancelled when its work was done"
 
 
 def requested_blobs(source: FakeRegistry) -> list[str]:

@@ -27,9 +27,10 @@ def test_a_cancelled_parent_is_noticed_after_an_answer_of_a_proxy(monkeypatch: p
     page, run = httpx.Response(200, html="<p>Please log in</p>"), httpx.Response(200, text=_PARENT.model_dump_json())
     answers = iter([page, httpx.Response(200, json={"detail": "maintenance"}), run])
     token = CancelToken()
+    monkeypatch.setattr(parent_run, "_PAUSE_S", 0.01)
     with open_client(lambda _request: next(answers)) as api:
         monkeypatch.setattr(parent_run, "client", lambda: api)
-        with use_token(token), stop_with_parent(str(_PARENT.id), pause_s=0.01):
+        with use_token(token), stop_with_parent(str(_PARENT.id)):
             assert poll_until(lambda: token.reason is not None)
     assert token.reason == "the parent run was cancelled"
 

@@ -212,7 +212,7 @@ def end_at_once() -> None:
 def watch_parent(parent: str, looks: Sequence[str]) -> list[str | None]:
     """Return the reason why a run ends, before and after its parent is cancelled. `looks` counts the looks at the parent."""
     token = CancelToken()
-    with use_token(token), stop_with_parent(parent, pause_s=0.1):
+    with use_token(token), stop_with_parent(parent):
         assert poll_until(lambda: len(looks) >= 3)
         before = token.reason
         client().set_flow_run_state(UUID(parent), Cancelling(), force=True)
@@ -223,6 +223,7 @@ def watch_parent(parent: str, looks: Sequence[str]) -> list[str | None]:
 def test_a_shard_stops_with_its_parent_although_prefect_lost_its_own_cancellation(
     prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(parent_run, "_PAUSE_S", 0.1)
     """Prefect ignores the cancellation of a run whose process is just starting. Here, Prefect does not cancel the shard."""
     looks = list[str]()
     is_cancelled = parent_run._is_cancelled

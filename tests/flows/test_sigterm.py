@@ -4,7 +4,7 @@ import signal
 import threading
 
 from prefect_dist.flows import _flow
-from prefect_dist.transfer.cancellation import current_token
+from prefect_dist.transfer.cancellation import CancelToken, current_token, use_token
 
 
 def test_sigterm_cancels_a_run_that_holds_a_lock_of_its_callbacks() -> None:
@@ -14,7 +14,7 @@ def test_sigterm_cancels_a_run_that_holds_a_lock_of_its_callbacks() -> None:
         acquired.append(lock.acquire(timeout=5))
         ended.set()
 
-    with _flow._handle_sigterm(), current_token().on_cancel(abort):
+    with use_token(CancelToken()), _flow._handle_sigterm(), current_token().on_cancel(abort):
         with lock:
             signal.raise_signal(signal.SIGTERM)
             reason = current_token().reason

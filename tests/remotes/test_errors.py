@@ -254,7 +254,7 @@ def failure(cause: BaseException, text: str = "") -> DistError:
         (ssl.SSLError(1, "wrong version number"), Unavailable, "wrong version number"),
         (
             alert("WRONG_VERSION_NUMBER"),
-            Unavailable,
+            Denied,
             "use --plain-http, or set tls: disabled for this registry in a hosts file",
         ),
         (alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"), Denied, "requires a client certificate"),

@@ -38,6 +38,14 @@ def test_a_program_finds_the_image_in_its_environment(tmp_path: Path) -> None:
     assert output.read_text().splitlines() == expected
 
 
+def test_a_program_gets_no_credentials_of_prefect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "output"
+    for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "PREFECT_API_URL"):
+        monkeypatch.setenv(name, "value")
+    assert ask_shell(f"env | grep ^PREFECT_API > {output}") is None
+    assert output.read_text() == "PREFECT_API_URL=value\n"
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
@@ -61,6 +69,7 @@ def test_another_exit_status_is_a_veto_and_the_last_line_is_the_reason(script: s
         (("no-such-scanner",), f"gate no-such-scanner: {SUBJECT}: cannot be started (No such file or directory)"),
         (("/dev/null",), f"gate /dev/null: {SUBJECT}: cannot be started (Permission denied)"),
         (("sh", "-c", "kill -9 $$"), f"gate sh: {SUBJECT}: was killed by SIGKILL"),
+        (("sh", "-c", "kill -40 $$"), f"gate sh: {SUBJECT}: was killed by signal 40"),
         (("sh", "-c", "sleep 600 & wait"), f"gate sh: {SUBJECT}: gave no answer in 0.3 s"),
     ],
 )
