@@ -125,7 +125,9 @@ def _skip_cleanup() -> None:
 
 @contextlib.contextmanager
 def _handle_signals(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    """Handle signals in the block, except those that the caller ignores for the command, such as SIGHUP under nohup."""
+    ignored = {number for number in (signal.SIGHUP, signal.SIGINT) if signal.getsignal(number) is signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items() if number not in ignored}
     try:
         yield
     finally:
