@@ -16,6 +16,9 @@ Origin = Literal["option", "environment", "default"]
 Dialect = Literal["dist", "skopeo"]
 Grain = Literal["descriptor", "image"]
 _POSITIVE = validators.Number(gt=0)
+# The wait for a socket takes fewer than 2**31 milliseconds.
+_LONGEST_DAYS = 24
+_DAY_S = 24 * 60 * 60
 _PARALLEL_TASKS = "Maximum number of parallel tasks, 1 to 64."
 
 
@@ -97,10 +100,16 @@ def _convert_integer(_type: Any, tokens: "Sequence[Token]") -> int:
 
 
 def _convert_duration(_type: Any, tokens: "Sequence[Token]") -> float:
+    text = tokens[0].value
+    if (seconds := _parse_seconds(text)) > _LONGEST_DAYS * _DAY_S:
+        raise ValueError(f"expected at most {_LONGEST_DAYS}d, got {text!r}")
+    return seconds
+
+
+def _parse_seconds(text: str) -> float:
     from prefect_dist.ocispec import units
     from prefect_dist.ocispec.errors import InvalidInput
 
-    text = tokens[0].value
     try:
         return float(text)
     except ValueError:
