@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
 
-from prefect_dist.cli.options import Context, Output, choose_store, duration, option
+from prefect_dist.cli.options import Context, Output, duration, find_named_store, option
 
 HELP = """Mirror OCI and Docker images between registries, through a content store. Transfers are verified and can be resumed.
 
@@ -162,10 +162,8 @@ def launch(
     from prefect_dist.cli.signals import run_interruptible
 
     command, bound, shared = app.parse_args(tokens, exit_on_error=False, print_error=False)
-    chosen, origin = choose_store(store)
     context = Context(
-        store=chosen,
-        store_from=origin,
+        named_store=find_named_store(store),
         store_options=_store_options(store_option),
         timeout_s=timeout,
         connect_timeout_s=connect_timeout,

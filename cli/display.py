@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Literal, Self, TextIO, cast, get_args
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_dist.cli.options import Output
+from prefect_dist.cli.output import ErrorStream
 from prefect_dist.mirror.progress import describe_hashing, describe_throttling
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError
@@ -204,7 +205,7 @@ class PlainLines:
 @contextlib.contextmanager
 def display(output: Output, *, quiet: bool, doing: Doing = "downloading") -> Iterator[Notify]:
     """Yield a listener for progress: a live table on a terminal, otherwise lines. `quiet` and JSON output have no progress."""
-    console = Console(stderr=True)
+    console = Console(file=cast("TextIO", ErrorStream()))
     if quiet or not console.is_terminal:
         yield ignore_event if quiet or output == "json" else PlainLines(console)
         return

@@ -53,10 +53,15 @@ _DEFAULTS = {
 
 
 def guess_home() -> Path | None:
-    """Return PREFECT_HOME, if the environment names no API and Prefect has no file with settings. Prefect is not imported."""
+    """Return PREFECT_HOME, if the environment names no API and Prefect has no file with settings. Prefect is not imported.
+
+    An empty PREFECT_HOME and the home of an unknown user are left to Prefect.
+    """
     if _CHOICES & {name.upper() for name in os.environ}:
         return None
-    home = Path(expanduser(os.environ.get("PREFECT_HOME") or "~/.prefect"))
+    home = Path(expanduser(os.environ.get("PREFECT_HOME", "~/.prefect")))
+    if not home.parts or home.parts[0].startswith("~"):
+        return None
     files = (home / "profiles.toml", *map(Path, (".env", "prefect.toml", "pyproject.toml")))
     return None if any(file.exists() for file in files) else home
 

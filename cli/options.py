@@ -16,6 +16,9 @@ Origin = Literal["option", "environment", "default"]
 Dialect = Literal["dist", "skopeo"]
 Grain = Literal["descriptor", "image"]
 _POSITIVE = validators.Number(gt=0)
+# The wait for a socket takes fewer than 2**31 milliseconds.
+_LONGEST_DAYS = 24
+_DAY_S = 24 * 60 * 60
 _PARALLEL_TASKS = "Maximum number of parallel tasks, 1 to 64."
 
 
@@ -23,27 +26,53 @@ _PARALLEL_TASKS = "Maximum number of parallel tasks, 1 to 64."
 class Context:
     """The global options. Times are in seconds; a `timeout_s` of None is no limit.
 
-    `store_from` is the origin of the value of `store`.
+    `named_store` is the content store that the option or the environment names, with its origin, or None.
     """
 
-    store: str
-    store_from: Origin
+    named_store: tuple[str, Origin] | None
     store_options: dict[str, Any]
     timeout_s: float | None
     connect_timeout_s: float
     output: Output
     debug: bool
 
+    @property
+    def store(self) -> str:
+        """The content store.
 
-def choose_store(option: str | None) -> tuple[str, Origin]:
-    """Return the content store and its origin: the option, then `$DIST_STORE`, then a directory of the user's data (XDG)."""
+        Raises:
+            BadInput: no store is named, and the user has no home directory for the default store.
+        """
+        return _find_default_store() if self.named_store is None else self.named_store[0]
+
+    @property
+    def store_from(self) -> Origin:
+        """The origin of the value of `store`."""
+        return "default" if self.named_store is None else self.named_store[1]
+
+
+def find_named_store(option: str | None) -> tuple[str, Origin] | None:
+    """Return the content store of the option or of `$DIST_STORE`, with its origin, or None."""
     if option is not None:
         return option, "option"
     if variable := os.environ.get("DIST_STORE"):
         return variable, "environment"
+    return None
+
+
+def _find_default_store() -> str:
+    """Return the default content store: a directory of the user's data (XDG)."""
     from platformdirs import user_data_path
 
-    return str(user_data_path("prefect-dist", appauthor=False) / "store"), "default"
+    try:
+        path = user_data_path("prefect-dist", appauthor=False) / "store"
+    except RuntimeError:  # some versions return a path that begins with `~` instead
+        path = None
+    if path is None or path.parts[0] == "~":
+        from prefect_dist.cli.inputs import BadInput
+
+        raise BadInput("content store: the user has no home directory for the default store; set --store, DIST_STORE or HOME")
+    return str(path)
 
 
 def option(text: str, **options: Any) -> Parameter:
@@ -71,10 +100,16 @@ def _convert_integer(_type: Any, tokens: "Sequence[Token]") -> int:
 
 
 def _convert_duration(_type: Any, tokens: "Sequence[Token]") -> float:
+    text = tokens[0].value
+    if (seconds := _parse_seconds(text)) > _LONGEST_DAYS * _DAY_S:
+        raise ValueError(f"expected at most {_LONGEST_DAYS}d, got {text!r}")
+    return seconds
+
+
+def _parse_seconds(text: str) -> float:
     from prefect_dist.ocispec import units
     from prefect_dist.ocispec.errors import InvalidInput
 
-    text = tokens[0].value
     try:
         return float(text)
     except ValueError:

@@ -1,5 +1,7 @@
 """Output of commands: aligned columns, lists and JSON on standard output, errors on standard error."""
 
+import contextlib
+import io
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -80,7 +82,31 @@ def print_json(document: Any) -> None:
     sys.stdout.write(orjson.dumps(document).decode() + "\n")
 
 
+class ErrorStream(io.TextIOBase):
+    """Standard error. Text is lost if its reader has left or the disk is full, since that must not stop a run."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The encoding of standard error."""
+        return sys.stderr.encoding
+
+    def isatty(self) -> bool:
+        """Return True if standard error is a terminal."""
+        return sys.stderr.isatty()
+
+    def write(self, text: str) -> int:
+        """Write text if possible. Return its length."""
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write the buffer of standard error if possible."""
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+
 def print_error(message: object, *objects: str) -> None:
     """Print a message on standard error as a single line, followed by an indented line per object."""
-    sys.stderr.write(f"dist: {escape(' '.join(str(message).split()))}\n")
-    sys.stderr.writelines(f"{_INDENT}{escape(name)}\n" for name in objects)
+    lines = (f"dist: {escape(' '.join(str(message).split()))}", *(f"{_INDENT}{escape(name)}" for name in objects))
+    ErrorStream().write("".join(f"{line}\n" for line in lines))

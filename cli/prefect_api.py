@@ -13,10 +13,12 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from posixpath import expanduser
 from typing import TypeVar, cast
 from uuid import UUID
 
 from prefect_dist.cli import local_process, local_server, signals
+from prefect_dist.cli.inputs import BadInput
 from prefect_dist.ocispec.errors import DistError, Unavailable
 
 R = TypeVar("R")
@@ -139,8 +141,11 @@ def prefect_api(
     """Yield the configured Prefect API, or the API of the local server. `load` imports the flow while a server starts.
 
     Raises:
+        BadInput: the user has no home directory.
         Unavailable: the configured API does not answer, or the local server does not start.
     """
+    if expanduser("~") == "~":
+        raise BadInput("Prefect requires a home directory, and the user has none; set HOME, or use --direct")
     logging.raiseExceptions = debug  # else Prefect prints an error for each batch of log lines that it cannot send
     os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ and not debug})
     _bypass_proxies_for_loopback()

@@ -103,8 +103,9 @@ def abandon_threads() -> None:
 def exit_process(code: int) -> NoReturn:
     """Exit the process when its threads have ended, or at once if they were abandoned."""
     if _ABANDONED.is_set():
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
     _EXIT_CODES.append(code)
     sys.exit(code)
@@ -125,7 +126,9 @@ def _skip_cleanup() -> None:
 
 @contextlib.contextmanager
 def _handle_signals(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    """Handle signals in the block, except those that the caller ignores for the command, such as SIGHUP under nohup."""
+    ignored = {number for number in (signal.SIGHUP, signal.SIGINT) if signal.getsignal(number) is signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items() if number not in ignored}
     try:
         yield
     finally:
@@ -146,5 +149,6 @@ def _set_alarm(seconds: float | None) -> Iterator[None]:
 def _exit_now(cause: _Cause) -> NoReturn:
     """Exit at once. An exception would wait for the threads of the run, which may be blocked."""
     cursor = _SHOW_CURSOR if sys.stderr.isatty() else ""  # the live display hides it
-    os.write(2, f"{cursor}\ndist: {cause.reason}; exited before the run could stop and report its results\n".encode())
+    with contextlib.suppress(OSError):  # standard error may be broken
+        os.write(2, f"{cursor}\ndist: {cause.reason}; exited before the run could stop and report its results\n".encode())
     os._exit(cause.code)

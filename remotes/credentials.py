@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from posixpath import expanduser
 from typing import Any, Self, TypeAlias, TypeVar
 
 import orjson
@@ -274,8 +275,13 @@ def _paths(environ: Mapping[str, str]) -> Iterator[Path]:
         yield Path(runtime, "containers", "auth.json")
     elif os.access(own := _RUN / str(os.getuid()), os.X_OK):  # _RUN may be accessible only to root
         yield own / "auth.json"
-    yield Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "containers", "auth.json")
-    yield Path(environ.get("DOCKER_CONFIG") or Path.home() / ".docker", _DOCKER_FILE)
+    for variable, default, file in (
+        ("XDG_CONFIG_HOME", "~/.config", Path("containers", "auth.json")),
+        ("DOCKER_CONFIG", "~/.docker", Path(_DOCKER_FILE)),
+    ):
+        folder = environ.get(variable) or expanduser(default)
+        if folder != default:  # otherwise the user has no home
+            yield Path(folder, file)
 
 
 def _load(path: Path) -> _File | None:

@@ -3,6 +3,7 @@
 import fcntl
 import gc
 import os
+import pwd
 import shutil
 import sys
 from collections.abc import Generator, Iterator
@@ -141,3 +142,15 @@ def _drain_events() -> None:
     """Wait until the server has received all events of this process."""
     if "prefect.events.worker" in sys.modules:
         sys.modules["prefect.events.worker"].EventsWorker.drain_all(timeout=30)
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No home directory: HOME is unset, and the user has no entry in the database of users."""
+
+    def refuse(key: object) -> None:
+        raise KeyError(key)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", refuse)
+    monkeypatch.setattr(pwd, "getpwnam", refuse)

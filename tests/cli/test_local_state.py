@@ -120,3 +120,18 @@ def test_the_home_is_not_guessed_if_prefect_has_settings(
         (tmp_path / file).touch()
 
     assert local_process.guess_home() is None
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("value", ["", "~unknown-user/prefect", None])
+def test_the_home_is_not_guessed_if_prefect_finds_another_one(
+    value: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    if value is None:
+        monkeypatch.delenv("PREFECT_HOME", raising=False)
+    else:
+        monkeypatch.setenv("PREFECT_HOME", value)
+
+    assert local_process.guess_home() is None

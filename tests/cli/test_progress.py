@@ -1,16 +1,20 @@
 """The output of a run without a terminal: a line per image, each cause once, and only the summary with --quiet."""
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from tests import images
-from tests.cli.dist import dist, dist_direct
+from tests.cli.dist import command, dist, dist_direct
 from tests.fakes.access import Basic
 from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer
+from tests.peers.processes import PATIENCE_S
 
 BUILT = {name: images.image(1240 + number, layers=2) for number, name in enumerate("abc")}
 
@@ -97,3 +101,21 @@ def test_a_run_lists_orphaned_tags_and_removed_tags(source: FakeRegistry, tmp_pa
 
     assert (kept[2], kept[4:6]) == ("kept", ["orphaned", "since"])
     assert removed[2] == "removed"
+
+
+@pytest.mark.parametrize("broken", ["full", "closed"])
+def test_a_broken_standard_error_does_not_stop_a_run(
+    broken: Literal["full", "closed"], source: FakeRegistry, tmp_path: Path
+) -> None:
+    if broken == "full":
+        errors = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, errors = os.pipe()
+        os.close(reader)
+    names = [f"{source.host}/{name}:v1" for name in (*BUILT, "none")]
+    argv = command("--store", tmp_path / "store", "fetch", "--direct", "--retries", "0", *names)
+    try:
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=errors, timeout=PATIENCE_S, check=False)
+    finally:
+        os.close(errors)
+    assert (done.returncode, b"\n3 of 4 images complete: " in done.stdout) == (1, True)

@@ -58,6 +58,22 @@ def test_signals_during_pauses_never_block_the_main_thread() -> None:
     assert done.stdout == "{143}\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_the_caller_ignores_does_not_stop_a_run(number: signal.Signals) -> None:
+    """Nohup ignores SIGHUP, and a shell ignores SIGINT for a background job of a script."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+
+        def command() -> int:
+            signal.raise_signal(number)
+            return 0
+
+        assert run_interruptible(command, timeout_s=None) == 0
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
 def test_a_signal_ends_a_command_that_defines_a_class() -> None:
     """Python 3.11 raises RuntimeError from each exception in `__set_name__`, which dataclasses.Field has."""
 

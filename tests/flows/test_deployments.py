@@ -125,9 +125,9 @@ def test_the_printed_steps_of_init_end_in_successful_runs(
     env = os.environ | {"PATH": path, "PREFECT_API_URL": server.url, "PREFECT_HOME": str(home / "worker")}
     subprocess.run(["bash", "-ec", script], cwd=project, env=env, check=True)
 
-    for name in ("mirror", "check", "gc"):
-        output = run_prefect(server, "deployment", "run", f"{name}/{name}", "--watch", home=home / "worker")
-        assert "finished successfully" in output
+    for name in ("mirror", "check"):  # these two need the keys that are commented out
+        run = server.start(name, {})
+        assert server.wait_for_end(run)["type"] == "COMPLETED", server.logs(run)
 
     assert inspect(f"docker://{target.host}/steps/alpine:3.22.1")["Digest"] == built.root.digest
     assert (tmp_path / "data" / "mirror.lock.json").exists()

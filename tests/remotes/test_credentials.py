@@ -335,6 +335,11 @@ def test_a_home_that_is_not_a_directory_has_no_files(monkeypatch: pytest.MonkeyP
     assert DockerConfig.load({"XDG_RUNTIME_DIR": "/dev/null"}).get("r.example") is None
 
 
+@pytest.mark.usefixtures("homeless")
+def test_a_user_without_a_home_has_no_files() -> None:
+    assert DockerConfig.load({"XDG_RUNTIME_DIR": "/dev/null"}).get("r.example") is None
+
+
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
     """Helpers: `first` and `second` return their name as the user, `knows-nothing` has no credentials, `fails` fails."""
