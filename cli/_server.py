@@ -86,6 +86,7 @@ class Server:
         watch.cancel()
         if (state := local_state.read_state(self._home)) is not None and state.secret == self._secret:
             local_state.remove_state(self._home)
+            local_state.remove_pages(self._home, valid=())
         if self._gate.failure is not None:
             sys.stderr.write(f"{str(self._gate.failure).strip().partition(_NEWLINE)[0]}\n")
         return 0 if self._uvicorn.started else 1
@@ -111,6 +112,8 @@ class Server:
             return False
         state = local_state.read_state(self._home)
         is_replaced = state is None or state.secret != self._secret
+        if not is_replaced:
+            local_state.remove_pages(self._home, valid=self._gate.codes.list_valid())
         usage.is_retiring = usage.is_retiring or is_replaced or usage.measure_idle() > self._idle_s
         return usage.is_retiring and not usage.leases
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from prefect_dist.cli import local_process, local_state
+from prefect_dist.cli import local_auth, local_process, local_state
 from prefect_dist.cli.local_client import Connection, NoAnswer, NotOurs, open_connection
 from prefect_dist.cli.local_state import State
 from prefect_dist.ocispec.errors import Busy, Unavailable
@@ -67,11 +67,28 @@ class LocalServer:
         Raises:
             Unavailable: the server does not answer.
         """
+        return self._complete_address(self._issue_code(), path)
+
+    def write_page(self, path: str) -> tuple[str, str]:
+        """Return an address as `make_address`, and the URL of a private file that leads a browser to the address.
+
+        The server removes the file when the address has been used or is no longer valid.
+
+        Raises:
+            Unavailable: the server does not answer, or the file cannot be written.
+        """
+        code = self._issue_code()
+        address = self._complete_address(code, path)
+        return address, local_state.write_page(self._home, code, local_auth.make_start_page(address)).as_uri()
+
+    def _issue_code(self) -> str:
         try:
             with open_connection(self._state, timeout_s=_ANSWER_S) as connection:
-                code = connection.request("POST", "/dist/codes")["code"]
+                return str(connection.request("POST", "/dist/codes")["code"])
         except (NoAnswer, NotOurs) as exc:
             raise _hangs(self._state) from exc
+
+    def _complete_address(self, code: str, path: str) -> str:
         return f"{self._state.url}/open?{urlencode({'code': code, 'to': path}, safe='/')}"
 
     def describe_address(self, path: str, *, is_terminal: bool) -> str:

@@ -6,13 +6,14 @@ owner can read the file. A file that another user could have written or read is 
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import secrets
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 _STATE, _LOCK, _LOG = "dist-server.json", "dist-server.lock", "dist-server.log"
+_PAGE_START, _PAGE_END = "dist-server-open-", ".html"
 _MAX_STATE_BYTES = 64 * 1024
 _POLL_S = 0.02
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -135,6 +137,34 @@ def write_state(home: Path, state: State) -> None:
 def remove_state(home: Path) -> None:
     """Remove the state file."""
     state_path(home).unlink(missing_ok=True)
+
+
+def write_page(home: Path, code: str, text: str) -> Path:
+    """Write the page that leads a browser to the address with a code, and return its path. The name does not show the code.
+
+    Raises:
+        Unavailable: the file cannot be written.
+    """
+    path = (home / _name_page(code)).absolute()
+    try:
+        with os.fdopen(open_private(path, os.O_CREAT | os.O_EXCL), "w") as file:
+            file.write(text)
+    except OSError as exc:
+        raise _explain(path, exc) from exc
+    return path
+
+
+def remove_pages(home: Path, *, valid: Iterable[str]) -> None:
+    """Remove the pages of all codes but the valid ones."""
+    kept = {_name_page(code) for code in valid}
+    with contextlib.suppress(OSError):
+        for path in home.glob(f"{_PAGE_START}*{_PAGE_END}"):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+
+def _name_page(code: str) -> str:
+    return f"{_PAGE_START}{hashlib.sha256(code.encode()).hexdigest()[:32]}{_PAGE_END}"
 
 
 def open_private(path: Path, flags: int) -> int:

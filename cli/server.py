@@ -105,9 +105,11 @@ def _open(used: local_server.LocalServer, run: str | None, context: Shared) -> i
     if context.output == "json":
         output.print_json({"url": f"{used.url.removesuffix('/api')}{path}"})
         return 0
-    address = used.make_address(path)
     if sys.stdout.isatty() and _has_display():
-        webbrowser.open(address)
+        address, page = used.write_page(path)
+        webbrowser.open(page)
+    else:
+        address = used.make_address(path)
     output.print_lines([address])
     return 0
 

@@ -227,6 +227,33 @@ def test_the_printed_address_opens_the_run_in_a_browser(place: Path, tmp_path: P
         again.wait_for("This address was used before")
 
 
+def test_the_command_line_of_the_browser_has_no_code(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, browser = tmp_path / "started", tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$*" > {started}.new && mv {started}.new {started}\n')
+    browser.chmod(0o755)
+    for name, value in (("BROWSER", str(browser)), ("PREFECT_HOME", str(shared)), ("DIST_SERVER_IDLE", "10m")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    result = at_terminal("", "server", "open")
+    assert result.code == 0, result.shown
+    assert poll_until(started.exists)
+    url = started.read_text()
+    page = Path(url.removeprefix("file://"))
+
+    address = re.search(r"http://\S+/open\?code=(\S+)&to=/", result.shown)
+    assert address, result.shown
+    assert url.startswith("file://")
+    assert address[1] not in url
+    assert page.stat().st_mode & 0o777 == 0o600
+    with chromium(tmp_path / "chromium") as chrome:
+        shown = chrome.page()
+        shown.open(url)
+        password = "location.protocol === 'http:' && localStorage.getItem('prefect-password')"
+        assert poll_until(lambda: shown.evaluate(password) == encode_basic(running(shared).secret))
+    assert status_of(address[0], {}) == 410  # the browser has used the code
+    assert poll_until(lambda: not page.exists())
+
+
 def test_a_command_whose_server_is_killed_names_the_api_and_the_next_command_starts_another(
     place: Path, tmp_path: Path
 ) -> None:

@@ -61,6 +61,17 @@ def test_a_state_file_of_another_user_counts_as_none(tmp_path: Path) -> None:
     assert not local_state.is_private(tmp_path)
 
 
+def test_the_pages_of_invalid_codes_are_removed(tmp_path: Path) -> None:
+    used, valid = (local_state.write_page(tmp_path, code, "text") for code in ("used", "valid"))
+    (tmp_path / "other.html").touch()
+
+    local_state.remove_pages(tmp_path, valid=["valid"])
+
+    assert valid.stat().st_mode & 0o777 == 0o600
+    assert {path.name for path in tmp_path.iterdir()} == {valid.name, "other.html"}
+    assert used != valid
+
+
 class _Recorder(BaseHTTPRequestHandler):
     """A foreign server that answers every request and remembers its headers."""
 
