@@ -93,17 +93,20 @@ def is_private(home: Path) -> bool:
 
 def read_state(home: Path) -> State | None:
     """Return the state, or None if there is no file, or if the file is damaged or not private to this user."""
-    try:
-        descriptor = os.open(state_path(home), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or not _is_own(found, _OTHERS):
-            return None
-        with contextlib.suppress(ValueError):
-            return _state_adapter().validate_json(file.read(_MAX_STATE_BYTES))
+    with contextlib.suppress(OSError, ValueError):
+        return _state_adapter().validate_json(_read_private(state_path(home)))
     return None
+
+
+def _read_private(path: Path) -> bytes:
+    """Return the start of a regular file that only this user can read, or no bytes for another file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        found = os.fstat(descriptor)
+        is_private_file = stat.S_ISREG(found.st_mode) and _is_own(found, _OTHERS)
+        return os.read(descriptor, _MAX_STATE_BYTES) if is_private_file else b""
+    finally:
+        os.close(descriptor)
 
 
 @cache

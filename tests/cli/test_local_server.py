@@ -19,7 +19,7 @@ from shutil import copy
 
 import pytest
 
-from prefect_dist.cli import local_client, local_server, local_state
+from prefect_dist.cli import local_client, local_process, local_server, local_state
 from prefect_dist.cli.local_auth import encode_basic
 from prefect_dist.cli.local_state import State
 from prefect_dist.ocispec.errors import Unavailable
@@ -367,6 +367,30 @@ def test_a_server_ends_when_a_file_is_removed(name: str, place: Path) -> None:
 
     assert ends(state)
     assert not local_state.state_path(place).exists()
+
+
+def test_a_server_with_an_error_in_its_watch_ends_and_logs_the_error(place: Path, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from prefect_dist.cli import _server\n"
+        "class Broken(_server.Server):\n"
+        "    def _should_end(self):\n"
+        "        raise OSError('the disk is broken')\n"
+        "_server.Server = Broken\n"
+        "_server.main()\n"
+    )
+    with local_process.listen() as listening:
+        done = subprocess.run(
+            [sys.executable, "-P", str(program), str(listening.fileno()), "600"],
+            pass_fds=[listening.fileno()],
+            env=local_process.make_environment(place, "dist:x", listening.getsockname()[1]),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    assert done.stderr == "the disk is broken\n"
 
 
 def test_sigterm_records_what_the_server_has_received(place: Path, tmp_path: Path) -> None:

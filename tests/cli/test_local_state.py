@@ -11,7 +11,7 @@ import pytest
 
 from prefect_dist.cli import local_client, local_process, local_state
 from prefect_dist.cli.local_state import State
-from prefect_dist.ocispec.errors import Busy
+from prefect_dist.ocispec.errors import Busy, Unavailable
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1}', "\0" * 100])
@@ -29,6 +29,16 @@ def test_a_state_file_with_other_values_counts_as_none(changes: dict[str, object
     local_state.state_path(tmp_path).write_text(json.dumps(asdict(example_state()) | changes))
 
     assert local_state.read_state(tmp_path) is None
+
+
+def test_a_directory_in_place_of_the_state_file_counts_as_none_and_is_named_by_the_next_start(tmp_path: Path) -> None:
+    path = local_state.state_path(tmp_path)
+    path.mkdir()
+
+    assert local_state.read_state(tmp_path) is None
+    with pytest.raises(Unavailable, match=f"^{path}: Is a directory; the local Prefect server needs"):
+        local_state.write_state(tmp_path, example_state())
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
 def example_state() -> State:
