@@ -310,6 +310,28 @@ def test_a_server_of_another_version_ends_after_its_last_run_and_is_replaced(pla
     assert new.build == old.build
 
 
+def test_a_command_that_waits_for_a_server_does_not_block_others(place: Path) -> None:
+    old = start(place)
+    with local_server.use_server(place, answer_s=ANSWER_S, notify=print) as used:
+        used.wait_until_ready()
+        other_settings = os.environ | {"PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100"}
+        waiting = subprocess.Popen(command("server", "start"), env=other_settings, stderr=subprocess.PIPE)
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline().startswith(b"dist: waiting for the end of 1 command on a local server with Prefect ")
+        with local_state.hold_lock(place, timeout_s=10):  # the lock is free
+            waiting.send_signal(signal.SIGINT)
+            waiting.communicate(timeout=PATIENCE_S)
+        same_settings = subprocess.Popen(command("server", "start"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert same_settings.stderr is not None
+        line = same_settings.stderr.readline().decode()  # the server grants no further leases
+        assert old.is_process_running()
+    _, rest = same_settings.communicate(timeout=PATIENCE_S)
+
+    assert line == "dist: waiting for the end of 1 command on a local server that ends after it\n"
+    assert (same_settings.returncode, rest.decode()) == (0, "dist: starting a local Prefect server\n")
+    assert running(place).pid != old.pid
+
+
 def test_a_server_with_other_settings_is_replaced(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = start(place)
     monkeypatch.setenv("PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE", "100")
