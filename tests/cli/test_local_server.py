@@ -464,6 +464,18 @@ def test_the_status_announces_no_local_server_if_another_server_is_configured(tm
     assert other.line == f"dist: PREFECT_API_URL is set: commands use the Prefect server {api}, not the local server"
 
 
+def test_open_names_the_ui_of_a_configured_server_and_starts_no_other(tmp_path: Path) -> None:
+    api, run = "http://127.0.0.1:9/api", "c7323d19-79bb-43b4-ada4-747ca34d920b"
+
+    start_page = dist("server", "open", PREFECT_HOME=str(tmp_path), PREFECT_API_URL=api)
+    run_page = dist("server", "open", run, PREFECT_HOME=str(tmp_path), PREFECT_API_URL=api)
+
+    says = f"dist: PREFECT_API_URL is set: commands use the Prefect server {api}; open http://127.0.0.1:9"
+    assert (start_page.code, start_page.line) == (2, f"{says}/")
+    assert (run_page.code, run_page.line) == (2, f"{says}/runs/flow-run/{run}")
+    assert not local_state.log_path(tmp_path).exists()
+
+
 def test_a_wrong_idle_time_is_refused(tmp_path: Path) -> None:
     result = dist("server", "start", PREFECT_HOME=str(tmp_path), DIST_SERVER_IDLE="soon", PREFECT_API_URL=None)
 
