@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 import stat
@@ -15,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +55,10 @@ class State:
     def __post_init__(self) -> None:
         if self.pid <= 0 or not 0 < self.port < 1 << 16:
             raise ValueError("expected the ID of a process and a port")
+        if datetime.fromisoformat(self.started_at).tzinfo is None:
+            raise ValueError("expected a time with a time zone")
+        if "prefect" not in self.build or not (self.idle_s is None or 0 <= self.idle_s < math.inf):
+            raise ValueError("expected the version of Prefect and a time limit")
 
     @property
     def url(self) -> str:

@@ -278,7 +278,9 @@ def test_a_command_whose_server_is_killed_names_the_api_and_the_next_command_sta
 
 def test_a_recycled_process_id_is_not_the_server(place: Path) -> None:
     with subprocess.Popen(["sleep", "600"]) as other:
-        stale = State(other.pid, "an earlier start", 1, "dist:x", {}, "2026-01-01T00:00:00+00:00", 600.0, is_ready=True)
+        stale = State(
+            other.pid, "an earlier start", 1, "dist:x", {"prefect": "3"}, "2026-01-01T00:00:00+00:00", 600.0, is_ready=True
+        )
         local_state.write_state(place, stale)
         assert not stale.is_process_running()
         assert not local_server.stop_server(place, answer_s=1, force=True)

@@ -22,7 +22,21 @@ def test_a_damaged_state_file_counts_as_none(text: str, tmp_path: Path) -> None:
     assert local_state.read_state(tmp_path) is None
 
 
-@pytest.mark.parametrize("changes", [{"pid": -1}, {"pid": "1"}, {"port": 70000}, {"secret": None}, {"build": []}, {"more": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pid": -1},
+        {"pid": "1"},
+        {"port": 70000},
+        {"secret": None},
+        {"build": []},
+        {"build": {}},
+        {"started_at": "yesterday"},
+        {"started_at": "2026-01-01T00:00:00"},
+        {"idle_s": float("nan")},
+        {"more": 1},
+    ],
+)
 def test_a_state_file_with_other_values_counts_as_none(changes: dict[str, object], tmp_path: Path) -> None:
     local_state.write_state(tmp_path, example_state())
     assert local_state.read_state(tmp_path) == example_state()
