@@ -84,24 +84,29 @@ class Server:
         with contextlib.suppress(SystemExit):  # uvicorn raises SystemExit if Prefect does not start
             await self._uvicorn.serve(sockets=[self._listening])
         watch.cancel()
+        (ended,) = await asyncio.gather(watch, return_exceptions=True)
+        failure = ended if isinstance(ended, Exception) else self._gate.failure
         if (state := local_state.read_state(self._home)) is not None and state.secret == self._secret:
             local_state.remove_state(self._home)
-        if self._gate.failure is not None:
-            sys.stderr.write(f"{str(self._gate.failure).strip().partition(_NEWLINE)[0]}\n")
+            local_state.remove_pages(self._home, valid=())
+        if failure is not None:
+            sys.stderr.write(f"{str(failure).strip().partition(_NEWLINE)[0]}\n")
         return 0 if self._uvicorn.started else 1
 
     async def _watch(self) -> None:
-        """Make uvicorn exit as soon as there is a reason."""
+        """Make uvicorn exit as soon as there is a reason, such as an error here."""
         await self._gate.started.wait()
-        self._gate.usage.restart_clock()
-        gc.freeze()
-        gc.enable()
-        self._identity = _identify(self._database)
-        while not self._gate.stop.is_set() and not self._should_end():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._gate.stop.wait(), _WATCH_S)
-        self._gate.stop.set()
-        self._uvicorn.should_exit = True
+        try:
+            self._gate.usage.restart_clock()
+            gc.freeze()
+            gc.enable()
+            self._identity = _identify(self._database)
+            while not self._gate.stop.is_set() and not self._should_end():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._gate.stop.wait(), _WATCH_S)
+        finally:
+            self._gate.stop.set()
+            self._uvicorn.should_exit = True
 
     def _should_end(self) -> bool:
         usage = self._gate.usage
@@ -111,6 +116,8 @@ class Server:
             return False
         state = local_state.read_state(self._home)
         is_replaced = state is None or state.secret != self._secret
+        if not is_replaced:
+            local_state.remove_pages(self._home, valid=self._gate.codes.list_valid())
         usage.is_retiring = usage.is_retiring or is_replaced or usage.measure_idle() > self._idle_s
         return usage.is_retiring and not usage.leases
 

@@ -5,11 +5,15 @@ The server proves that it knows the secret by an HMAC, before a client sends the
 A browser logs in with a one-time code. Prefect's UI keeps the user and password of the API in the local storage of the browser.
 The page of a code writes them there, and replaces itself by the requested page of the UI. So the password is never part of an
 address.
+
+Other users of the machine can read the command line of a browser. So a browser is started with a private file, whose page leads
+to the address with the code.
 """
 
 import base64
 import hashlib
 import hmac
+import html
 import json
 import re
 import secrets
@@ -47,6 +51,11 @@ class Codes:
         """Return True if the code is valid. The code is invalid from now on."""
         return self._expiry.pop(code, 0) > time.monotonic()
 
+    def list_valid(self) -> list[str]:
+        """Return the codes that are valid."""
+        now = time.monotonic()
+        return [code for code, end in self._expiry.items() if end > now]
+
 
 def prove(secret: str, port: int, nonce: str) -> str:
     """Return the proof that the server on `port` knows the secret."""
@@ -69,6 +78,15 @@ def make_page(secret: str, path: str) -> tuple[bytes, dict[str, str]]:
     script = f"localStorage.setItem({_quote(_STORAGE_KEY)}, {_quote(encode_basic(secret))}); location.replace({_quote(path)})"
     page = f'<!doctype html><meta charset=utf-8><title>Prefect</title><script nonce="{nonce}">{script}</script>'
     return page.encode(), _make_headers(f"script-src 'nonce-{nonce}'")
+
+
+def make_start_page(address: str) -> str:
+    """Return the HTML of a file that leads a browser to an address with a code."""
+    target = html.escape(address)
+    return (
+        "<!doctype html><meta charset=utf-8><meta name=referrer content=no-referrer><title>Prefect</title>"
+        f'<meta http-equiv=refresh content="0;url={target}"><p><a href="{target}">Open Prefect</a>'
+    )
 
 
 def make_expired_page() -> tuple[bytes, dict[str, str]]:

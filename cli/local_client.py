@@ -21,6 +21,10 @@ class NotOurs(Exception):
     """The server refuses connections or requests, or does not know the secret: it has ended, ends, or is another program."""
 
 
+class Ending(NotOurs):
+    """The server grants no further leases: it ends now, or after its last lease."""
+
+
 def open_connection(state: State, *, timeout_s: float) -> "Connection":
     """Return a connection to the server, which has proved its identity.
 
@@ -82,7 +86,8 @@ class Connection:
         self._http.request(method, path, headers=self._headers)
         response = self._http.getresponse()
         if response.status != HTTPStatus.OK:
-            raise NotOurs(f"HTTP {response.status}")
+            error = Ending if response.status == HTTPStatus.SERVICE_UNAVAILABLE else NotOurs
+            raise error(f"HTTP {response.status}")
         return response
 
 

@@ -91,7 +91,7 @@ class ServerGate:
         self._api, self._secret, self._port = api, secret, port
         self._before_shutdown = before_shutdown
         self._build_ui, self._ui, self._ui_lock = build_ui, list[App](), asyncio.Lock()
-        self._codes = local_auth.Codes()
+        self.codes = local_auth.Codes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, a websocket, or the lifespan of the server."""
@@ -147,7 +147,7 @@ class ServerGate:
         elif request == "GET /dist/status":
             await _send_json(send, {"leases": self.usage.leases, "idle_s": self.usage.measure_idle()})
         elif request == "POST /dist/codes":
-            await _send_json(send, {"code": self._codes.issue()})
+            await _send_json(send, {"code": self.codes.issue()})
         elif request == "POST /dist/stop":
             await _send_json(send, self._request_stop(query.get("when", "unused")))
         elif request == "POST /dist/lease":
@@ -161,7 +161,7 @@ class ServerGate:
 
     async def _serve_open(self, query: dict[str, str], send: Send) -> None:
         path = query.get("to", "/")
-        if local_auth.is_ui_path(path) and self._codes.redeem(query.get("code", "")):
+        if local_auth.is_ui_path(path) and self.codes.redeem(query.get("code", "")):
             page, headers = local_auth.make_page(self._secret, path)
             await _send(send, HTTPStatus.OK, headers, page)
         else:

@@ -7,14 +7,14 @@ a command starts serves only this command, and ends with the command. docs/dev/a
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from prefect_dist.cli import local_process, local_state
-from prefect_dist.cli.local_client import Connection, NoAnswer, NotOurs, open_connection
+from prefect_dist.cli import local_auth, local_process, local_state
+from prefect_dist.cli.local_client import Connection, Ending, NoAnswer, NotOurs, open_connection
 from prefect_dist.cli.local_state import State
 from prefect_dist.ocispec.errors import Busy, Unavailable
 from prefect_dist.ocispec.units import format_count
@@ -67,11 +67,28 @@ class LocalServer:
         Raises:
             Unavailable: the server does not answer.
         """
+        return self._complete_address(self._issue_code(), path)
+
+    def write_page(self, path: str) -> tuple[str, str]:
+        """Return an address as `make_address`, and the URL of a private file that leads a browser to the address.
+
+        The server removes the file when the address has been used or is no longer valid.
+
+        Raises:
+            Unavailable: the server does not answer, or the file cannot be written.
+        """
+        code = self._issue_code()
+        address = self._complete_address(code, path)
+        return address, local_state.write_page(self._home, code, local_auth.make_start_page(address)).as_uri()
+
+    def _issue_code(self) -> str:
         try:
             with open_connection(self._state, timeout_s=_ANSWER_S) as connection:
-                code = connection.request("POST", "/dist/codes")["code"]
+                return str(connection.request("POST", "/dist/codes")["code"])
         except (NoAnswer, NotOurs) as exc:
             raise _hangs(self._state) from exc
+
+    def _complete_address(self, code: str, path: str) -> str:
         return f"{self._state.url}/open?{urlencode({'code': code, 'to': path}, safe='/')}"
 
     def describe_address(self, path: str, *, is_terminal: bool) -> str:
@@ -111,7 +128,10 @@ def use_server(home: Path, *, answer_s: float, notify: Notify, min_idle_s: float
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(contextlib.ExitStack())
         lock.enter_context(local_state.hold_lock(home, timeout_s=_START_S))
-        found = _find(home, answer_s, notify)
+        while isinstance(found := _find(home, answer_s), _EndingServer):
+            lock.close()  # the runs on the server can take hours
+            _wait_for_end(found, notify)
+            lock.enter_context(local_state.hold_lock(home, timeout_s=_START_S))
         if found is None:
             shared_s = idle_s if local_state.is_private(home) else 0
             server = LocalServer(home, stack.enter_context(local_process.run_process(home, idle_s=shared_s)), lock)
@@ -174,32 +194,51 @@ def stop_server(home: Path, *, answer_s: float, force: bool) -> bool:
     return True
 
 
-def _find(home: Path, answer_s: float, notify: Notify) -> tuple[State, Connection] | None:
-    """Return the running server and a lease, or None if a server can be started now. The caller holds the lock."""
+@dataclass(frozen=True, slots=True)
+class _EndingServer:
+    """A server that ends after its last lease. `users` is the number of leases, and `is_other` True for another build."""
+
+    state: State
+    users: int
+    is_other: bool
+
+
+def _find(home: Path, answer_s: float) -> tuple[State, Connection] | _EndingServer | None:
+    """Return the running server and a lease, or a server that must end first: two servers must not migrate a database.
+
+    The result is None if a server can be started now. The caller holds the lock.
+    """
     state = _read_running(home)
     if state is None:
         return None
+    is_other = state.build != local_process.describe_build()
     try:
-        if state.build == local_process.describe_build():
-            return state, _take_lease(state, _limit_answer(state, answer_s))
+        if not is_other:
+            with contextlib.suppress(Ending):
+                return state, _take_lease(state, _limit_answer(state, answer_s))
         with open_connection(state, timeout_s=_limit_answer(state, answer_s)) as connection:
             users = connection.request("POST", "/dist/stop?when=released")["leases"]
-        _wait_for_users(state, users, notify)
     except NoAnswer as exc:
         raise _hangs(state) from exc
-    except NotOurs as exc:  # the server ends: two servers must not use the database during a migration
-        if not local_process.wait_for_exit(state, timeout_s=local_process.END_S):
-            raise _hangs(state) from exc
-    return None
+    except NotOurs:  # the server does not listen any more
+        users = 0
+    return _EndingServer(state, users, is_other)
 
 
-def _wait_for_users(state: State, users: int, notify: Notify) -> None:
-    """Wait for the end of a server of another version, which ends after its last lease."""
-    if not local_process.wait_for_exit(state, timeout_s=_NOTE_S) and users:
-        command = format_count(users, "command")
-        notify(f"waiting for the end of {command} on a local server with Prefect {state.build['prefect']} and other settings")
-    while not local_process.wait_for_exit(state, timeout_s=_NOTE_S):
-        pass
+def _wait_for_end(server: _EndingServer, notify: Notify) -> None:
+    """Wait until the process of a server has ended. Its commands have no time limit.
+
+    Raises:
+        Unavailable: the server has no commands, but does not end.
+    """
+    if not server.users:
+        if not local_process.wait_for_exit(server.state, timeout_s=local_process.END_S):
+            raise _hangs(server.state)
+    elif not local_process.wait_for_exit(server.state, timeout_s=_NOTE_S):
+        kind = f"with Prefect {server.state.build['prefect']} and other settings" if server.is_other else "that ends after it"
+        notify(f"waiting for the end of {format_count(server.users, 'command')} on a local server {kind}")
+        while not local_process.wait_for_exit(server.state, timeout_s=_NOTE_S):
+            pass
 
 
 def _read_running(home: Path) -> State | None:

@@ -6,14 +6,17 @@ owner can read the file. A file that another user could have written or read is 
 
 import contextlib
 import fcntl
+import hashlib
 import json
+import math
 import os
 import secrets
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 _STATE, _LOCK, _LOG = "dist-server.json", "dist-server.lock", "dist-server.log"
+_PAGE_START, _PAGE_END = "dist-server-open-", ".html"
 _MAX_STATE_BYTES = 64 * 1024
 _POLL_S = 0.02
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -51,6 +55,10 @@ class State:
     def __post_init__(self) -> None:
         if self.pid <= 0 or not 0 < self.port < 1 << 16:
             raise ValueError("expected the ID of a process and a port")
+        if datetime.fromisoformat(self.started_at).tzinfo is None:
+            raise ValueError("expected a time with a time zone")
+        if "prefect" not in self.build or not (self.idle_s is None or 0 <= self.idle_s < math.inf):
+            raise ValueError("expected the version of Prefect and a time limit")
 
     @property
     def url(self) -> str:
@@ -91,17 +99,20 @@ def is_private(home: Path) -> bool:
 
 def read_state(home: Path) -> State | None:
     """Return the state, or None if there is no file, or if the file is damaged or not private to this user."""
-    try:
-        descriptor = os.open(state_path(home), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or not _is_own(found, _OTHERS):
-            return None
-        with contextlib.suppress(ValueError):
-            return _state_adapter().validate_json(file.read(_MAX_STATE_BYTES))
+    with contextlib.suppress(OSError, ValueError):
+        return _state_adapter().validate_json(_read_private(state_path(home)))
     return None
+
+
+def _read_private(path: Path) -> bytes:
+    """Return the start of a regular file that only this user can read, or no bytes for another file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        found = os.fstat(descriptor)
+        is_private_file = stat.S_ISREG(found.st_mode) and _is_own(found, _OTHERS)
+        return os.read(descriptor, _MAX_STATE_BYTES) if is_private_file else b""
+    finally:
+        os.close(descriptor)
 
 
 @cache
@@ -135,6 +146,34 @@ def write_state(home: Path, state: State) -> None:
 def remove_state(home: Path) -> None:
     """Remove the state file."""
     state_path(home).unlink(missing_ok=True)
+
+
+def write_page(home: Path, code: str, text: str) -> Path:
+    """Write the page that leads a browser to the address with a code, and return its path. The name does not show the code.
+
+    Raises:
+        Unavailable: the file cannot be written.
+    """
+    path = (home / _name_page(code)).absolute()
+    try:
+        with os.fdopen(open_private(path, os.O_CREAT | os.O_EXCL), "w") as file:
+            file.write(text)
+    except OSError as exc:
+        raise _explain(path, exc) from exc
+    return path
+
+
+def remove_pages(home: Path, *, valid: Iterable[str]) -> None:
+    """Remove the pages of all codes but the valid ones."""
+    kept = {_name_page(code) for code in valid}
+    with contextlib.suppress(OSError):
+        for path in home.glob(f"{_PAGE_START}*{_PAGE_END}"):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+
+def _name_page(code: str) -> str:
+    return f"{_PAGE_START}{hashlib.sha256(code.encode()).hexdigest()[:32]}{_PAGE_END}"
 
 
 def open_private(path: Path, flags: int) -> int:

@@ -35,6 +35,8 @@ def server(
     """Manage the local server, and return the exit code."""
     _check_arguments(action, run, foreground=foreground, force=force)
     home, api = _read_settings()
+    if api and action == "open":
+        raise BadInput(f"PREFECT_API_URL is set: commands use the Prefect server {api}; open {_find_ui(api)}{_find_page(run)}")
     if api:
         print_error(f"PREFECT_API_URL is set: commands use the Prefect server {api}, not the local server")
     if action == "status":
@@ -77,6 +79,18 @@ def _read_settings() -> tuple[Path, str | None]:
     return PREFECT_HOME.value(), PREFECT_API_URL.value()
 
 
+def _find_ui(api: str) -> str:
+    """Return the URL of the UI of the configured API, without a slash at the end."""
+    from prefect.settings import PREFECT_UI_URL
+
+    return (PREFECT_UI_URL.value() or api.removesuffix("/api")).rstrip("/")
+
+
+def _find_page(run: str | None) -> str:
+    """Return the path of a run in the UI, or of the first page."""
+    return f"/runs/flow-run/{run}" if run else "/"
+
+
 def _show_status(home: Path, context: Shared, *, api: str | None) -> int:
     status = local_server.read_status(home, answer_s=context.connect_timeout_s)
     if context.output == "json":
@@ -101,13 +115,15 @@ def _describe(status: dict[str, Any]) -> list[str]:
 
 
 def _open(used: local_server.LocalServer, run: str | None, context: Shared) -> int:
-    path = f"/runs/flow-run/{run}" if run else "/"
+    path = _find_page(run)
     if context.output == "json":
         output.print_json({"url": f"{used.url.removesuffix('/api')}{path}"})
         return 0
-    address = used.make_address(path)
     if sys.stdout.isatty() and _has_display():
-        webbrowser.open(address)
+        address, page = used.write_page(path)
+        webbrowser.open(page)
+    else:
+        address = used.make_address(path)
     output.print_lines([address])
     return 0
 

@@ -19,7 +19,7 @@ from shutil import copy
 
 import pytest
 
-from prefect_dist.cli import local_client, local_server, local_state
+from prefect_dist.cli import local_client, local_process, local_server, local_state
 from prefect_dist.cli.local_auth import encode_basic
 from prefect_dist.cli.local_state import State
 from prefect_dist.ocispec.errors import Unavailable
@@ -227,6 +227,33 @@ def test_the_printed_address_opens_the_run_in_a_browser(place: Path, tmp_path: P
         again.wait_for("This address was used before")
 
 
+def test_the_command_line_of_the_browser_has_no_code(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, browser = tmp_path / "started", tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$*" > {started}.new && mv {started}.new {started}\n')
+    browser.chmod(0o755)
+    for name, value in (("BROWSER", str(browser)), ("PREFECT_HOME", str(shared)), ("DIST_SERVER_IDLE", "10m")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    result = at_terminal("", "server", "open")
+    assert result.code == 0, result.shown
+    assert poll_until(started.exists)
+    url = started.read_text()
+    page = Path(url.removeprefix("file://"))
+
+    address = re.search(r"http://\S+/open\?code=(\S+)&to=/", result.shown)
+    assert address, result.shown
+    assert url.startswith("file://")
+    assert address[1] not in url
+    assert page.stat().st_mode & 0o777 == 0o600
+    with chromium(tmp_path / "chromium") as chrome:
+        shown = chrome.page()
+        shown.open(url)
+        password = "location.protocol === 'http:' && localStorage.getItem('prefect-password')"
+        assert poll_until(lambda: shown.evaluate(password) == encode_basic(running(shared).secret))
+    assert status_of(address[0], {}) == 410  # the browser has used the code
+    assert poll_until(lambda: not page.exists())
+
+
 def test_a_command_whose_server_is_killed_names_the_api_and_the_next_command_starts_another(
     place: Path, tmp_path: Path
 ) -> None:
@@ -251,7 +278,9 @@ def test_a_command_whose_server_is_killed_names_the_api_and_the_next_command_sta
 
 def test_a_recycled_process_id_is_not_the_server(place: Path) -> None:
     with subprocess.Popen(["sleep", "600"]) as other:
-        stale = State(other.pid, "an earlier start", 1, "dist:x", {}, "2026-01-01T00:00:00+00:00", 600.0, is_ready=True)
+        stale = State(
+            other.pid, "an earlier start", 1, "dist:x", {"prefect": "3"}, "2026-01-01T00:00:00+00:00", 600.0, is_ready=True
+        )
         local_state.write_state(place, stale)
         assert not stale.is_process_running()
         assert not local_server.stop_server(place, answer_s=1, force=True)
@@ -281,6 +310,28 @@ def test_a_server_of_another_version_ends_after_its_last_run_and_is_replaced(pla
     new = running(place)
     assert f"process {new.pid}," in out.decode()
     assert new.build == old.build
+
+
+def test_a_command_that_waits_for_a_server_does_not_block_others(place: Path) -> None:
+    old = start(place)
+    with local_server.use_server(place, answer_s=ANSWER_S, notify=print) as used:
+        used.wait_until_ready()
+        other_settings = os.environ | {"PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100"}
+        waiting = subprocess.Popen(command("server", "start"), env=other_settings, stderr=subprocess.PIPE)
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline().startswith(b"dist: waiting for the end of 1 command on a local server with Prefect ")
+        with local_state.hold_lock(place, timeout_s=10):  # the lock is free
+            waiting.send_signal(signal.SIGINT)
+            waiting.communicate(timeout=PATIENCE_S)
+        same_settings = subprocess.Popen(command("server", "start"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert same_settings.stderr is not None
+        line = same_settings.stderr.readline().decode()  # the server grants no further leases
+        assert old.is_process_running()
+    _, rest = same_settings.communicate(timeout=PATIENCE_S)
+
+    assert line == "dist: waiting for the end of 1 command on a local server that ends after it\n"
+    assert (same_settings.returncode, rest.decode()) == (0, "dist: starting a local Prefect server\n")
+    assert running(place).pid != old.pid
 
 
 def test_a_server_with_other_settings_is_replaced(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,6 +393,30 @@ def test_a_server_ends_when_a_file_is_removed(name: str, place: Path) -> None:
     assert not local_state.state_path(place).exists()
 
 
+def test_a_server_with_an_error_in_its_watch_ends_and_logs_the_error(place: Path, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from prefect_dist.cli import _server\n"
+        "class Broken(_server.Server):\n"
+        "    def _should_end(self):\n"
+        "        raise OSError('the disk is broken')\n"
+        "_server.Server = Broken\n"
+        "_server.main()\n"
+    )
+    with local_process.listen() as listening:
+        done = subprocess.run(
+            [sys.executable, "-P", str(program), str(listening.fileno()), "600"],
+            pass_fds=[listening.fileno()],
+            env=local_process.make_environment(place, "dist:x", listening.getsockname()[1]),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    assert done.stderr == "the disk is broken\n"
+
+
 def test_sigterm_records_what_the_server_has_received(place: Path, tmp_path: Path) -> None:
     image = images.image(6401, layers=60, layer_bytes=100)
     with FakeRegistry() as registry:
@@ -389,6 +464,18 @@ def test_the_status_announces_no_local_server_if_another_server_is_configured(tm
     assert local.lines == ["no local Prefect server is running; the next run command starts one"]
     assert other.lines == ["no local Prefect server is running"]
     assert other.line == f"dist: PREFECT_API_URL is set: commands use the Prefect server {api}, not the local server"
+
+
+def test_open_names_the_ui_of_a_configured_server_and_starts_no_other(tmp_path: Path) -> None:
+    api, run = "http://127.0.0.1:9/api", "c7323d19-79bb-43b4-ada4-747ca34d920b"
+
+    start_page = dist("server", "open", PREFECT_HOME=str(tmp_path), PREFECT_API_URL=api)
+    run_page = dist("server", "open", run, PREFECT_HOME=str(tmp_path), PREFECT_API_URL=api)
+
+    says = f"dist: PREFECT_API_URL is set: commands use the Prefect server {api}; open http://127.0.0.1:9"
+    assert (start_page.code, start_page.line) == (2, f"{says}/")
+    assert (run_page.code, run_page.line) == (2, f"{says}/runs/flow-run/{run}")
+    assert not local_state.log_path(tmp_path).exists()
 
 
 def test_a_wrong_idle_time_is_refused(tmp_path: Path) -> None:

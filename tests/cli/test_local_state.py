@@ -11,7 +11,7 @@ import pytest
 
 from prefect_dist.cli import local_client, local_process, local_state
 from prefect_dist.cli.local_state import State
-from prefect_dist.ocispec.errors import Busy
+from prefect_dist.ocispec.errors import Busy, Unavailable
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1}', "\0" * 100])
@@ -22,13 +22,37 @@ def test_a_damaged_state_file_counts_as_none(text: str, tmp_path: Path) -> None:
     assert local_state.read_state(tmp_path) is None
 
 
-@pytest.mark.parametrize("changes", [{"pid": -1}, {"pid": "1"}, {"port": 70000}, {"secret": None}, {"build": []}, {"more": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pid": -1},
+        {"pid": "1"},
+        {"port": 70000},
+        {"secret": None},
+        {"build": []},
+        {"build": {}},
+        {"started_at": "yesterday"},
+        {"started_at": "2026-01-01T00:00:00"},
+        {"idle_s": float("nan")},
+        {"more": 1},
+    ],
+)
 def test_a_state_file_with_other_values_counts_as_none(changes: dict[str, object], tmp_path: Path) -> None:
     local_state.write_state(tmp_path, example_state())
     assert local_state.read_state(tmp_path) == example_state()
     local_state.state_path(tmp_path).write_text(json.dumps(asdict(example_state()) | changes))
 
     assert local_state.read_state(tmp_path) is None
+
+
+def test_a_directory_in_place_of_the_state_file_counts_as_none_and_is_named_by_the_next_start(tmp_path: Path) -> None:
+    path = local_state.state_path(tmp_path)
+    path.mkdir()
+
+    assert local_state.read_state(tmp_path) is None
+    with pytest.raises(Unavailable, match=f"^{path}: Is a directory; the local Prefect server needs"):
+        local_state.write_state(tmp_path, example_state())
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
 def example_state() -> State:
@@ -59,6 +83,17 @@ def test_a_state_file_of_another_user_counts_as_none(tmp_path: Path) -> None:
     assert local_state.is_private(tmp_path)
     os.chown(tmp_path, 12345, 12345)
     assert not local_state.is_private(tmp_path)
+
+
+def test_the_pages_of_invalid_codes_are_removed(tmp_path: Path) -> None:
+    used, valid = (local_state.write_page(tmp_path, code, "text") for code in ("used", "valid"))
+    (tmp_path / "other.html").touch()
+
+    local_state.remove_pages(tmp_path, valid=["valid"])
+
+    assert valid.stat().st_mode & 0o777 == 0o600
+    assert {path.name for path in tmp_path.iterdir()} == {valid.name, "other.html"}
+    assert used != valid
 
 
 class _Recorder(BaseHTTPRequestHandler):

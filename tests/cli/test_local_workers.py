@@ -199,7 +199,7 @@ def make_server(prefect: PrefectServer, directory: Path) -> LocalServer:
     port, start = urlsplit(prefect.url).port, read_start_time(os.getpid())
     assert port is not None
     assert start is not None
-    state = State(os.getpid(), start, port, "", {}, "2026-01-01T00:00:00+00:00", None, is_ready=True)
+    state = State(os.getpid(), start, port, "", {"prefect": "3"}, "2026-01-01T00:00:00+00:00", None, is_ready=True)
     return LocalServer(directory, state, ExitStack())
 
 
