@@ -5,6 +5,7 @@ import gc
 import os
 import pwd
 import shutil
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -66,6 +67,14 @@ def _rank(item: pytest.Item) -> int:
     if any(map(item.get_closest_marker, ("prefect", "browser"))):
         return 1
     return 2 if any(map(item.get_closest_marker, ("process", "registry", "s3"))) else 3
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _accept_signals() -> None:
+    """Restore the signals that a job in the background of a script ignores, because commands leave ignored signals alone."""
+    for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, action)
 
 
 @pytest.fixture(scope="session", autouse=True)
