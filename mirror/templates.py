@@ -15,7 +15,6 @@ from difflib import get_close_matches
 from operator import attrgetter
 from pathlib import Path
 from posixpath import expanduser
-from stat import S_ISREG
 from typing import Any, NamedTuple, Self
 
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
@@ -235,11 +234,9 @@ class _Parser:
 
 
 def _read_file(path: str) -> str | _Missing:
-    """Return the content of a regular file without its last line break."""
+    """Return the content of a file without its last line break."""
     file = Path(expanduser(path))
     try:
-        if not S_ISREG(file.stat().st_mode):  # another file may have no end
-            return _Missing(f"{_show(path)}: expected a regular file")
         with file.open() as opened:
             text = opened.read(_MAX_CHARS + 1)
     except (OSError, ValueError) as exc:  # ValueError: the content is not UTF-8, or the path has a null byte

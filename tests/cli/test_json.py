@@ -46,8 +46,10 @@ def written(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) ->
         layer, config = list(OTHER.blobs)[-1], scratch / "mirror.yaml"
 
         run("init", scratch / "project")
-        for action in ("status", "start", "open", "stop"):
-            run("server", action, as_=f"server {action}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("PREFECT_API_URL")  # with it, there is no local server to open
+            for action in ("status", "start", "open", "stop"):
+                run("server", action, as_=f"server {action}")
         run("resolve", name)
         run("tags", f"{host}/app")
         run("catalog", host)
