@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,14 @@ QUOTA = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "99"))
 MIRROR = "sync: [{source: HOST/app, target: HOST/copy, type: repository, tags: {allow: [TAGS]}, prune: {after: 0s}}]"
 BYTES = {"get", "fetch-object"}  # these commands write content
 ALIASES = {"list", "rmi"}
+
+
+def run_server_commands(run: Callable[..., None]) -> None:
+    """Run the commands for the local server. With PREFECT_API_URL, there would be no local server to open."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL")
+        for action in ("status", "start", "open", "stop"):
+            run("server", action, as_=f"server {action}")
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +54,7 @@ def written(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) ->
         layer, config = list(OTHER.blobs)[-1], scratch / "mirror.yaml"
 
         run("init", scratch / "project")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.delenv("PREFECT_API_URL")  # with it, there is no local server to open
-            for action in ("status", "start", "open", "stop"):
-                run("server", action, as_=f"server {action}")
+        run_server_commands(run)
         run("resolve", name)
         run("tags", f"{host}/app")
         run("catalog", host)
