@@ -19,6 +19,7 @@ from prefect_dist.cli.local_state import read_start_time
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.storage.background import repeat_in_thread
 from prefect_dist.transfer.cancellation import CancelToken, current_token
+from prefect_dist.transfer.gate import name_signal
 
 # With `-P`, files in the current directory cannot shadow modules that Prefect imports.
 _COMMAND = (sys.executable, "-P", "-m", "prefect_dist.cli._worker")
@@ -208,8 +209,7 @@ def _describe_end(code: int, tail: str) -> str:
         return f"ended with exit code {code}: {tail or 'no output'}"
     if code == -signal.SIGKILL:
         return "was killed by SIGKILL, often for lack of memory; use fewer --workers"
-    names = {number.value: number.name for number in signal.Signals}
-    return f"was killed by {names.get(-code, f'signal {-code}')}"
+    return f"was killed by {name_signal(-code)}"
 
 
 def _end(process: subprocess.Popen[bytes], watch: threading.Thread) -> None:

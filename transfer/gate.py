@@ -91,6 +91,11 @@ def _call(entry_point: str, candidate: Candidate) -> str | None:
     return None
 
 
+def name_signal(number: int) -> str:
+    """Return the name of a signal, such as SIGTERM. Most realtime signals have only a number."""
+    return next((one.name for one in signal.Signals if one == number), f"signal {number}")
+
+
 def _run(gate: Gate, candidate: Candidate, check: Callable[[], None]) -> str | None:
     subject = f"gate {gate.command[0]}: {candidate.reference}"
     with tempfile.TemporaryFile() as output:
@@ -101,8 +106,7 @@ def _run(gate: Gate, candidate: Candidate, check: Callable[[], None]) -> str | N
                 if time.monotonic() > deadline:
                     raise GateFailed(f"{subject}: gave no answer in {gate.timeout_s:g} s")
         if status < 0:
-            names = {number.value: number.name for number in signal.Signals}  # without most of the realtime signals
-            raise GateFailed(f"{subject}: was killed by {names.get(-status, f'signal {-status}')}")
+            raise GateFailed(f"{subject}: was killed by {name_signal(-status)}")
         return None if status == 0 else f"{_last_line(output) or 'no reason given'} (exit status {status})"
 
 
