@@ -9,7 +9,7 @@ PEERS := prefect or registry or s3 or browser or process
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers format check compile test test-fast demo bench proof fuzz schema reference ui pictures lowest clean
+.PHONY: help install peers format check compile test test-fast demo bench proof fuzz schema reference ui pictures figures lowest clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -75,6 +75,9 @@ ui: install peers ## Take a picture of a run in the UI of Prefect: build/run.png
 
 pictures: install peers ## Follow docs/tutorials/scheduled-mirror.md, and take its pictures: docs/images.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.tutorial
+
+figures: install ## Count the size and the indirection of the source.
+	$(BIN)/python -m scripts.figures
 
 lowest: peers ## Run the tests with the oldest allowed versions of all dependencies.
 	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
