@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect_dist.cli import inputs, output
 from prefect_dist.cli.inputs import BadInput
-from prefect_dist.cli.options import From, MirrorFile, Shared, To
+from prefect_dist.cli.options import MirrorFile, Shared
 from prefect_dist.cli.output import print_error
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from prefect_dist.remotes import HostSettings
 
 
-def config(file: MirrorFile, /, *, dialect: From = "dist", to: To = None, context: Shared) -> int:
+def config(file: MirrorFile, /, *, context: Shared) -> int:
     """Print a configuration. Mistakes and conflicts are bad input; overlaps of entries are warnings."""
     from prefect_dist.mirror.claims import list_known_conflicts, list_known_overlaps
     from prefect_dist.mirror.yamlfile import in_order
 
     inputs.refuse_block(file)
-    wanted = inputs.load_mirror(file, dialect, to or ())
+    wanted = inputs.load_mirror(file)
     if conflicts := [*list_known_conflicts(wanted.entries), *list_known_conflicts(wanted.seed)]:
         raise BadInput(*in_order(conflicts, wanted.path))
     overlaps = [*list_known_overlaps(wanted.entries), *list_known_overlaps(wanted.seed)]
@@ -127,9 +127,6 @@ def _tags(tags: "Selection") -> Iterator[str]:
 
 
 def _tag_set(tags: "TagSet") -> Iterator[str]:
-    if tags.written:
-        yield tags.written
-        return
     if tags.ranges:
         yield f"versions {' or '.join(map(str, tags.ranges))}"
     yield from _patterns("", tags.patterns)

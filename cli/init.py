@@ -7,13 +7,13 @@ from contextlib import suppress
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from prefect_dist.cli import output
+from prefect_dist.cli import inputs, output
 from prefect_dist.cli.inputs import BadInput
-from prefect_dist.cli.options import Shared
+from prefect_dist.cli.options import Shared, option
 from prefect_dist.ocispec.errors import AlreadyExists
 
 _NEXT = """
@@ -49,17 +49,35 @@ END
 
 
 def init(
-    directory: Annotated[str, Parameter(name="DIR", help="The directory of the project; created if it is missing.")] = ".",
+    directory: Annotated[
+        str, Parameter(name="DIR", help="The directory of the project; created if it is missing. With --from: the file.")
+    ] = ".",
     /,
     *,
+    source: Annotated[
+        Literal["skopeo"] | None,
+        Parameter(name="--from", help="Convert a file of skopeo sync: print the equivalent mirror.yaml, and write no file."),
+    ] = None,
+    to: Annotated[
+        list[str] | None, option("With --from: target registry of the images, with or without a path; repeatable.")
+    ] = None,
     context: Shared,
 ) -> int:
     """Write prefect.yaml, mirror.yaml, its JSON schema and automations/ to a directory, and print the next commands.
 
     Raises:
-        BadInput: `directory` is a file.
+        BadInput: `directory` is a file, or --from and --to were not given together.
         AlreadyExists: one of the files exists. Nothing is written.
     """
+    if bool(to) != (source is not None):
+        raise BadInput("--from and --to require each other: a file of skopeo sync has no target")
+    if source is not None:
+        text = inputs.convert_skopeo(directory, to or ())
+        if context.output == "json":
+            output.print_json({"configuration": text})
+        else:
+            output.print_lines(text.splitlines())
+        return 0
     target = Path(directory)
     if target.exists() and not target.is_dir():
         raise BadInput(f"{directory}: expected a directory, got a file")

@@ -6,14 +6,14 @@ from pathlib import Path
 from posixpath import expanduser
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prefect_dist.cli.options import Context, Dialect, NetworkOptions
+from prefect_dist.cli.options import Context, NetworkOptions
 from prefect_dist.mirror.locations import BLOCK
 from prefect_dist.ocispec import Digest, Platform, Reference, reference, units
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes, Unsupported
 from prefect_dist.ocispec.reference import expand, find_scheme, has_object, is_registry, remove_comment
 
 if TYPE_CHECKING:
-    from prefect_dist.mirror.config import Mirror, Parser
+    from prefect_dist.mirror.config import Mirror
     from prefect_dist.mirror.run import MirrorJob
     from prefect_dist.remotes import Hosts
     from prefect_dist.storage import ContentStore
@@ -107,20 +107,25 @@ def load_hosts(network: NetworkOptions) -> "Hosts":
     )
 
 
-def load_mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mirror":
-    """Return the configuration of a mirror, read from a file in the format `dialect`."""
+def load_mirror(path: str) -> "Mirror":
+    """Return the configuration of a mirror, read from a file."""
     from prefect_dist.mirror import config
 
-    parse = _choose_parser(dialect, to)
-    return _require_valid(lambda: config.load(path, parse))
+    return _require_valid(lambda: config.load(path))
 
 
-def load_audited_mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mirror":
+def load_audited_mirror(path: str) -> "Mirror":
     """Return the mirror for `check`, read from a configuration or a lock file."""
     from prefect_dist.mirror import config, lock_config
 
-    parse = lock_config.accept_lock(_choose_parser(dialect, to))
-    return _require_valid(lambda: config.load(path, parse))
+    return _require_valid(lambda: config.load(path, lock_config.parse_audited))
+
+
+def convert_skopeo(path: str, to: Sequence[str]) -> str:
+    """Return the configuration of a mirror, as YAML, that has the images of a skopeo file."""
+    from prefect_dist.mirror import skopeo, yamlfile
+
+    return _require_valid(lambda: skopeo.convert_skopeo(yamlfile.read(path), to=to))
 
 
 def refuse_block(config: str, flow: str | None = None) -> None:
@@ -135,14 +140,6 @@ def refuse_block(config: str, flow: str | None = None) -> None:
     if flow is not None:
         message += f", or run the deployment: prefect deployment run {flow}/{flow} --param config={config}"
     raise BadInput(message)
-
-
-def _choose_parser(dialect: Dialect, to: Sequence[str]) -> "Parser":
-    from prefect_dist.mirror import skopeo
-
-    if bool(to) != (dialect == "skopeo"):
-        raise BadInput("--to and --from skopeo require each other: dist and regsync files define their own targets")
-    return skopeo.choose_parser(dialect, to)
 
 
 def make_seed_mirror(to: Sequence[str], **parameters: Any) -> "Mirror":

@@ -16,7 +16,6 @@ from prefect_dist.cli.options import (
     Context,
     Direct,
     DryRun,
-    From,
     LoginOptions,
     MirrorFile,
     Platforms,
@@ -26,7 +25,6 @@ from prefect_dist.cli.options import (
     RewriteIndex,
     RunNetworkOptions,
     Shared,
-    To,
     Workers,
     option,
 )
@@ -56,8 +54,6 @@ def mirror(
     /,
     *,
     dry_run: DryRun = False,
-    dialect: From = "dist",
-    to: To = None,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
     network: RunNetworkOptions = RunNetworkOptions(),
@@ -74,12 +70,10 @@ def mirror(
     if workers > 1:
         refuse_login(login, "worker processes do not get it")
     inputs.refuse_block(config, "mirror")
-    path, to = inputs.make_absolute(config), [inputs.make_locator_absolute(one) for one in to or ()]
-    wanted = inputs.load_mirror(path, dialect, to)
+    path = inputs.make_absolute(config)
+    wanted = inputs.load_mirror(path)
     parameters = {
         "config": path,
-        "dialect": dialect,
-        "to": to,
         "dry_run": dry_run,
         "concurrency": concurrency,
         "retries": retries,
@@ -96,8 +90,6 @@ def check(
     /,
     *,
     repair: Annotated[bool, option("Upload missing content, and correct the tags.")] = False,
-    dialect: From = "dist",
-    to: To = None,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
     network: RunNetworkOptions = RunNetworkOptions(),
@@ -113,12 +105,10 @@ def check(
     if workers > 1:
         refuse_login(login, "worker processes do not get it")
     inputs.refuse_block(config, "check")
-    path, to = inputs.make_absolute(config), [inputs.make_locator_absolute(one) for one in to or ()]
-    wanted = inputs.load_audited_mirror(path, dialect, to)
+    path = inputs.make_absolute(config)
+    wanted = inputs.load_audited_mirror(path)
     parameters = {
         "config": path,
-        "dialect": dialect,
-        "to": to,
         "repair": repair,
         "concurrency": concurrency,
         "retries": retries,

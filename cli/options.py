@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 Output = Literal["text", "json"]
 Origin = Literal["option", "environment", "default"]
-Dialect = Literal["dist", "skopeo"]
 Grain = Literal["descriptor", "image"]
 _POSITIVE = validators.Number(gt=0)
 # The wait for a socket takes fewer than 2**31 milliseconds.
@@ -123,13 +122,6 @@ def _parse_seconds(text: str) -> float:
 Shared = Annotated[Context, Parameter(parse=False)]
 Concurrency = Annotated[int, integer(_PARALLEL_TASKS, lowest=1, highest=64)]
 ConfiguredConcurrency = Annotated[int | None, integer(f"{_PARALLEL_TASKS} Default: that of FILE, or 8.", lowest=1, highest=64)]
-From = Annotated[
-    Dialect, Parameter(name="--from", help="Format of FILE: dist (includes regsync version 1), or skopeo (skopeo sync).")
-]
-To = Annotated[
-    list[str] | None,
-    option("Target registry, with or without a path; required by --from skopeo; repeatable."),
-]
 Retries = Annotated[int, integer("Number of retries per descriptor.", lowest=0)]
 Referrers = Annotated[
     bool,

@@ -10,8 +10,6 @@ from prefect_dist.flows.parameters import (
     Configuration,
     ConfiguredConcurrency,
     ConfiguredStore,
-    Destinations,
-    Format,
     Reached,
     Retries,
     StoreOptions,
@@ -42,8 +40,6 @@ def check(
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    dialect: Format = "dist",
-    to: Destinations = [],  # noqa: B006
     workers: Workers = 1,
     worker_deployment: WorkerDeployment = DEPLOYMENT,
     network: Reached = None,
@@ -55,12 +51,10 @@ def check(
         repair=repair,
         concurrency=concurrency,
         retries=retries,
-        dialect=dialect,
-        to=to,
     )
     shards = ShardOptions(
         workers=workers, deployment=worker_deployment, config=config, store=store, store_options=store_options, network=network
     )
-    divided = shards.divide(spec, dialect=dialect, to=to)
+    divided = shards.divide(spec)
     with only_run("check", config, label=spec.configuration):
         return run(spec, shards=divided, is_sending=divided is None)

@@ -9,9 +9,7 @@ from prefect_dist.flows.parameters import (
     ConfiguredConcurrency,
     ConfiguredGrain,
     ConfiguredStore,
-    Destinations,
     DryRun,
-    Format,
     Reached,
     Retries,
     StoreOptions,
@@ -42,8 +40,6 @@ def mirror(
     retries: Retries = RETRIES,
     grain: ConfiguredGrain = None,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    dialect: Format = "dist",
-    to: Destinations = [],  # noqa: B006
     workers: Workers = 1,
     worker_deployment: WorkerDeployment = DEPLOYMENT,
     network: Reached = None,
@@ -55,12 +51,10 @@ def mirror(
         dry_run=dry_run,
         concurrency=concurrency,
         retries=retries,
-        dialect=dialect,
-        to=to,
     )
     shards = ShardOptions(
         workers=workers, deployment=worker_deployment, config=config, store=store, store_options=store_options, network=network
     )
-    divided = None if dry_run else shards.divide(spec, grain=grain, dialect=dialect, to=to)
+    divided = None if dry_run else shards.divide(spec, grain=grain)
     with only_run("mirror", config, label=spec.configuration):
         return run(shards.widen(spec), grain=grain, shards=divided)

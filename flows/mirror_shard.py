@@ -7,8 +7,6 @@ from prefect.runtime import flow_run
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.parameters import (
     Concurrency,
-    Destinations,
-    Format,
     GrainOption,
     Reached,
     Retries,
@@ -44,8 +42,6 @@ def mirror_shard(
     offline: Annotated[bool, label("Offline", "Read images only from the content store")] = False,
     grain: GrainOption = "descriptor",
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    dialect: Format = "dist",
-    to: Destinations = [],  # noqa: B006
     network: Reached = None,
 ) -> RunReport:
     """Carry out one shard of a mirror, seed or check. A run with the parameter `workers` submits this flow; people do not."""
@@ -61,8 +57,6 @@ def mirror_shard(
         concurrency=concurrency,
         retries=retries,
         offline=offline,
-        dialect=dialect,
-        to=to,
     )
     with stop_with_parent(run), show_life(spec.session, run=run, shard=shard):
         return carry_out(spec, grain=grain)

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_dist.flows.blocks import PrefectBlocks
 from prefect_dist.mirror.hosts_file import CONCURRENCY, MAX_CONCURRENCY
 from prefect_dist.mirror.resources import NetworkParameters, RunResources
-from prefect_dist.mirror.skopeo import Dialect
 from prefect_dist.remotes.advice import PARAMETERS
 from prefect_dist.transfer.pool import Grain
 
@@ -68,11 +67,6 @@ ConfiguredGrain = Annotated[Grain | None, label("Grain", f"{_GRAIN}; default: th
 StoreOptions = Annotated[
     dict[str, Any],
     label("Store options", "Options of the store's file system without secrets, such as endpoint_url"),
-]
-Format = Annotated[Dialect, label("Format", "Format of the configuration: dist (includes regsync v1) or skopeo")]
-Destinations = Annotated[
-    list[str],
-    label("Targets", "Targets for the format skopeo: registries, each optionally with a path"),
 ]
 
 

@@ -8,7 +8,7 @@ although Prefect still shows the run as Running.
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,7 +23,6 @@ from prefect_dist.flows.shard_api import PatientApi, ShardFlowRuns
 from prefect_dist.mirror.hosts_file import MAX_CONCURRENCY
 from prefect_dist.mirror.run_spec import RunSpec
 from prefect_dist.mirror.shard_format import read_stopped, verify
-from prefect_dist.mirror.skopeo import Dialect
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound, Unavailable
 from prefect_dist.storage.runs import ALIVE_S, RunFiles, name_alive, name_result
@@ -117,9 +116,7 @@ class ShardOptions:
         """Return the run of the parent, which plans for all workers: its requests in flight are those of all shards."""
         return replace(spec, window=min(MAX_CONCURRENCY, spec.window * self.workers))
 
-    def divide(
-        self, spec: RunSpec, *, grain: Grain | None = None, dialect: Dialect = "dist", to: Sequence[str] = ()
-    ) -> Callable[[Notify], "ShardRuns"] | None:
+    def divide(self, spec: RunSpec, *, grain: Grain | None = None) -> Callable[[Notify], "ShardRuns"] | None:
         """Return a function that opens the shards of a run; None for a run of one process."""
         if self.workers == 1:
             return None
@@ -133,8 +130,6 @@ class ShardOptions:
             "retries": spec.retries,
             "grain": grain or spec.grain,
             "offline": spec.session.offline,
-            "dialect": dialect,
-            "to": list(to),
         }
         return lambda notify: ShardRuns(
             parameters, workers=workers, notify=notify, deployment=self.deployment, title=spec.configuration

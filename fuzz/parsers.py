@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import atheris
@@ -17,9 +16,9 @@ import atheris
 with atheris.instrument_imports(include=["prefect_dist"]):
     import httpx
 
-    from prefect_dist.mirror import templates
+    from prefect_dist.mirror import templates, yamlfile
     from prefect_dist.mirror.config import load
-    from prefect_dist.mirror.skopeo import parse_skopeo
+    from prefect_dist.mirror.skopeo import convert_skopeo
     from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, config, fields, manifest, referrers
     from prefect_dist.ocispec.errors import DistError
     from prefect_dist.ocispec.mediatypes import MANIFESTS
@@ -141,7 +140,7 @@ def mirrors(data: bytes) -> None:
         file.write(data)
         file.flush()
         with contextlib.suppress(DistError):
-            load(file.name, partial(parse_skopeo, to=["registry.example"]))
+            convert_skopeo(yamlfile.read(file.name), to=["registry.example"])
         load(file.name)
 
 

@@ -9,14 +9,13 @@ from prefect_dist.mirror.divided_checking import DividedChecking
 from prefect_dist.mirror.division import ShardRunner
 from prefect_dist.mirror.loading import load_config
 from prefect_dist.mirror.lock import Lock
-from prefect_dist.mirror.lock_config import accept_lock
+from prefect_dist.mirror.lock_config import parse_audited
 from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.registry_state import summarize_check
 from prefect_dist.mirror.report import ReportBuilder, RunError, RunReport, count_outcomes
 from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
 from prefect_dist.mirror.scopes import MirrorScopes
-from prefect_dist.mirror.skopeo import Dialect, choose_parser
 from prefect_dist.mirror.store_index import update_index
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.transfer.events import Notify
@@ -63,8 +62,6 @@ def make_check_run(
     repair: bool,
     concurrency: int | None,
     retries: int,
-    dialect: Dialect,
-    to: Sequence[str],
 ) -> RunSpec:
     """Return the run for the parameters of a check.
 
@@ -72,7 +69,7 @@ def make_check_run(
         InvalidInput: a parameter or the configuration is invalid.
         Denied, Unavailable: see `mirror.loading.load_config`.
     """
-    wanted = load_config(config, resources.blocks, accept_lock(choose_parser(dialect, to)))
+    wanted = load_config(config, resources.blocks, parse_audited)
     return RunSpec(
         job=CheckJob(mirror=wanted, is_repairing=repair),
         session=resources.make_mirror_session(wanted),

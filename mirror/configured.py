@@ -9,7 +9,6 @@ from prefect_dist.mirror.loading import load_config
 from prefect_dist.mirror.resources import RunResources
 from prefect_dist.mirror.run import MirrorJob
 from prefect_dist.mirror.run_spec import RunSpec
-from prefect_dist.mirror.skopeo import Dialect, choose_parser
 from prefect_dist.ocispec.errors import InvalidInput
 
 
@@ -20,8 +19,6 @@ def make_mirror_run(
     dry_run: bool,
     concurrency: int | None,
     retries: int,
-    dialect: Dialect,
-    to: Sequence[str],
 ) -> RunSpec:
     """Return the run for the parameters of the flow `mirror`.
 
@@ -29,7 +26,7 @@ def make_mirror_run(
         InvalidInput: a parameter or the configuration is invalid.
         Denied, Unavailable: see `mirror.loading.load_config`.
     """
-    wanted = load_config(config, resources.blocks, choose_parser(dialect, to))
+    wanted = load_config(config, resources.blocks)
     job = MirrorJob(
         flow="mirror",
         configuration=wanted.name,

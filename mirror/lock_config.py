@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prefect_dist.mirror.config import Mirror, Parser, parse_mirror, without_file
+from prefect_dist.mirror.config import Mirror, parse_mirror, without_file
 from prefect_dist.mirror.lock import Lock, Locked
 from prefect_dist.mirror.yamlfile import Document
 from prefect_dist.ocispec import Reference
@@ -14,14 +14,14 @@ from prefect_dist.ocispec.errors import InvalidInput
 _KEYS, _FURTHER_KEYS = {"version", "images"}, {"pending"}
 
 
-def accept_lock(parse: Parser) -> Parser:
-    """Return a parser that reads a configuration by `parse`, and also reads a lock file."""
+def parse_audited(document: Document) -> Mirror:
+    """Return the configuration in a document, or the one that a lock file implies.
 
-    def parse_either(document: Document) -> Mirror:
-        is_lock = document.is_file and isinstance(document.data, Mapping) and document.data.keys() - _FURTHER_KEYS == _KEYS
-        return from_lock(document.path) if is_lock else parse(document)
-
-    return parse_either
+    Raises:
+        InvalidInput, Unsupported: see `parse_mirror` and `from_lock`.
+    """
+    is_lock = document.is_file and isinstance(document.data, Mapping) and document.data.keys() - _FURTHER_KEYS == _KEYS
+    return from_lock(document.path) if is_lock else parse_mirror(document)
 
 
 def from_lock(path: str) -> Mirror:

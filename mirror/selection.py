@@ -98,13 +98,12 @@ class Latest:
 class TagSet:
     """The tags with a version in one of `ranges` (if there are ranges) that pass `patterns`; with `latest`, only the newest.
 
-    A tag that is no version is in no range, and never the newest. `written` is the condition in the words of skopeo's file.
+    A tag that is no version is in no range, and never the newest.
     """
 
     patterns: Patterns = field(default_factory=Patterns)
     ranges: tuple[Range, ...] = ()
     latest: Latest | None = None
-    written: str = field(default="", compare=False)
 
     def choose(self, tags: Iterable[str]) -> set[str]:
         """Return the tags in the set."""

@@ -20,9 +20,9 @@ _NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 # range ::= comparison { blank comparison };  comparison ::= [ operator ] version
 _COMPARISON = re.compile(r"(?P<operator>[<>]=?|[=~^])?(?P<version>.+)")
 
-Operator = Literal["=", "!=", ">", "<", ">=", "<="]
+Operator = Literal["=", ">", "<", ">=", "<="]
 _COMPARE: Mapping[Operator, Callable[[Any, Any], bool]]
-_COMPARE = {"=": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le}
+_COMPARE = {"=": operator.eq, ">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le}
 _LOWER, _UPPER = frozenset({"=", ">", ">="}), frozenset({"=", "<", "<="})
 
 

@@ -1,6 +1,6 @@
 """One shard of a divided run: carries out the work in a file of the content store, and writes the results there."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ from prefect_dist.mirror.check_shard_files import CheckShardInput, CheckShardRes
 from prefect_dist.mirror.checking import Checking
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.loading import load_config
-from prefect_dist.mirror.lock_config import accept_lock
+from prefect_dist.mirror.lock_config import parse_audited
 from prefect_dist.mirror.mirror_shard_files import MirrorShardInput, MirrorShardResult
 from prefect_dist.mirror.plan import Plan
 from prefect_dist.mirror.report import ReportBuilder, RunReport
@@ -19,7 +19,6 @@ from prefect_dist.mirror.results import build_mirror_report
 from prefect_dist.mirror.run_spec import RunContext, RunSpec
 from prefect_dist.mirror.scopes import MirrorScopes
 from prefect_dist.mirror.shard_format import read_kind, sign
-from prefect_dist.mirror.skopeo import Dialect, choose_parser
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound
 from prefect_dist.remotes import Hosts
@@ -124,8 +123,6 @@ def make_shard_run(
     concurrency: int,
     retries: int,
     offline: bool,
-    dialect: Dialect,
-    to: Sequence[str],
 ) -> RunSpec:
     """Return the run for the parameters of the flow `mirror-shard`. `workers` shards share the limits of each registry.
 
@@ -139,7 +136,7 @@ def make_shard_run(
     if config is None:
         session = resources.make_session()
     else:
-        wanted = load_config(config, resources.blocks, accept_lock(choose_parser(dialect, to)))
+        wanted = load_config(config, resources.blocks, parse_audited)
         session, entries = resources.make_mirror_session(wanted), (*wanted.entries, *wanted.seed)
     registries = replace(session.registries, hosts=_share_limits(session.registries.hosts, workers))
     session = replace(session, registries=registries, offline=offline, is_shared=True)

@@ -65,7 +65,6 @@ _OPTIONS = {
     "config": "`FILE`",
     "file": "`FILE`",
     "images": "lines of `FILE`",
-    "dialect": "`--from`",
     "store_options": "`--store-option`",
     "network": "[see below](#network)",
     "copy.source": "`SRC`",

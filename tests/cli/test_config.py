@@ -272,30 +272,3 @@ sync:
 
 def test_config_shows_defaults(tmp_path: Path) -> None:
     assert config(tmp_path, FULL.replace("concurrency: 4\n", ""), "--output", "json").json["concurrency"] == 8
-
-
-def test_config_reads_a_file_of_skopeo_with_its_targets(tmp_path: Path) -> None:
-    digest = f"sha256:{64 * '0'}"
-    text = {
-        "images": {"coreos/etcd": ["v3.5.9", digest]},
-        "images-by-tag-regex": {"a/b": r"^v1\.[0-9]+\.0$"},
-        "images-by-semver": {"c/d": ">= 3.12.0, < 4"},
-    }
-    shown = config(
-        tmp_path, json.dumps({"quay.io": text}), "--output", "json", "--from", "skopeo", "--to", "registry.example/x"
-    )
-    assert [(entry["source"], entry["targets"], entry["settings"]) for entry in shown.json["sync"]] == [
-        ("quay.io/coreos/etcd:v3.5.9", ["registry.example/x/etcd:v3.5.9"], []),
-        (f"quay.io/coreos/etcd@{digest}", [f"registry.example/x/etcd@{digest}"], []),
-        ("quay.io/a/b", ["registry.example/x/b"], [r"tags with ^v1\.[0-9]+\.0$"]),
-        ("quay.io/c/d", ["registry.example/x/d"], ["tags of versions >= 3.12.0, < 4"]),
-    ]
-
-
-@pytest.mark.parametrize("arguments", [["--from", "skopeo"], ["--to", "registry.example"]])
-def test_only_files_of_skopeo_require_targets(tmp_path: Path, arguments: list[str]) -> None:
-    refused = config(tmp_path, FULL, "--output", "json", *arguments)
-    assert (refused.code, refused.line) == (
-        2,
-        "dist: --to and --from skopeo require each other: dist and regsync files define their own targets",
-    )

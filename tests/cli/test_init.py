@@ -1,5 +1,6 @@
 """The command init writes all files of a new project, or no file."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,10 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.cli.dist import dist
+from tests import images
+from tests.cli.dist import dist, dist_direct
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import find_missing
 from tests.source import ROOT
 
 AUTOMATIONS = sorted(f"automations/{path.name}" for path in (ROOT / "automations").iterdir())
@@ -53,6 +57,28 @@ def test_the_configuration_that_init_writes_is_valid(tmp_path: Path, monkeypatch
     assert (result.code, result.err) == (0, "")
     schema = (tmp_path / "mirror.schema.json").read_text()
     jsonschema.validate(yaml.safe_load((tmp_path / "mirror.yaml").read_text()), yaml.safe_load(schema))
+
+
+def test_a_converted_file_of_skopeo_mirrors_its_images(tmp_path: Path) -> None:
+    one = images.image(1)
+    with FakeRegistry() as source, FakeRegistry() as target:
+        images.load(source, "team/app", one, "v1")
+        (tmp_path / "sync.yaml").write_text(json.dumps({source.host: {"images": {"team/app": ["v1"]}}}))
+        converted = dist("init", "--from", "skopeo", tmp_path / "sync.yaml", "--to", f"{target.host}/all")
+        (tmp_path / "mirror.yaml").write_bytes(converted.out)
+        done = dist_direct("--store", tmp_path / "store", "mirror", tmp_path / "mirror.yaml")
+        assert (converted.code, done.code) == (0, 0), converted.err + done.err
+        assert find_missing(target, "all/app", one, "v1") == []
+    assert written(tmp_path)[0] == "mirror.lock.json"
+
+
+@pytest.mark.parametrize("arguments", [["--from", "skopeo", "sync.yaml"], ["--to", "registry.example"]])
+def test_a_conversion_requires_a_format_and_a_target(arguments: list[str]) -> None:
+    refused = dist("init", *arguments)
+    assert (refused.code, refused.line) == (
+        2,
+        "dist: --from and --to require each other: a file of skopeo sync has no target",
+    )
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,12 @@ def run_server_commands(run: Callable[..., None]) -> None:
             run("server", action, as_=f"server {action}")
 
 
+def run_init(run: Callable[..., None], scratch: Path) -> None:
+    run("init", scratch / "project")
+    (skopeo := scratch / "skopeo.yaml").write_text("quay.io: {images: {a/b: []}}")
+    run("init", "--from", "skopeo", skopeo, "--to", "registry.example", as_="init --from")
+
+
 @pytest.fixture(scope="module")
 def written(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[Any]]]:
     """The JSON documents of each command, with as many keys as possible."""
@@ -53,7 +59,7 @@ def written(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) ->
         name, other, host = f"{registry.host}/app:v1", f"{registry.host}/app:v2", registry.host
         layer, config = list(OTHER.blobs)[-1], scratch / "mirror.yaml"
 
-        run("init", scratch / "project")
+        run_init(run, scratch)
         run_server_commands(run)
         run("resolve", name)
         run("tags", f"{host}/app")

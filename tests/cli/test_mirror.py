@@ -117,15 +117,3 @@ def test_a_veto_exits_with_3_unless_another_image_failed(prefect: PrefectServer,
         assert passed.code == 0, passed.err
         assert find_missing(target, "app", ONE, "v1") == []
         assert target.manifest("bad", "v1") is None
-
-
-def test_check_of_a_mirror_with_a_file_of_skopeo(tmp_path: Path) -> None:
-    with FakeRegistry() as source, FakeRegistry() as target:
-        images.load(source, "app", ONE, "v1")
-        path = tmp_path / "sync.yaml"
-        path.write_text(json.dumps({source.host: {"images": {"app": ["v1"]}}}))
-        form = ("--from", "skopeo", "--to", target.host)
-        done = dist_direct("--store", tmp_path / "store", "mirror", path, *form)
-        assert done.code == 0, done.err
-        found = dist_direct("--store", tmp_path / "store", "--output", "json", "check", path, *form)
-    assert (found.code, found.json["status"], found.json["counts"]["ok"]) == (0, "complete", 1)

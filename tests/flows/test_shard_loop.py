@@ -194,8 +194,6 @@ def test_a_shard_notices_that_an_earlier_attempt_has_begun(tmp_path: Path) -> No
         concurrency=1,
         retries=0,
         offline=False,
-        dialect="dist",
-        to=(),
     )
     with open_store(place) as store:
         files = store.open_run("run")
@@ -496,8 +494,6 @@ def test_no_more_shards_are_in_flight_than_requests_to_a_registry() -> None:
         dry_run=False,
         concurrency=4,
         retries=0,
-        dialect="dist",
-        to=(),
     )
     options = ShardOptions(workers=8, deployment="mirror-shard/x", config=None, store=None, store_options={}, network=None)
 

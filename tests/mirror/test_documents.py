@@ -11,7 +11,6 @@ import yaml
 
 from prefect_dist.mirror.config import load
 from prefect_dist.mirror.sections import Options
-from prefect_dist.mirror.skopeo import choose_parser
 from scripts import mirror_schema
 from tests.mirror.test_config import FULL
 
@@ -89,11 +88,6 @@ def test_examples_load(name: str) -> None:
     assert [line.partition(": ")[2].partition(":")[0] for line in mirror.warnings] == (
         ["defaults.ratelimit", "sync[1].fastCheck", "defaults.interval"] if name == "regsync.yaml" else []
     )
-
-
-def test_the_skopeo_example_loads() -> None:
-    mirror = load(str(TOP / "examples" / "skopeo-sync.yaml"), choose_parser("skopeo", ["registry.example.org"]))
-    assert len(mirror.entries) == 5
 
 
 @pytest.mark.parametrize("document", ["reference/configuration.md", "how-to/from-regsync.md", "how-to/from-skopeo-sync.md"])

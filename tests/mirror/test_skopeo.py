@@ -1,11 +1,13 @@
-"""Files of `skopeo sync --src yaml`: a mirror copies the images that skopeo copies."""
+"""Files of `skopeo sync --src yaml`: the converted configuration selects the images that skopeo copies."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from prefect_dist.mirror.config import Mirror, load
-from prefect_dist.mirror.skopeo import choose_parser
+from prefect_dist.mirror.skopeo import convert_skopeo
+from prefect_dist.mirror.yamlfile import read
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.remotes import Credentials, HostSettings, Tls
@@ -52,12 +54,20 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
+def convert(path: Path, *to: str) -> Mirror:
+    """Return the configuration that a skopeo file is converted to."""
+    converted = path.with_name("mirror.yaml")
+    converted.write_text(convert_skopeo(read(str(path)), to=to))
+    return load(str(converted))
+
+
 def targets(mirror: Mirror, number: int, source: str) -> list[str]:
     return [str(target) for target in mirror.entries[number].list_targets(Reference.parse(source))]
 
 
 @pytest.fixture
-def full(tmp_path: Path) -> Mirror:
+def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mirror:
+    monkeypatch.setenv("PASSWORD_REGISTRY_EXAMPLE_COM", "this is a secret")
     certs = tmp_path / "certs"
     certs.mkdir()
     self_signed(tmp_path)
@@ -66,24 +76,21 @@ def full(tmp_path: Path) -> Mirror:
     key, _, certificate = both.read_text().partition("-----BEGIN CERTIFICATE")
     (certs / "client.key").write_text(key)
     (certs / "client.cert").write_text(f"-----BEGIN CERTIFICATE{certificate}")
-    return load(
-        str(write(tmp_path, FULL)),
-        choose_parser("skopeo", ["mirror.example/all/", "other.example/{{.Ref.Registry}}/{{.Ref.Repository}}"]),
-    )
+    return convert(write(tmp_path, FULL), "mirror.example/all/", "other.example/{{.Ref.Registry}}/{{.Ref.Repository}}")
 
 
 def test_entries_have_skopeos_order(full: Mirror) -> None:
-    assert [(entry.type, entry.source, entry.at.partition(".yml:")[2]) for entry in full.entries] == [
-        ("repository", "registry.example.com/busybox", "3: registry.example.com.images.busybox"),
-        ("repository", "registry.example.com/alpine", "4: registry.example.com.images.alpine"),
-        ("image", "registry.example.com/redis:1.0", "6: registry.example.com.images.redis[0]"),
-        ("image", "registry.example.com/redis:2.0", "7: registry.example.com.images.redis[1]"),
-        ("image", f"registry.example.com/redis@{DIGEST}", "8: registry.example.com.images.redis[2]"),
-        ("repository", "registry.example.com/team/nginx", "10: registry.example.com.images-by-tag-regex.team/nginx"),
-        ("repository", "registry.example.com/team/any", "11: registry.example.com.images-by-tag-regex.team/any"),
-        ("repository", "registry.example.com/alpine", "13: registry.example.com.images-by-semver.alpine"),
-        ("image", "docker.io/library/redis:latest", "21: docker.io.images.redis[0]"),
-        ("image", "quay.io/coreos/etcd:latest", "26: quay.io.images.coreos/etcd[0]"),
+    assert [(entry.type, entry.source) for entry in full.entries] == [
+        ("repository", "registry.example.com/busybox"),
+        ("repository", "registry.example.com/alpine"),
+        ("image", "registry.example.com/redis:1.0"),
+        ("image", "registry.example.com/redis:2.0"),
+        ("image", f"registry.example.com/redis@{DIGEST}"),
+        ("repository", "registry.example.com/team/nginx"),
+        ("repository", "registry.example.com/team/any"),
+        ("repository", "registry.example.com/alpine"),
+        ("image", "docker.io/library/redis:latest"),
+        ("image", "quay.io/coreos/etcd:latest"),
     ]
 
 
@@ -115,17 +122,19 @@ def test_an_image_has_its_last_component_or_the_template_as_its_name(full: Mirro
 
 def test_registries_have_settings_and_credentials(full: Mirror) -> None:
     tls = full.hosts.named["registry.example.com"].tls
-    assert tls.ca_pem is not None
-    assert tls.cert_pem is not None
+    assert [Path(file or "").name for file in (tls.ca_file, tls.cert_file, tls.key_file)] == [
+        "ca.crt",
+        "client.cert",
+        "client.key",
+    ]
     assert tls.verify
-    assert full.hosts.named["quay.io"] == HostSettings(tls=Tls(verify=False))
+    assert full.hosts.named["quay.io"] == HostSettings(scheme="https", tls=Tls(verify=False))
     assert full.credentials == {"registry.example.com": Credentials("john", "this is a secret")}
-    assert full.credentials["registry.example.com"].origin.place.endswith(": registry.example.com.credentials")
-    assert "this is a secret" not in repr(full)
+    assert "this is a secret" not in Path(full.path).read_text()
 
 
 def test_further_options_have_their_defaults(full: Mirror, tmp_path: Path) -> None:
-    assert (full.name, full.lock) == ("sync", str(tmp_path / "sync.lock.json"))
+    assert (full.name, full.lock) == ("mirror", str(tmp_path / "mirror.lock.json"))
     assert (full.store, full.seed, full.warnings, full.concurrency) == (None, (), (), 8)
     assert not any(one.platforms or one.referrers or one.digest_tags or one.backup or one.prune for one in full.entries)
 
@@ -146,7 +155,7 @@ def test_a_mirror_selects_the_images_that_skopeo_copies(tmp_path: Path) -> None:
             "images-by-tag-regex": {"library/one": "v1.2", "team/app": "^1|ly"},
         }
         path = write(tmp_path, f'"{registry.host}": {{tls-verify: false, **}}'.replace("**", str(data)[1:-1]))
-        mirror = load(str(path), choose_parser("skopeo", ["mirror.example/all"]))
+        mirror = convert(path, "mirror.example/all")
         copied = skopeo.planned(path, "mirror.example/all")
     mirrored = set()
     for entry in mirror.entries:
@@ -194,16 +203,20 @@ def test_a_mirror_selects_the_images_that_skopeo_copies(tmp_path: Path) -> None:
 def test_each_mistake_has_a_message_with_its_line_and_key(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(InvalidInput) as caught:
-        load(str(path), choose_parser("skopeo", ["b.example"]))
+        convert(path, "b.example")
     check_message(caught.value, f"{path}{message}".replace("{folder}", str(tmp_path)), hides=["topsecret"])
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"ca.crt": "topsecret"}, "CA certificates: expected a certificate in PEM"),
-        ({"own.cert": "topsecret", "own.key": ""}, "certificate with key: expected a certificate and key in PEM"),
-        ({"own.cert": "topsecret"}, "{folder}/certs: No such file or directory"),
+        ({"ca.crt": "topsecret"}, "{folder}/certs/ca.crt: expected a certificate in PEM"),
+        (
+            {"own.cert": "topsecret", "own.key": ""},
+            "{folder}/certs/own.cert and {folder}/certs/own.key: expected a certificate and key in PEM",
+        ),
+        ({"own.cert": "topsecret"}, "{folder}/certs/own.key: No such file or directory"),
+        ({"a.crt": "", "b.crt": ""}, "{folder}/certs: expected one file *.crt, got 2; join them into one file"),
     ],
 )
 def test_an_unusable_certificate_is_rejected(tmp_path: Path, files: dict[str, str], message: str) -> None:
@@ -212,20 +225,75 @@ def test_an_unusable_certificate_is_rejected(tmp_path: Path, files: dict[str, st
         (tmp_path / "certs" / name).write_text(text)
     path = write(tmp_path, "a.example:\n  images: {redis: []}\n  cert-dir: certs\n")
     with pytest.raises(InvalidInput) as caught:
-        load(str(path), choose_parser("skopeo", ["b.example"]))
+        convert(path, "b.example")
     check_message(
         caught.value, f"{path}:3: a.example.cert-dir: {message}".replace("{folder}", str(tmp_path)), hides=["topsecret"]
     )
-
-
-def test_a_skopeo_file_requires_a_destination(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="destinations and the format skopeo require each other"):
-        load(str(write(tmp_path, FULL)), choose_parser("skopeo", []))
 
 
 @pytest.mark.parametrize("destination", ["https://b.example", "b.example/Team", "b.example/{{.Ref.Nothing}}"])
 def test_an_invalid_destination_is_rejected(tmp_path: Path, destination: str) -> None:
     path = write(tmp_path, "a.example: {images: {redis: []}}")
     with pytest.raises(InvalidInput) as caught:
-        load(str(path), choose_parser("skopeo", [destination]))
+        convert(path, destination)
     check_message(caught.value, f"destination {destination}: ")
+
+
+TAGS = ["0.0.3", "0.0.4", "0.1.0", "0.2.3", "0.3.0", "1", "1.0.0", "1.1", "1.2.0", "1.2.3", "1.2.9", "1.3.0", "v1.9.9"]
+TAGS += ["2.0.0-rc1", "2.0.0", "2.1.0", "3.12.0", "4.0.0", "latest", "1.2.3.4", "1.2.3-alpine"]
+
+
+def choose(tmp_path: Path, constraint: str) -> list[str]:
+    path = write(tmp_path, json.dumps({"a.example": {"images-by-semver": {"app": constraint}}}))
+    return convert(path, "b.example").entries[0].tags.choose(TAGS)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "tags"),
+    [
+        (">= 3.12.0", ["3.12.0", "4.0.0"]),
+        (">=3", ["3.12.0", "4.0.0"]),
+        ("=1.2.3", ["1.2.3"]),
+        ("1.2.3", ["1.2.3"]),
+        ("1.2", ["1.2.0", "1.2.3", "1.2.9"]),
+        ("=1.2", ["1.2.0", "1.2.3", "1.2.9"]),
+        ("1.2.x", ["1.2.0", "1.2.3", "1.2.9"]),
+        ("0.x", ["0.0.3", "0.0.4", "0.1.0", "0.2.3", "0.3.0"]),
+        ("*", [tag for tag in TAGS if tag not in ("latest", "1.2.3.4", "2.0.0-rc1", "1.2.3-alpine")]),
+        (">1.2 <2", ["1.3.0", "v1.9.9"]),
+        (">1.2.0, <1.3", ["1.2.3", "1.2.9"]),
+        (">1, <3", ["2.0.0", "2.1.0"]),
+        ("<=1.2 >1.0.0", ["1.1", "1.2.0", "1.2.3", "1.2.9"]),
+        ("=<0.2.3", ["0.0.3", "0.0.4", "0.1.0", "0.2.3"]),
+        ("=>4", ["4.0.0"]),
+        ("!=1.2.3 ~1.2", ["1.2.0", "1.2.9"]),
+        ("~1.2.3", ["1.2.3", "1.2.9"]),
+        ("~>1.2.3", ["1.2.3", "1.2.9"]),
+        ("~1", ["1", "1.0.0", "1.1", "1.2.0", "1.2.3", "1.2.9", "1.3.0", "v1.9.9"]),
+        ("^1.2.3", ["1.2.3", "1.2.9", "1.3.0", "v1.9.9"]),
+        ("^0.2.3", ["0.2.3"]),
+        ("^0.0.3", ["0.0.3"]),
+        ("^0.0", ["0.0.3", "0.0.4"]),
+        ("^0", ["0.0.3", "0.0.4", "0.1.0", "0.2.3", "0.3.0"]),
+        ("1.2 - 1.3", ["1.2.0", "1.2.3", "1.2.9", "1.3.0"]),
+        ("1.2.3 - 2", ["1.2.3", "1.2.9", "1.3.0", "v1.9.9", "2.0.0", "2.1.0"]),
+        (">=4 || 0.0.3", ["0.0.3", "4.0.0"]),
+        (">=2.0.0-0 <3", ["2.0.0-rc1", "2.0.0", "2.1.0"]),
+        ("^1.9.0-0", ["v1.9.9"]),
+        (">1.9 <2.1.0-0", ["2.0.0-rc1", "2.0.0"]),
+        ("<=1.9 >=1.3-0", ["1.3.0", "v1.9.9"]),
+        ("~0.0.0", [tag for tag in TAGS if tag not in ("latest", "1.2.3.4", "2.0.0-rc1", "1.2.3-alpine")]),
+        (">=2.0.0-0 <3 || 1.2.3", ["1.2.3", "2.0.0-rc1", "2.0.0", "2.1.0"]),
+        (" >= 4 ", ["4.0.0"]),
+    ],
+)
+def test_a_constraint_selects_tags(tmp_path: Path, constraint: str, tags: list[str]) -> None:
+    assert choose(tmp_path, constraint) == tags
+
+
+@pytest.mark.parametrize(
+    "constraint", ["", " ", "latest", ">=", "||", ">=1 ||", "1.2.3.4", "!=1.2", ">*", ">=1 and <2", "1 -2", "==1"]
+)
+def test_an_invalid_constraint_is_rejected(tmp_path: Path, constraint: str) -> None:
+    with pytest.raises(InvalidInput, match="constraint"):
+        choose(tmp_path, constraint)
